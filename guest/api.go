@@ -1,0 +1,115 @@
+package guest
+
+import (
+	"context"
+	"io"
+	"net"
+)
+
+// PortName is the virtio-serial port's name in the guest.
+const PortName = "vch"
+
+// Version is the protocol's version; the hello refuses another.
+const Version = 1
+
+// Handler is the guest's end: what the tether does for each call. All methods may be called at once. Errors cross as faults, kind kept.
+type Handler interface {
+	// Configure does what cfg says and returns when the process runs (or, with a nil Process, when all is done). A second call with the
+	// same ID returns the first one's outcome; with another ID it is a conflict. Afterwards Status is Running, Exited or Failed.
+	Configure(ctx context.Context, cfg ExecutorConfig) error
+	// Status never waits.
+	Status() Status
+	// Changed returns a channel that is closed at the next change of Status.
+	Changed() <-chan struct{}
+	// Output waits for and returns the frame numbered after+1; it also lets the tether forget the frames up to after. io.EOF once the process has
+	// exited and after is the last frame.
+	Output(ctx context.Context, after uint64) (Frame, error)
+	// Stdin returns where the container's input goes; Close is end-of-file for the process. Only one writer at a time has meaning.
+	Stdin() (io.WriteCloser, error)
+	// Signal sends signal(7) number n to the container's own process, exec "" , or to that of an exec.
+	Signal(ctx context.Context, exec string, n int) error
+	// Resize sets a TTY's size.
+	Resize(ctx context.Context, exec string, rows, cols uint16) error
+	// Exec runs p beside the container's own process and returns its exit. started is called once with the guest pid when it runs. stdin is read
+	// until EOF; out is called for each piece of output, by one goroutine at a time. The name id is for Signal and Resize.
+	Exec(ctx context.Context, id string, p Process, stdin io.Reader, started func(pid int), out func(Stream, []byte) error) (Exit, error)
+	// Top lists the processes of the container.
+	Top(ctx context.Context) ([]ProcessInfo, error)
+	// Shutdown unmounts what is still mounted, syncs and powers the machine off. It may not return.
+	Shutdown(ctx context.Context) error
+}
+
+// Serve is the guest's end on conn: it waits for a host's hello, answers calls through h, and returns when the host is gone (nil) or conn
+// broke. The caller calls it again on a new connection, or on the same port.
+func Serve(ctx context.Context, conn net.Conn, h Handler) error { return serve(ctx, conn, h) }
+
+// Client is the host's end. All methods may be called at once. An error of a connection that broke is Unavailable.
+type Client struct{ session }
+
+// Connect says hello on conn and returns the host's end. It owns conn from now on, also on error.
+func Connect(ctx context.Context, conn net.Conn) (*Client, error) { return connect(ctx, conn) }
+
+// Close drops the connection; the guest goes on.
+func (c *Client) Close() error { return c.close() }
+
+// Done is closed when the connection has ended, for whatever reason.
+func (c *Client) Done() <-chan struct{} { return c.done() }
+
+// Configure is Handler.Configure.
+func (c *Client) Configure(ctx context.Context, cfg ExecutorConfig) error {
+	return c.call(ctx, "configure", cfg, nil)
+}
+
+// Status is Handler.Status.
+func (c *Client) Status(ctx context.Context) (st Status, err error) {
+	err = c.call(ctx, "status", nil, &st)
+	return st, err
+}
+
+// Watch calls fn with the status now and after each change, until fn returns false (nil) or the connection or ctx ends.
+func (c *Client) Watch(ctx context.Context, fn func(Status) bool) error { return c.watch(ctx, fn) }
+
+// Output calls fn for every frame after the one numbered after. When fn returns nil, the frame is acknowledged and the guest forgets it.
+// It returns nil when the output is complete.
+func (c *Client) Output(ctx context.Context, after uint64, fn func(Frame) error) error {
+	return c.output(ctx, after, fn)
+}
+
+// Stdin opens the container's input. Write returns when the guest has room; Close is end-of-file for the process.
+// To leave without an end-of-file, end ctx.
+func (c *Client) Stdin(ctx context.Context) (io.WriteCloser, error) { return c.stdin(ctx) }
+
+// Signal is Handler.Signal.
+func (c *Client) Signal(ctx context.Context, exec string, n int) error {
+	return c.call(ctx, "signal", signalRequest{Exec: exec, Signal: n}, nil)
+}
+
+// Resize is Handler.Resize.
+func (c *Client) Resize(ctx context.Context, exec string, rows, cols uint16) error {
+	return c.call(ctx, "resize", resizeRequest{Exec: exec, Rows: rows, Cols: cols}, nil)
+}
+
+// Exec is Handler.Exec. stdin may be nil: the process then reads end-of-file. An error from out ends the call, not the process.
+func (c *Client) Exec(ctx context.Context, id string, p Process, stdin io.Reader, started func(pid int), out func(Stream, []byte) error) (Exit, error) {
+	return c.exec(ctx, id, p, stdin, started, out)
+}
+
+// Top is Handler.Top.
+func (c *Client) Top(ctx context.Context) (ps []ProcessInfo, err error) {
+	err = c.call(ctx, "top", nil, &ps)
+	return ps, err
+}
+
+// Shutdown is Handler.Shutdown; a connection that ends while it waits is success.
+func (c *Client) Shutdown(ctx context.Context) error { return c.shutdown(ctx) }
+
+type signalRequest struct {
+	Exec   string `json:"exec"`
+	Signal int    `json:"signal"`
+}
+
+type resizeRequest struct {
+	Exec string `json:"exec"`
+	Rows uint16 `json:"rows"`
+	Cols uint16 `json:"cols"`
+}

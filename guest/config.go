@@ -1,0 +1,164 @@
+package guest
+
+import "time"
+
+// ExecutorConfig is all that a container VM must do, once: mounts, files, one process. The port layer writes it,
+// the tether reads it. Nothing in it names a host path.
+type ExecutorConfig struct {
+	ID       string      `json:"id"`       // the container's id; "" is refused
+	Hostname string      `json:"hostname"` // sethostname(2); at most 64 bytes
+	Domain   string      `json:"domain,omitempty"`
+	Root     Root        `json:"root"`
+	Mounts   []MountSpec `json:"mounts,omitempty"` // in any order: the tether mounts parents before what lies below them
+	Files    []File      `json:"files,omitempty"`  // written over the image's: /etc/hosts, /etc/hostname, /etc/resolv.conf
+	Sysctls  []Sysctl    `json:"sysctls,omitempty"`
+	ShmSize  int64       `json:"shm_size"`           // bytes of /dev/shm; 0 means 64 MiB; Docker HostConfig.ShmSize
+	Memory   int64       `json:"memory,omitempty"`   // bytes; memory.max of the process's cgroup (cgroup-v2.rst); 0 means none
+	CPUs     int64       `json:"cpus,omitempty"`     // billionths of a processor; cpu.max of the process's cgroup; 0 means none
+	PidsMax  int64       `json:"pids_max,omitempty"` // pids.max; 0 means none
+	Process  *Process    `json:"process"`            // nil: mount, copy up, unmount, report exit 0 (a utility VM that populates a volume)
+	Clock    time.Time   `json:"clock"`              // the host's time when it sent this; the guest sets its clock from it
+	Entropy  []byte      `json:"entropy"`            // 32 to 512 random bytes, mixed into the guest's pool before anything else runs
+}
+
+// Root says which disks make the container's root: an overlay (overlayfs.rst) of a writable disk on the image's.
+type Root struct {
+	Image    string `json:"image"`               // Source of the image's disk, read-only
+	Writable string `json:"writable"`            // Source of the container's own disk; "" with a nil Process: the image alone, read-only
+	ReadOnly bool   `json:"read_only,omitempty"` // docker run --read-only: the merged root is mounted read-only
+}
+
+// A Source names what is mounted, independent of device names:
+//
+//	disk://SERIAL    the disk whose serial the hypervisor set so (portlayer.Disk.Serial), for root disks
+//	label://LABEL    the volume whose label is LABEL, 32 hex digits: the disk with serial LABEL whose ext4
+//	                 UUID is LABEL as 16 bytes and whose ext4 label is LABEL[:16]
+//	tmpfs:           a new tmpfs
+//
+// (nfs://HOST/EXPORT/… comes with the nfs store.)
+type Source = string
+
+// VolumeDir is the directory inside a volume's file system that is the volume's content, so that lost+found is never in a user's way.
+const VolumeDir = "data"
+
+// MountSpec is one mount below the container's root.
+type MountSpec struct {
+	Source   Source   `json:"source"`
+	Target   string   `json:"target"` // absolute, cleaned path in the container; symlinks in it are resolved inside the root, never outside
+	ReadOnly bool     `json:"read_only,omitempty"`
+	Copy     bool     `json:"copy,omitempty"`    // copy the image's directory at Target into the source if that is empty, with owner, mode, times, xattrs, links
+	Options  []string `json:"options,omitempty"` // of the file system, as in mount(8): size=…, mode=…, noexec
+	Name     string   `json:"name,omitempty"`    // the volume's name, for messages only
+}
+
+// File is a small file that the tether writes below the root and bind-mounts nowhere.
+type File struct {
+	Path    string `json:"path"`
+	Content []byte `json:"content"`
+	Mode    uint32 `json:"mode"` // permission bits
+}
+
+// Sysctl is one kernel parameter: Key "net.ipv4.ip_forward", as sysctl(8) spells it.
+type Sysctl struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
+
+// Process is a process in the container: the container's own or one that exec starts.
+type Process struct {
+	Args         []string `json:"args"`             // Args[0] is looked up in Env's PATH inside the root
+	Env          []string `json:"env"`              // KEY=VALUE; the tether adds PATH, HOME, HOSTNAME and, with TTY, TERM where absent, as Docker does
+	Cwd          string   `json:"cwd"`              // "" means /; made (root, 0755) where missing for the container's own process
+	User         string   `json:"user"`             // "", "name", "uid", "name:group", "uid:gid": looked up in the image's /etc/passwd and /etc/group
+	Groups       []string `json:"groups,omitempty"` // additional groups, names or numbers
+	TTY          bool     `json:"tty,omitempty"`
+	Rows         uint16   `json:"rows,omitempty"`  // 0: 24
+	Cols         uint16   `json:"cols,omitempty"`  // 0: 80
+	Stdin        bool     `json:"stdin,omitempty"` // keep stdin open; otherwise it is /dev/null
+	Rlimits      []Rlimit `json:"rlimits,omitempty"`
+	Capabilities []string `json:"capabilities"` // "CAP_CHOWN"…: the bounding, permitted, effective and inheritable sets
+	NoNewPrivs   bool     `json:"no_new_privs,omitempty"`
+	OOMScoreAdj  int      `json:"oom_score_adj,omitempty"`
+}
+
+// Rlimit is one of setrlimit(2): Type "nofile", "nproc", … without RLIMIT_, lower case.
+type Rlimit struct {
+	Type string `json:"type"`
+	Soft uint64 `json:"soft"`
+	Hard uint64 `json:"hard"`
+}
+
+// Phase is where the container's own process is.
+type Phase string
+
+// The phases, in their only order.
+const (
+	Waiting  Phase = "waiting"  // no executor config yet
+	Starting Phase = "starting" // mounting
+	Running  Phase = "running"
+	Exited   Phase = "exited" // the process ended, its output is complete, every file system is unmounted and synced
+	Failed   Phase = "failed" // it was never started: Status.Error says why
+)
+
+// Status is what the tether knows.
+type Status struct {
+	Phase    Phase     `json:"phase"`
+	Pid      int       `json:"pid,omitempty"` // in the guest
+	Started  time.Time `json:"started,omitzero"`
+	Finished time.Time `json:"finished,omitzero"`
+	Exit     Exit      `json:"exit"`
+	Error    *Fault    `json:"error,omitempty"`
+	Frames   uint64    `json:"frames"`            // number of the last output frame so far
+	Timings  []Timing  `json:"timings,omitempty"` // what the start spent its time on, in order
+}
+
+// Exit is how a process ended.
+type Exit struct {
+	Code   int  `json:"code"`             // 128+Signal where a signal ended it, as a shell and Docker show it
+	Signal int  `json:"signal,omitempty"` // signal(7); 0: it exited by itself
+	OOM    bool `json:"oom,omitempty"`    // the kernel killed a process of the container for want of memory
+}
+
+// Timing is one step of the start inside the guest. Names: "boot" (kernel to the tether's first line), "tether"
+// (to waiting for the config), "mount", "copy", "process".
+type Timing struct {
+	Name string        `json:"name"`
+	Took time.Duration `json:"took"` // nanoseconds by the guest's monotonic clock
+}
+
+// Stream tells a process's outputs apart. A TTY has only Stdout.
+type Stream uint8
+
+// The streams, numbered as in Docker's stdcopy header.
+const (
+	Stdout Stream = 1
+	Stderr Stream = 2
+)
+
+// Frame is one piece of output. Frames of the container's own process are numbered from 1 without gaps over both streams,
+// so that a host that was away asks for those after the last that it kept, and none is lost or doubled.
+type Frame struct {
+	Number uint64
+	Stream Stream
+	Data   []byte // 1 to MaxFrame bytes
+}
+
+// MaxFrame bounds Frame.Data, in bytes.
+const MaxFrame = 32 << 10
+
+// ProcessInfo is a row of top.
+type ProcessInfo struct {
+	PID   int           `json:"pid"` // as the container sees it
+	PPID  int           `json:"ppid"`
+	UID   string        `json:"uid"` // name from the image's /etc/passwd, or the number
+	CPU   time.Duration `json:"cpu"` // user and system time
+	Start time.Time     `json:"start"`
+	TTY   string        `json:"tty"` // "?" for none
+	Args  string        `json:"args"`
+}
+
+// Fault is a fault.Error on the wire: its kind and its text.
+type Fault struct {
+	Kind string `json:"kind"` // fault.Kind.String
+	Text string `json:"text"`
+}

@@ -1,0 +1,216 @@
+package portlayer
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"time"
+
+	"vch/guest"
+)
+
+// ContainerSpec is what a container was asked to be. It does not change after create, but for the name.
+type ContainerSpec struct {
+	Name     string // [a-zA-Z0-9][a-zA-Z0-9_.-]+; "" at create: one is made
+	Image    string // the reference or id that the user gave
+	Hostname string // "" : the first 12 digits of the id
+	Domain   string
+
+	Process     guest.Process // Args is never empty: entrypoint and command, merged with the image's by the door
+	StopSignal  int           // signal(7) number; 0: SIGTERM
+	StopTimeout *int          // seconds; nil: 10; -1: for ever
+	StdinOnce   bool          // close the process's stdin when the first attached client leaves
+	AutoRemove  bool          // remove it, with its anonymous volumes, when it exits
+
+	Mounts   []Mount // explicit ones and those of the image's VOLUMEs, targets unique, sorted by target
+	ReadOnly bool    // the root file system
+	ShmSize  Bytes   // 0: 64 MiB
+	Memory   Bytes   // limit of the container's processes; 0: the VCH's --memory. The machine gets MachineOverhead more
+	CPUs     int64   // billionths of a processor; 0: the VCH's --cpus. The machine gets as many whole processors as this needs
+	PidsMax  int64   // 0: no limit
+
+	ExtraHosts []string // "name:address" lines for /etc/hosts
+	DNS        []string // nameservers for /etc/resolv.conf
+	DNSSearch  []string
+	DNSOptions []string
+	Sysctls    map[string]string
+
+	Labels map[string]string
+	LogMax LogLimit
+
+	// Door is what the door that made the container wants back when it shows it. The port layer keeps it and never reads it.
+	Door json.RawMessage
+}
+
+// LogLimit bounds a container's log; the zero value does not.
+type LogLimit struct {
+	Size  Bytes // of one file, before it is rotated; 0: never
+	Files int   // kept, the current one included; 0 or 1: one
+}
+
+// Phase is a container's state.
+//
+//	created ──start──▶ running ──exit, stop, kill──▶ exited ──start──▶ running …
+//	   └────────────remove───────▶ (gone) ◀──remove──┘
+type Phase string
+
+// The phases. A start that fails leaves the phase that was, with State.Error set and, as in Docker, an exit code of 127, 126 or 128.
+const (
+	Created  Phase = "created"
+	Running  Phase = "running"
+	Exited   Phase = "exited"
+	Removing Phase = "removing"
+	Dead     Phase = "dead" // could not be removed whole; State.Error says why
+)
+
+// State is what has become of a container.
+type State struct {
+	Phase      Phase
+	Restarting bool
+	Pid        int // of the machine's process on this host; 0 when not running or on another host
+	ExitCode   int
+	OOMKilled  bool
+	Error      string // why the last start failed, or why the machine ended without a report
+	StartedAt  time.Time
+	FinishedAt time.Time
+	Timings    []guest.Timing // of the last start, host phases (define, boot) and guest phases in order
+}
+
+// Container is one container as it is now: a copy that does not change.
+type Container struct {
+	ID      ContainerID
+	Version uint64 // counts commits; a stale one fails a Commit
+	Created time.Time
+	Image   ImageID
+	Spec    ContainerSpec
+	State   State
+	Execs   []string // ids of execs that have not been forgotten
+	LogPath string
+}
+
+// Mount is one mount point that a container was asked to have.
+type Mount struct {
+	Kind      MountKind
+	Volume    VolumeName        // Kind VolumeMount; in a spec for Create "" asks for an anonymous one, afterwards it is always the name
+	Anonymous bool              // this container's commit made Volume because no name was given; a recorded fact
+	Store     StoreName         // "": where Volume is found, or the default store for a new one
+	Driver    string            // as asked for; "" or "local": the store decides
+	Options   map[string]string // for a volume that has to be made
+	Labels    map[string]string // for a volume that has to be made
+	Target    string            // absolute and clean
+	ReadOnly  bool
+	NoCopy    bool     // do not copy the image's content into an empty volume
+	Tmpfs     []string // Kind TmpfsMount: options as in mount(8)
+	Mode      string   // what the user wrote after the second colon; shown, not interpreted
+	Origin    MountOrigin
+}
+
+// MountKind is what is mounted.
+type MountKind string
+
+// The kinds.
+const (
+	VolumeMount MountKind = "volume"
+	TmpfsMount  MountKind = "tmpfs"
+)
+
+// MountOrigin is how a mount was asked for; a door shows its own mounts back by it.
+type MountOrigin string
+
+// The origins. The words are the port layer's, not Docker's.
+const (
+	FromImage MountOrigin = "image" // a VOLUME of the image, or a bare target
+	FromSpec  MountOrigin = "spec"  // text: source:target:mode
+	FromMount MountOrigin = "mount" // a structured mount
+	FromTmpfs MountOrigin = "tmpfs"
+)
+
+// Containers is what a door does with containers. ref is an id, a unique prefix of one, or a name (with or without a leading slash); an
+// unknown one is NotFound ("no such container: REF"), an ambiguous prefix Invalid.
+type Containers interface {
+	// Create opens a handle, joins image and volumes, and commits it. It makes missing named volumes and the anonymous ones. Warnings are
+	// sentences for the user. A name in use is a Conflict that names the holder. After an error nothing is left, but named volumes made before it.
+	Create(ctx context.Context, spec ContainerSpec) (Container, []string, error)
+	Get(ctx context.Context, ref string) (Container, error)
+	// List gives every container, newest first.
+	List(ctx context.Context) ([]Container, error)
+	// Start powers the machine on and returns when the process runs. Already running: ErrNotModified. A failure says exactly why, and leaves
+	// no machine running. A volume held by another running container is InUse and names it.
+	Start(ctx context.Context, ref string) error
+	// Stop signals (signal 0: the container's stop signal), waits timeout seconds (nil: the container's), kills, and returns when the machine is off.
+	// Not running: ErrNotModified.
+	Stop(ctx context.Context, ref string, signal int, timeout *int) error
+	// Kill sends a signal to the process; SIGKILL (9) also ends a machine that does not answer. Not running: Conflict.
+	Kill(ctx context.Context, ref string, signal int) error
+	Restart(ctx context.Context, ref string, signal int, timeout *int) error
+	// Remove deletes a container and its own disk; volumes says whether its anonymous volumes go too. Running without force: Conflict.
+	Remove(ctx context.Context, ref string, force, volumes bool) error
+	Rename(ctx context.Context, ref, name string) error
+	// Wait returns when until holds. For UntilRemoved the container may be gone when it returns. started, if not nil, is called once the
+	// wait has begun, so that no exit after that is missed.
+	Wait(ctx context.Context, ref string, until WaitUntil, started func()) (State, error)
+	// Logs calls emit for each entry, in order. With Follow it goes on until the container exits or ctx ends.
+	Logs(ctx context.Context, ref string, o LogOptions, emit func(LogEntry) error) error
+	// Attach joins s to the container's streams and returns when the process ended, the streams closed, or ctx ended. attached, if not nil, is called
+	// once no output can be missed any more. It may be called before Start: it then waits for it.
+	Attach(ctx context.Context, ref string, s AttachStreams, attached func()) error
+	// Resize sets the TTY's size; before Start it is what the TTY will start with.
+	Resize(ctx context.Context, ref string, rows, cols uint16) error
+	// Top lists the processes; not running: Conflict.
+	Top(ctx context.Context, ref string) ([]guest.ProcessInfo, error)
+
+	// ExecCreate prepares a process to run in a running container; door is kept like ContainerSpec.Door. Not running: Conflict.
+	ExecCreate(ctx context.Context, ref string, p guest.Process, door json.RawMessage) (string, error)
+	// ExecStart runs it once and returns when it ended; a second time is a Conflict. started is called when the process runs. With detach it returns then.
+	ExecStart(ctx context.Context, exec string, s AttachStreams, detach bool, started func()) error
+	ExecGet(ctx context.Context, exec string) (Exec, error)
+	ExecResize(ctx context.Context, exec string, rows, cols uint16) error
+}
+
+// WaitUntil is what Containers.Wait waits for.
+type WaitUntil int
+
+// Conditions.
+const (
+	UntilNotRunning WaitUntil = iota // returns at once if it is not running
+	UntilNextExit
+	UntilRemoved
+)
+
+// LogEntry is one piece of output as it came: a line with its newline, or a part of a long one.
+type LogEntry struct {
+	Time   time.Time
+	Stream guest.Stream
+	Data   []byte
+}
+
+// LogOptions chooses entries. The zero value is everything so far.
+type LogOptions struct {
+	Follow       bool
+	Tail         int       // the last Tail lines; negative: all. (0 is none.)
+	Since, Until time.Time // zero: no bound
+	Stdout       bool
+	Stderr       bool
+}
+
+// AttachStreams is a client's side of a process. Nil members are not attached.
+type AttachStreams struct {
+	Stdin  io.Reader
+	Stdout io.Writer
+	Stderr io.Writer
+	// Replay sends what the log holds first, then what follows.
+	Replay bool
+	// Live says whether to stay for what comes; without it the call returns after Replay.
+	Live bool
+}
+
+// Exec is a process that was added to a running container.
+type Exec struct {
+	ID        string // 64 hex digits
+	Container ContainerID
+	Process   guest.Process
+	Running   bool
+	Pid       int         // in the guest
+	Exit      *guest.Exit // nil until it ended
+	Door      json.RawMessage
+}

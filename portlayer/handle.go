@@ -1,0 +1,51 @@
+package portlayer
+
+import "vch/guest"
+
+// Handle is the draft of one container: its machine and its executor config. It is opened on a version of the container, edited (Join),
+// and committed once. Nothing happens before Commit. A Handle belongs to one goroutine.
+type Handle struct {
+	Container ContainerID
+	Version   uint64 // the version that it was opened on; 0 for a container that does not exist yet
+	Spec      ContainerSpec
+	Devices   []DeviceChange
+	Config    guest.ExecutorConfig
+}
+
+// DeviceChange is one change to a machine's devices.
+type DeviceChange struct {
+	Op   Op
+	Disk Disk
+}
+
+// Op is what a DeviceChange does.
+type Op string
+
+// The operations.
+const (
+	Add    Op = "add"
+	Remove Op = "remove" // by Disk.Serial; the file stays
+)
+
+// Disk is a disk of a machine.
+type Disk struct {
+	Serial   string   // names the disk in the guest, unique in the machine: 1 to 36 of [a-z0-9-]
+	File     DiskPath // an existing disk; the machine never deletes it
+	Size     Bytes    // with an empty File: the machine makes its own thin disk of this size, formatted ext4, at Define, and deletes it with itself
+	ReadOnly bool     // enforced by the hypervisor
+}
+
+// DiskPath names a disk file in the hypervisor's own way: a path on the host, or "[datastore] path".
+type DiskPath string
+
+// AddDisk adds d to the draft, or, when a disk with its serial is in it already, makes that one writable if d is. It reports whether it was added.
+func (h *Handle) AddDisk(d Disk) bool {
+	for i := range h.Devices {
+		if have := &h.Devices[i]; have.Op == Add && have.Disk.Serial == d.Serial {
+			have.Disk.ReadOnly = have.Disk.ReadOnly && d.ReadOnly
+			return false
+		}
+	}
+	h.Devices = append(h.Devices, DeviceChange{Op: Add, Disk: d})
+	return true
+}

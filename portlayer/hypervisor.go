@@ -1,0 +1,114 @@
+package portlayer
+
+import (
+	"context"
+	"net"
+	"time"
+)
+
+// MachineSpec is a machine as it is to be defined.
+type MachineSpec struct {
+	ID      ContainerID
+	Memory  Bytes // of the machine, all told
+	CPUs    int   // whole processors, at least 1
+	Devices []DeviceChange
+}
+
+// PowerState is whether a machine runs.
+type PowerState string
+
+// The power states.
+const (
+	PoweredOff PowerState = "off"
+	PoweredOn  PowerState = "on"
+)
+
+// HypervisorInfo is what a hypervisor says of itself.
+type HypervisorInfo struct {
+	Name    string // "qemu", "fake"
+	Version string
+	Accel   string // "kvm", "tcg"; "" where it has no meaning
+	Kernel  string // the guests' kernel release
+	Detail  string // a sentence for the administrator, e.g. why not kvm
+}
+
+// Hypervisor makes machines. Definitions and power survive the process that uses it: after a restart, Machine finds
+// every machine again, running ones included.
+type Hypervisor interface {
+	Info(ctx context.Context) (HypervisorInfo, error)
+	// Define ensures that a machine spec.ID exists as spec says, powered off, and that its own disks are made. Again with the same ID it changes the
+	// definition of a machine that is off (its own disk keeps its content) and is a Conflict for one that is on. After an error a machine that was
+	// not there before is not there.
+	Define(ctx context.Context, spec MachineSpec) (Machine, error)
+	// Machine finds a defined machine: NotFound if there is none.
+	Machine(ctx context.Context, id ContainerID) (Machine, error)
+	// List gives the ids of all defined machines, sorted.
+	List(ctx context.Context) ([]ContainerID, error)
+	Disks() Disks
+	// Close lets go of everything without ending a machine.
+	Close() error
+}
+
+// Machine is one defined machine.
+type Machine interface {
+	ID() ContainerID
+	// Reconfigure changes the devices of a machine, on (hot-plug) or off. All or nothing. Unsupported where a powered-on machine cannot do it.
+	Reconfigure(ctx context.Context, changes []DeviceChange) error
+	// PowerOn starts the machine and returns when it executes. A second call on a running machine does nothing. The kinds: InUse when another
+	// machine holds a disk, NotFound when a disk file is missing, Conflict when one is damaged (shorter than its descriptor says).
+	PowerOn(ctx context.Context) error
+	// PowerOff ends the machine at once, as pulling the plug. Off already: nothing happens. When it returns the machine's disks are free.
+	PowerOff(ctx context.Context) error
+	State(ctx context.Context) (PowerState, error)
+	// Channel connects to the guest channel of a running machine. One connection at a time has meaning: a new one replaces the old.
+	Channel(ctx context.Context) (net.Conn, error)
+	// WaitOff returns nil when the machine is off, for whatever reason.
+	WaitOff(ctx context.Context) error
+	// Pid is the process on this host that is the machine; 0 when off or elsewhere.
+	Pid() int
+	// Diagnosis is what the machine said at its end: the last lines of the guest's console and of the hypervisor's own errors, for an error text.
+	Diagnosis() string
+	// Undefine powers off and deletes the machine with its own disks, and no other file. Idempotent.
+	Undefine(ctx context.Context) error
+}
+
+// Disks makes, finds and deletes disks where the hypervisor's machines can reach them. A disk is a flat VMDK: a descriptor NAME.vmdk and an extent
+// NAME-flat.vmdk; its DiskPath is the descriptor's. Small files (metadata) live beside them.
+type Disks interface {
+	// Create makes a thin disk holding an empty ext4 whose UUID and label come from spec.Label, with the directory guest.VolumeDir (root, 0755) in it. It is
+	// durable on return. Conflict if the path exists; after an error nothing is left. The directory must exist.
+	Create(ctx context.Context, path DiskPath, spec DiskSpec) error
+	// Stat is NotFound if the descriptor or the extent is missing, Conflict if the extent is not as long as the descriptor says or the descriptor cannot be read.
+	Stat(ctx context.Context, path DiskPath) (DiskInfo, error)
+	// Delete removes extent and descriptor; missing ones are no error.
+	Delete(ctx context.Context, path DiskPath) error
+	// Import moves the raw image at the local path into place as the disk path, wrapped as a flat VMDK. The local file is gone afterwards.
+	Import(ctx context.Context, local string, path DiskPath) error
+
+	// Join is path elements put together in this hypervisor's way.
+	Join(dir DiskPath, elem ...string) DiskPath
+	MakeDir(ctx context.Context, dir DiskPath) error // with parents; existing: nothing happens
+	// RemoveDir removes dir and all in it; missing: nothing happens. The name is gone, durably, before the content.
+	RemoveDir(ctx context.Context, dir DiskPath) error
+	// List gives the names in dir, sorted; NotFound if dir is missing.
+	List(ctx context.Context, dir DiskPath) ([]string, error)
+	// WriteFile replaces a small file, atomically and durably. ReadFile is NotFound if it is missing.
+	WriteFile(ctx context.Context, path DiskPath, data []byte) error
+	ReadFile(ctx context.Context, path DiskPath) ([]byte, error)
+	// Space is the size and the free room of the medium that holds dir. It also proves that dir can be written: Invalid for a file, Denied for one that
+	// cannot be written, NotFound for one that is missing.
+	Space(ctx context.Context, dir DiskPath) (total, free Bytes, err error)
+}
+
+// DiskSpec is a disk to be made.
+type DiskSpec struct {
+	Size  Bytes // rounded up to 512; at least 4 MiB, or Invalid
+	Label Label
+}
+
+// DiskInfo is a disk as it is.
+type DiskInfo struct {
+	Size      Bytes
+	Allocated Bytes // on the medium
+	Modified  time.Time
+}

@@ -1,0 +1,55 @@
+// Package portlayer holds the nouns of vch and the contracts between its rooms. Read it first.
+//
+// The port layer is what every personality stands on: containers, volumes, images. It knows no Docker word, no
+// QMP, no VMDK. The nouns are plain values; the contracts are interfaces whose comments are their law:
+//
+//	Containers, Volumes, Images   what a door (personality, kubelet) calls; implemented by portlayer/exec, …/volume, …/image
+//	VolumeStore                   a place that keeps volumes; implemented by …/volume/vmdk and the fake in …/volume/volumetest
+//	Hypervisor, Machine, Disks    what makes machines; implemented by hypervisor/qemu and hypervisor/fake
+//
+// Every error is a fault (internal/fault) with a kind. Every method may be called at once by many goroutines, and
+// honours ctx, unless its comment says otherwise. Nothing here does I/O.
+package portlayer
+
+import "time"
+
+// ContainerID is 64 lower-case hex digits, random.
+type ContainerID string
+
+// ImageID is "sha256:" and the hex digest of the image's configuration, as everywhere in the field.
+type ImageID string
+
+// VolumeName names a volume within the VCH: [a-zA-Z0-9][a-zA-Z0-9_.-]+, at most 255 bytes.
+type VolumeName string
+
+// StoreName names a volume store: [a-zA-Z0-9][a-zA-Z0-9_-]*.
+type StoreName string
+
+// DefaultStore is the store that anonymous volumes and unqualified names use.
+const DefaultStore StoreName = "default"
+
+// Label is 32 lower-case hex digits: the md5 of a volume's identity (store and name at its making). It names the file system in the
+// disk (the ext4 UUID is these 16 bytes, the ext4 label the first 16 digits) and is what the tether mounts by.
+type Label string
+
+// Bytes is a size in bytes.
+type Bytes int64
+
+// Binary multiples.
+const (
+	KiB Bytes = 1 << 10
+	MiB Bytes = 1 << 20
+	GiB Bytes = 1 << 30
+)
+
+// Event is something that happened to a noun. Events are published once, after the fact is durable.
+type Event struct {
+	Time  time.Time
+	Noun  string            // "container", "volume", "image"
+	Verb  string            // container: create start die kill oom stop restart rename destroy attach detach resize exec_create exec_start exec_die; volume: create mount unmount destroy prune; image: pull import load tag untag delete prune
+	ID    string            // the container's or image's id, the volume's name
+	Attrs map[string]string // never nil for events that a service publishes; container events carry name, image and the labels; die carries exitCode; see docker-volumes.md for volume events
+}
+
+// Publish hands an event to whoever listens. It never waits.
+type Publish func(Event)

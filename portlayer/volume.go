@@ -1,0 +1,135 @@
+package portlayer
+
+import (
+	"context"
+	"time"
+)
+
+// Volume is a volume as its store describes it.
+type Volume struct {
+	Name     VolumeName
+	Store    StoreName
+	Driver   string // qemu-vmdk, qemu-nfs, vsphere-vmdk, vsphere-nfs
+	Label    Label
+	Capacity Bytes             // 0: the store has no limit of its own
+	Options  map[string]string // as asked for at creation; nil for none
+	Labels   map[string]string // nil for none
+	Created  time.Time
+	Maker    string // the handle (container id) whose commit made it; "" for one made by itself
+}
+
+// VolumeSpec asks for a volume.
+type VolumeSpec struct {
+	Name     VolumeName
+	Capacity Bytes // 0: the store's default
+	Options  map[string]string
+	Labels   map[string]string
+	Maker    string
+}
+
+// VolumeUsage is what a volume takes of its store.
+type VolumeUsage struct {
+	Capacity  Bytes
+	Allocated Bytes // on the host
+}
+
+// StoreStatus is how a store is.
+type StoreStatus struct {
+	Degraded string // why the store cannot be used now; "" when it can
+	Total    Bytes  // of the file system behind it
+	Free     Bytes
+}
+
+// StoreInfo is a store as a door shows it.
+type StoreInfo struct {
+	Name     StoreName
+	Driver   string
+	Location string // as the administrator gave it
+	Status   StoreStatus
+}
+
+// VolumeStore keeps volumes. A store describes itself: opened by another VCH it shows the same volumes.
+//
+// A store whose medium cannot be reached is degraded: Status says so, every other call fails at once with Unavailable and the reason, and
+// the store recovers by itself when the medium is back.
+type VolumeStore interface {
+	Name() StoreName
+	Driver() string
+	Location() string
+	Status(ctx context.Context) StoreStatus
+	// Ensure finds the volume spec.Name or makes it, formatted, empty and durable. made is true only for the one call that made it, however many
+	// ask at once. An existing volume is returned as it is. After an error nothing is left of a volume that was not there before.
+	// Invalid: a name or a size that the store cannot hold.
+	Ensure(ctx context.Context, spec VolumeSpec) (vol Volume, made bool, err error)
+	// Get is NotFound ("no such volume") for one that is not there. A volume whose files are damaged (a truncated extent, an unreadable
+	// volume.json) is Conflict with the damage named: it is never taken for missing and never made anew over what is left.
+	Get(ctx context.Context, name VolumeName) (Volume, error)
+	// List gives all volumes sorted by name, damaged ones left out and reported together in err beside the good ones.
+	List(ctx context.Context) ([]Volume, error)
+	// Remove deletes a volume and what it holds. NotFound if it is not there. Interrupted, a second Remove finishes it; until then it is not listed.
+	Remove(ctx context.Context, name VolumeName) error
+	Usage(ctx context.Context, name VolumeName) (VolumeUsage, error)
+	// Join puts vol into the draft h, to be mounted at m.Target with m's options, when h is committed.
+	// It changes h and nothing else: no disk is attached and no file is touched before Commit.
+	// Joining the same volume again at another target adds a mount and no second disk; it is then read-only only if every join of it is.
+	Join(ctx context.Context, h *Handle, vol Volume, m Mount) error
+}
+
+// Volumes is what a door does with volumes. Names are one name space over all stores.
+type Volumes interface {
+	// Create finds or makes a volume. name "" makes one with a random 64-hex name. driver "" or "local": the store decides.
+	// store "" : the default store. Options it does not know are Invalid by name. Other options or another driver on an existing name are a Conflict that shows both.
+	Create(ctx context.Context, req VolumeRequest) (Volume, error)
+	Get(ctx context.Context, name VolumeName) (VolumeDetail, error)
+	// List gives all volumes of all stores, sorted; warnings name degraded stores and damaged volumes.
+	List(ctx context.Context) ([]VolumeDetail, []string, error)
+	// Remove is InUse, naming every container, while any refers to it.
+	Remove(ctx context.Context, name VolumeName) error
+	// Prune removes every volume without references for which pick says yes, and returns them with the bytes that they held.
+	Prune(ctx context.Context, pick func(Volume) bool) ([]VolumeName, Bytes, error)
+	Stores(ctx context.Context) []StoreInfo
+}
+
+// VolumeRequest is what a door asks for.
+type VolumeRequest struct {
+	Name    VolumeName
+	Driver  string
+	Options map[string]string // "Capacity" (or "size") and "VolumeStore", keys in any case
+	Labels  map[string]string
+}
+
+// VolumeDetail is a volume with what only the service knows.
+type VolumeDetail struct {
+	Volume
+	Refs     []ContainerID // containers that refer to it, sorted
+	Attached []Attachment  // running containers that hold its disk
+	Usage    VolumeUsage
+}
+
+// Attachment is a running container that holds a volume.
+type Attachment struct {
+	Container ContainerID
+	ReadOnly  bool
+}
+
+// Binder is what the container service needs of the volume service beside Volumes. A container is named by its id; who is its name
+// for messages.
+type Binder interface {
+	// Reserve finds or makes the volume that m asks for and records, atomically with it, that c refers to it: from then on Remove is InUse. It returns m with
+	// Volume, Store and Driver filled in, and Anonymous set if m named none. made says that this call made the volume (its Maker is then c).
+	// A store or driver in m that disagrees with an existing volume is a Conflict; no default store for a new volume is Invalid and says how to add one.
+	Reserve(ctx context.Context, c ContainerID, m Mount) (reserved Mount, made bool, err error)
+	// Refer records that c refers to name, found again after a restart. It makes nothing; the volume may be missing.
+	Refer(c ContainerID, name VolumeName)
+	// Release forgets all references of c.
+	Release(c ContainerID)
+	// Unmake removes the volume if no container refers to it and, when maker is not "", its Maker is maker. Missing or still in use: nothing happens.
+	Unmake(ctx context.Context, name VolumeName, maker ContainerID) error
+	// Join finds m's volume and calls its store's Join.
+	Join(ctx context.Context, h *Handle, m Mount) error
+	// Attach records that running container c, called who, holds the volumes of mounts, all or none. A volume has one writer or any number of readers:
+	// otherwise InUse, naming the holder, its mode and what to do. The same container may hold a volume by several mounts.
+	Attach(c ContainerID, who string, mounts []Mount) error
+	// Detach forgets what c holds.
+	Detach(c ContainerID)
+}
