@@ -1,0 +1,345 @@
+package exec
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"vch/guest"
+	"vch/internal/fault"
+	"vch/internal/undo"
+	"vch/portlayer"
+)
+
+const (
+	// machineOverhead is what a machine gets beyond its container's limit, for kernel, initramfs and tether: measured, a Debian 12
+	// cloud kernel with the tether waiting takes about 60 MB.
+	machineOverhead = 96 * portlayer.MiB
+	// minMemory is the least limit accepted: Docker's own (6 MiB).
+	minMemory = 6 * portlayer.MiB
+	// rootSize is the size of a container's own writable disk; thin, so it costs what is written.
+	rootSize = 20 * portlayer.GiB
+	// rootSerial names the container's own disk in its machine.
+	rootSerial = "vch-root"
+	// maxCPUs is what one machine may have here.
+	maxCPUs = 64
+)
+
+// Open opens a handle on an existing container: a fresh draft with image and volumes joined, at the container's version.
+func (s *Service) Open(ctx context.Context, ref string) (*portlayer.Handle, error) {
+	u, err := s.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	c := u.snapshot().container
+	return s.draft(ctx, c.ID, c.Version, c.Spec, c.Image)
+}
+
+// Commit makes an existing container's machine what h says. The container's version must still be the one that h was opened on: otherwise Conflict, and
+// nothing is done. A running machine is not changed yet: Unsupported.
+func (s *Service) Commit(ctx context.Context, h *portlayer.Handle) error {
+	u, err := s.find(string(h.Container))
+	if err != nil {
+		return err
+	}
+	return u.ask(ctx, func() error {
+		if _, err := u.commit(ctx, h); err != nil {
+			return err
+		}
+		return u.save(func(c *portlayer.Container) { c.Spec = h.Spec })
+	})
+}
+
+// commit defines the machine that h asks for. Owner only.
+func (u *unit) commit(ctx context.Context, h *portlayer.Handle) (portlayer.Machine, error) {
+	if h.Version != u.c.Version {
+		return nil, fault.New(fault.Conflict, "container %s was changed meanwhile (version %d, the handle has %d): open a new handle", u.c.Spec.Name, u.c.Version, h.Version)
+	}
+	if u.run != nil {
+		return nil, fault.New(fault.Unsupported, "the machine of running container %s cannot be changed", u.c.Spec.Name)
+	}
+	return u.s.o.Hypervisor.Define(ctx, machineSpec(h))
+}
+
+// draft builds a handle from a spec whose volumes are reserved. It changes nothing.
+func (s *Service) draft(ctx context.Context, id portlayer.ContainerID, version uint64, spec portlayer.ContainerSpec, image portlayer.ImageID) (*portlayer.Handle, error) {
+	h := &portlayer.Handle{Container: id, Version: version, Spec: spec}
+	h.Config = executorConfig(id, spec)
+	if err := s.o.Images.Join(ctx, h, image); err != nil {
+		return nil, err
+	}
+	h.AddDisk(portlayer.Disk{Serial: rootSerial, Size: rootSize})
+	h.Config.Root.Writable = "disk://" + rootSerial
+	for _, m := range spec.Mounts {
+		switch m.Kind {
+		case portlayer.TmpfsMount:
+			h.Config.Mounts = append(h.Config.Mounts, guest.MountSpec{Source: "tmpfs:", Target: m.Target, ReadOnly: m.ReadOnly, Options: m.Tmpfs})
+		case portlayer.VolumeMount:
+			if err := s.o.Binder.Join(ctx, h, m); err != nil {
+				return nil, err
+			}
+		default:
+			return nil, fault.New(fault.Internal, "mount at %s has unknown kind %q", m.Target, m.Kind)
+		}
+	}
+	return h, nil
+}
+
+// machineSpec is the machine that a handle asks for.
+func machineSpec(h *portlayer.Handle) portlayer.MachineSpec {
+	return portlayer.MachineSpec{
+		ID:      h.Container,
+		Memory:  h.Spec.Memory + machineOverhead,
+		CPUs:    int((h.Spec.CPUs + 1e9 - 1) / 1e9),
+		Devices: h.Devices,
+	}
+}
+
+// executorConfig is what the guest must do for spec, but for the disks that Join adds and what is only known at start.
+func executorConfig(id portlayer.ContainerID, spec portlayer.ContainerSpec) guest.ExecutorConfig {
+	p := spec.Process
+	cfg := guest.ExecutorConfig{
+		ID:       string(id),
+		Hostname: spec.Hostname,
+		Domain:   spec.Domain,
+		Root:     guest.Root{ReadOnly: spec.ReadOnly},
+		Files: []guest.File{
+			{Path: "/etc/hostname", Content: []byte(spec.Hostname + "\n"), Mode: 0o644},
+			{Path: "/etc/hosts", Content: hostsFile(spec), Mode: 0o644},
+			{Path: "/etc/resolv.conf", Content: resolvFile(spec), Mode: 0o644},
+		},
+		ShmSize: int64(spec.ShmSize),
+		Memory:  int64(spec.Memory),
+		CPUs:    spec.CPUs,
+		PidsMax: spec.PidsMax,
+		Process: &p,
+	}
+	for k, v := range spec.Sysctls {
+		cfg.Sysctls = append(cfg.Sysctls, guest.Sysctl{Key: k, Value: v})
+	}
+	slices.SortFunc(cfg.Sysctls, func(a, b guest.Sysctl) int { return strings.Compare(a.Key, b.Key) })
+	return cfg
+}
+
+func hostsFile(spec portlayer.ContainerSpec) []byte {
+	var b strings.Builder
+	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
+	for _, line := range spec.ExtraHosts {
+		name, addr, _ := strings.Cut(line, ":")
+		fmt.Fprintf(&b, "%s\t%s\n", addr, name)
+	}
+	// A machine without a network card still has to find its own name.
+	names := spec.Hostname
+	if spec.Domain != "" {
+		names = spec.Hostname + "." + spec.Domain + " " + spec.Hostname
+	}
+	fmt.Fprintf(&b, "127.0.1.1\t%s\n", names)
+	return []byte(b.String())
+}
+
+func resolvFile(spec portlayer.ContainerSpec) []byte {
+	var b strings.Builder
+	for _, d := range spec.DNS {
+		fmt.Fprintf(&b, "nameserver %s\n", d)
+	}
+	if len(spec.DNSSearch) > 0 {
+		fmt.Fprintf(&b, "search %s\n", strings.Join(spec.DNSSearch, " "))
+	}
+	if len(spec.DNSOptions) > 0 {
+		fmt.Fprintf(&b, "options %s\n", strings.Join(spec.DNSOptions, " "))
+	}
+	return []byte(b.String())
+}
+
+// complete fills in what spec leaves to the VCH and refuses what cannot be.
+func (s *Service) complete(id portlayer.ContainerID, spec *portlayer.ContainerSpec) error {
+	if len(spec.Process.Args) == 0 {
+		return fault.New(fault.Invalid, "no command specified")
+	}
+	if spec.Hostname == "" {
+		spec.Hostname = short(id)
+	}
+	if len(spec.Hostname) > 64 {
+		return fault.New(fault.Invalid, "hostname %q is longer than 64 characters, the most that sethostname(2) takes", spec.Hostname)
+	}
+	if spec.StopSignal == 0 {
+		spec.StopSignal = 15
+	}
+	if spec.Memory == 0 {
+		spec.Memory = s.o.Memory
+	}
+	if spec.Memory < minMemory {
+		return fault.New(fault.Invalid, "Minimum memory limit allowed is 6MB; %d bytes were asked for", spec.Memory)
+	}
+	if spec.CPUs == 0 {
+		spec.CPUs = s.o.CPUs
+	}
+	if spec.CPUs < 1e7 || spec.CPUs > maxCPUs*1e9 {
+		return fault.New(fault.Invalid, "range of CPUs is from 0.01 to %d.00", maxCPUs)
+	}
+	seen := map[string]bool{}
+	for _, m := range spec.Mounts {
+		if !path.IsAbs(m.Target) || path.Clean(m.Target) != m.Target || m.Target == "/" {
+			return fault.New(fault.Invalid, "mount target %q is not an absolute, clean path below /", m.Target)
+		}
+		if seen[m.Target] {
+			return fault.New(fault.Invalid, "Duplicate mount point: %s", m.Target)
+		}
+		seen[m.Target] = true
+	}
+	return nil
+}
+
+// Create is portlayer.Containers.Create. Each step is journaled before it is done, and its undo stands beside it.
+func (s *Service) Create(ctx context.Context, spec portlayer.ContainerSpec) (_ portlayer.Container, warnings []string, err error) {
+	var none portlayer.Container
+	began := time.Now()
+	image, err := s.o.Images.Get(ctx, spec.Image)
+	if err != nil {
+		return none, nil, err
+	}
+	id := portlayer.ContainerID(newID())
+	if err := s.complete(id, &spec); err != nil {
+		return none, nil, err
+	}
+	if spec.Name, err = s.reserveName(id, spec.Name); err != nil {
+		return none, nil, err
+	}
+	var back undo.Stack
+	defer func() {
+		if err != nil {
+			if uerr := back.Run(ctx); uerr != nil {
+				s.o.Log.Error("create could not be taken back whole; the next start tries again", "container", string(id), "err", uerr)
+			}
+		}
+	}()
+	name := spec.Name
+	back.Push(func(context.Context) error { s.freeName(name); return nil })
+
+	e := entry{Op: opCreate}
+	for _, m := range spec.Mounts {
+		if m.Kind == portlayer.VolumeMount && m.Volume != "" {
+			e.Named = append(e.Named, m.Volume)
+		}
+	}
+	// From here on one undo covers everything, the same that recovery runs after a crash.
+	back.Push(func(ctx context.Context) error { return s.unCreate(ctx, id, e) })
+	if err := s.step(id, e, "create.journal"); err != nil {
+		return none, nil, err
+	}
+	var fresh []portlayer.Mount
+	spec.Mounts = slices.Clone(spec.Mounts)
+	for i, m := range spec.Mounts {
+		if m.Kind != portlayer.VolumeMount {
+			continue
+		}
+		reserved, made, err := s.o.Binder.Reserve(ctx, id, m)
+		if err != nil {
+			return none, nil, err
+		}
+		spec.Mounts[i] = reserved
+		if made {
+			fresh = append(fresh, reserved)
+		}
+	}
+	if err := s.o.Failpoints.Hit("create.volumes"); err != nil {
+		return none, nil, err
+	}
+	if err := s.populate(ctx, id, &e, image.ID, spec, fresh); err != nil {
+		return none, nil, err
+	}
+	h, err := s.draft(ctx, id, 0, spec, image.ID)
+	if err != nil {
+		return none, nil, err
+	}
+	if err := s.step(id, e, "create.define"); err != nil {
+		return none, nil, err
+	}
+	if _, err := s.o.Hypervisor.Define(ctx, machineSpec(h)); err != nil {
+		return none, nil, err
+	}
+	if err := s.o.Failpoints.Hit("create.record"); err != nil {
+		return none, nil, err
+	}
+	c := portlayer.Container{ID: id, Version: 1, Created: time.Now().UTC(), Image: image.ID, Spec: spec, State: portlayer.State{Phase: portlayer.Created}}
+	if err := s.records.Put(string(id), c); err != nil {
+		return none, nil, err
+	}
+	back.Keep()                               // recorded: the container is, whatever comes
+	_ = s.o.Failpoints.Hit("create.recorded") // only "exit" has a meaning here
+	if err := s.journal.Delete(string(id)); err != nil {
+		s.o.Log.Warn("journal entry stays until the next start", "container", string(id), "err", err)
+	}
+	u := s.adopt(c)
+	s.publish(c, "create")
+	s.o.Log.Info("container created", "container", short(id), "name", spec.Name, "image", spec.Image, "took", time.Since(began))
+	return s.show(u), warnings, nil
+}
+
+// populate copies the image's content into volumes that this create made and mounts read-only. Their disks will be read-only in the container's own
+// machine, so a utility machine does it now, where Docker's engine does it too. All others are populated by their first start.
+func (s *Service) populate(ctx context.Context, id portlayer.ContainerID, e *entry, image portlayer.ImageID, spec portlayer.ContainerSpec, fresh []portlayer.Mount) (err error) {
+	var mounts []portlayer.Mount
+	for _, m := range fresh {
+		if !m.ReadOnly || m.NoCopy || slices.ContainsFunc(spec.Mounts, func(o portlayer.Mount) bool { return o.Volume == m.Volume && !o.ReadOnly }) {
+			continue
+		}
+		kind, err := s.o.Images.Entries(ctx, image, m.Target)
+		if err != nil {
+			return err
+		}
+		if kind == "dir" || kind == "tree" {
+			m.ReadOnly = false
+			mounts = append(mounts, m)
+		}
+	}
+	if len(mounts) == 0 {
+		return nil
+	}
+	e.Utility = portlayer.ContainerID(newID())
+	if err := s.step(id, *e, "create.populate"); err != nil {
+		return err
+	}
+	utility := portlayer.ContainerSpec{Hostname: "vch-utility", Memory: s.o.Memory, CPUs: 1e9, Mounts: mounts}
+	h, err := s.draft(ctx, e.Utility, 0, utility, image)
+	if err != nil {
+		return err
+	}
+	h.Config.Process = nil
+	if err := s.o.Binder.Attach(e.Utility, "the utility machine of "+spec.Name, mounts); err != nil {
+		return err
+	}
+	defer s.o.Binder.Detach(e.Utility)
+	m, err := s.o.Hypervisor.Define(ctx, machineSpec(h))
+	if err != nil {
+		return err
+	}
+	client, err := s.boot(ctx, m)
+	if err == nil {
+		err = client.Configure(ctx, atStart(h.Config))
+		if err == nil {
+			err = client.Shutdown(ctx)
+		}
+		client.Close()
+	}
+	if uerr := m.Undefine(context.WithoutCancel(ctx)); err == nil {
+		err = uerr
+	}
+	if err != nil {
+		return fault.Wrap("populate the volumes of", spec.Name, err)
+	}
+	e.Utility = ""
+	return nil
+}
+
+// atStart adds to a config what is only true at the moment of sending.
+func atStart(cfg guest.ExecutorConfig) guest.ExecutorConfig {
+	cfg.Entropy = make([]byte, 64)
+	rand.Read(cfg.Entropy)
+	cfg.Clock = time.Now()
+	return cfg
+}

@@ -1,0 +1,97 @@
+package exec
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"vch/internal/fault"
+	"vch/portlayer"
+)
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// exitUnknown is the exit code of a container whose machine ended while nobody watched, as after a power cut; Docker shows the same.
+const exitUnknown = 255
+
+// restore makes owners for all recorded containers and goes on with those whose machines run.
+func (s *Service) restore(ctx context.Context) error {
+	all, err := s.records.All()
+	if err != nil {
+		return err
+	}
+	for _, c := range all {
+		u := s.adopt(c)
+		for _, m := range c.Spec.Mounts {
+			if m.Kind == portlayer.VolumeMount {
+				s.o.Binder.Refer(c.ID, m.Volume)
+			}
+		}
+		if err := u.ask(ctx, func() error { return u.refind(ctx) }); err != nil {
+			// One container's trouble is its own: it is shown, and the host comes up.
+			s.o.Log.Error("container is not found again whole", "container", string(c.ID), "name", c.Spec.Name, "err", err)
+		}
+	}
+	machines, err := s.o.Hypervisor.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range machines {
+		if _, known := all[string(id)]; !known {
+			s.o.Log.Warn("machine without a container; left alone", "machine", string(id))
+		}
+	}
+	return nil
+}
+
+// refind brings a recorded state and the machine's together. Owner only.
+func (u *unit) refind(ctx context.Context) error {
+	s := u.s
+	m, err := s.o.Hypervisor.Machine(ctx, u.c.ID)
+	if err != nil && !fault.Is(err, fault.NotFound) {
+		return err
+	}
+	power := portlayer.PoweredOff
+	if err == nil {
+		if power, err = m.State(ctx); err != nil {
+			return err
+		}
+	}
+	running := u.c.State.Phase == portlayer.Running
+	switch {
+	case running && power == portlayer.PoweredOn:
+		if err := s.o.Binder.Attach(u.c.ID, u.c.Spec.Name, u.c.Spec.Mounts); err != nil {
+			return err
+		}
+		last, err := u.resumeLog()
+		if err != nil {
+			return err
+		}
+		u.run = &run{machine: m, ended: make(chan struct{})}
+		u.c.State.Pid = m.Pid()
+		u.show(false, false)
+		s.o.Log.Info("container found again", "container", short(u.c.ID), "name", u.c.Spec.Name, "pid", m.Pid(), "frames", last)
+		s.wg.Add(1)
+		go u.follow(u.run, last)
+	case running:
+		s.o.Log.Warn("container's machine ended while vch was away", "container", short(u.c.ID), "name", u.c.Spec.Name)
+		err := u.save(func(c *portlayer.Container) {
+			c.State.Phase, c.State.Pid, c.State.ExitCode = portlayer.Exited, 0, exitUnknown
+			c.State.FinishedAt = time.Now().UTC()
+			c.State.Error = "the machine ended while vch was not running"
+			if m != nil {
+				c.State.Error += diagnosis(m)
+			}
+		})
+		if err != nil {
+			return err
+		}
+		if u.c.Spec.AutoRemove {
+			return u.remove(true)
+		}
+	case power == portlayer.PoweredOn: // a start was cut off before it was recorded
+		s.o.Log.Info("ending a machine whose start was cut off", "container", short(u.c.ID), "name", u.c.Spec.Name)
+		return m.PowerOff(ctx)
+	}
+	return nil
+}

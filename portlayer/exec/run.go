@@ -1,0 +1,555 @@
+package exec
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"vch/guest"
+	"vch/internal/fault"
+	"vch/internal/undo"
+	"vch/portlayer"
+)
+
+const (
+	sigkill = 9
+	// bootLimit bounds power-on to the tether's hello: 1.5 s on a quiet machine, much more on one that emulates ten at once.
+	bootLimit = 4 * time.Minute
+	// startLimit bounds mounting and starting the process; a copy-up of a large directory is in it.
+	startLimit = 10 * time.Minute
+	// offLimit is how long a machine may take to power off after its process ended, before it is switched off.
+	offLimit = 20 * time.Second
+	// killGrace is how long a machine may take to report an exit after SIGKILL before it is switched off.
+	killGrace = 10 * time.Second
+	// redial is how long to wait before trying again to reach a running machine.
+	redial = time.Second
+)
+
+// run is one machine that runs a container. It is made when the machine is on and its channel answers, and ends with the machine.
+type run struct {
+	machine portlayer.Machine
+	ended   chan struct{} // closed when the machine is off and the container's state says so
+
+	mu     sync.Mutex // guards below
+	client *guest.Client
+}
+
+// talk gives the guest to call, or Unavailable while it cannot be reached.
+func (r *run) talk() (*guest.Client, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.client == nil {
+		return nil, fault.New(fault.Unavailable, "the container's machine does not answer")
+	}
+	return r.client, nil
+}
+
+func (r *run) reached(c *guest.Client) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.client = c
+}
+
+// exitReport is how a run ended.
+type exitReport struct {
+	exit     guest.Exit
+	finished time.Time
+	err      string // why there is no report of the guest's, or ""
+}
+
+// boot powers a defined machine on and says hello to its tether.
+func (s *Service) boot(ctx context.Context, m portlayer.Machine) (*guest.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, bootLimit)
+	defer cancel()
+	if err := m.PowerOn(ctx); err != nil {
+		return nil, err
+	}
+	client, err := s.dial(ctx, m)
+	if err != nil {
+		return nil, fault.New(fault.KindOf(err), "the machine did not come up: %w%s", err, diagnosis(m))
+	}
+	return client, nil
+}
+
+// dial connects to a running machine's tether; it gives up when the machine goes off.
+func (s *Service) dial(ctx context.Context, m portlayer.Machine) (*guest.Client, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watch := make(chan struct{})
+	go func() {
+		defer close(watch)
+		if m.WaitOff(ctx) == nil {
+			cancel(errOff)
+		}
+	}()
+	defer func() { cancel(nil); <-watch }()
+	conn, err := m.Channel(ctx)
+	if err != nil {
+		return nil, err
+	}
+	client, err := guest.Connect(ctx, conn)
+	if err != nil && context.Cause(ctx) == errOff {
+		return nil, errOff
+	}
+	return client, err
+}
+
+var errOff = fault.New(fault.Internal, "the machine ended")
+
+func diagnosis(m portlayer.Machine) string {
+	if d := m.Diagnosis(); d != "" {
+		return "; it said: " + d
+	}
+	return ""
+}
+
+// Start is portlayer.Containers.Start.
+func (s *Service) Start(ctx context.Context, ref string) error {
+	u, err := s.find(ref)
+	if err != nil {
+		return err
+	}
+	return u.ask(ctx, u.start)
+}
+
+// start runs the container. Owner only. It does not stop because its client left: the outcome is recorded either way.
+func (u *unit) start() (err error) {
+	s := u.s
+	if u.run != nil {
+		return portlayer.ErrNotModified
+	}
+	if p := u.c.State.Phase; p == portlayer.Dead || p == portlayer.Removing {
+		return fault.New(fault.Conflict, "container %s is marked for removal and cannot be started", u.c.Spec.Name)
+	}
+	began := time.Now()
+	var back undo.Stack
+	defer func() {
+		if err == nil {
+			return
+		}
+		if uerr := back.Run(s.ctx); uerr != nil {
+			s.o.Log.Error("failed start could not be taken back whole", "container", string(u.c.ID), "err", uerr)
+		}
+		text := err.Error()
+		if serr := u.save(func(c *portlayer.Container) {
+			c.State.Error, c.State.ExitCode = text, startExitCode(err)
+			c.State.FinishedAt = time.Now().UTC()
+		}); serr != nil {
+			s.o.Log.Error("failed start is not recorded", "container", string(u.c.ID), "err", serr)
+		}
+		s.o.Log.Warn("container did not start", "container", short(u.c.ID), "name", u.c.Spec.Name, "err", err)
+		if u.c.Spec.AutoRemove { // as Docker does: --rm holds for a start that failed too
+			if rerr := u.remove(true); rerr != nil {
+				s.o.Log.Error("container could not be removed after its failed start", "container", string(u.c.ID), "err", rerr)
+			}
+		}
+	}()
+
+	ctx, cancel := context.WithTimeout(s.ctx, bootLimit+startLimit)
+	defer cancel()
+	h, err := s.draft(ctx, u.c.ID, u.c.Version, u.c.Spec, u.c.Image)
+	if err != nil {
+		return err
+	}
+	if err := s.o.Binder.Attach(u.c.ID, u.c.Spec.Name, u.c.Spec.Mounts); err != nil {
+		return err
+	}
+	back.Push(func(context.Context) error { s.o.Binder.Detach(u.c.ID); return nil })
+	machine, err := u.commit(ctx, h)
+	if err != nil {
+		return err
+	}
+	timings := []guest.Timing{{Name: "define", Took: time.Since(began)}}
+	if err := u.beginLog(); err != nil {
+		return err
+	}
+	if err := s.o.Failpoints.Hit("start.power"); err != nil {
+		return err
+	}
+	back.Push(machine.PowerOff)
+	powered := time.Now()
+	client, err := s.boot(ctx, machine)
+	if err != nil {
+		return err
+	}
+	back.Push(func(context.Context) error { return client.Close() })
+	hello := time.Since(powered)
+	if err := s.o.Failpoints.Hit("start.configure"); err != nil {
+		return err
+	}
+	cfg := atStart(h.Config)
+	u.tty.mu.Lock()
+	cfg.Process.Rows, cfg.Process.Cols = u.tty.rows, u.tty.cols
+	u.tty.mu.Unlock()
+	if err := client.Configure(ctx, cfg); err != nil {
+		return err
+	}
+	st, err := client.Status(ctx)
+	if err != nil {
+		return err
+	}
+	timings = append(timings, startTimings(hello, st.Timings)...)
+	if err := s.o.Failpoints.Hit("start.record"); err != nil {
+		return err
+	}
+	r := &run{machine: machine, ended: make(chan struct{})}
+	r.reached(client)
+	u.run = r
+	err = u.save(func(c *portlayer.Container) {
+		c.State = portlayer.State{Phase: portlayer.Running, Pid: machine.Pid(), StartedAt: time.Now().UTC(), Timings: timings}
+	})
+	if err != nil {
+		u.run = nil
+		return err
+	}
+	back.Keep()
+	s.publish(u.c, "start")
+	attrs := []any{"container", short(u.c.ID), "name", u.c.Spec.Name, "took", time.Since(began)}
+	for _, t := range timings {
+		attrs = append(attrs, t.Name, t.Took)
+	}
+	s.o.Log.Info("container started", attrs...)
+	s.wg.Add(1)
+	go u.follow(r, 0)
+	return nil
+}
+
+// startTimings puts the host's measure of power-on to hello ("boot", less the guest's own "tether") before the guest's phases.
+func startTimings(hello time.Duration, guestSide []guest.Timing) []guest.Timing {
+	var rest []guest.Timing
+	for _, t := range guestSide {
+		switch t.Name {
+		case "boot": // by the guest's clock, which starts late; the host's measure has it all
+		case "tether":
+			hello -= t.Took
+			rest = append(rest, t)
+		default:
+			rest = append(rest, t)
+		}
+	}
+	return append([]guest.Timing{{Name: "boot", Took: max(hello, 0)}}, rest...)
+}
+
+// startExitCode is what Docker records for a start that failed: 127 not found, 126 not executable, 128 otherwise.
+func startExitCode(err error) int {
+	switch fault.KindOf(err) {
+	case fault.NotFound:
+		return 127
+	case fault.Denied:
+		return 126
+	}
+	return 128
+}
+
+// follow stays with a run until its machine is off: it keeps the output, learns the exit, reconnects when the channel breaks, and
+// hands the report to the owner. after is the last frame that the log holds.
+func (u *unit) follow(r *run, after uint64) {
+	s := u.s
+	defer s.wg.Done()
+	report := u.watch(r, &after)
+	if s.ctx.Err() != nil {
+		return // this process leaves; the machine stays, and the next one follows it
+	}
+	err := u.ask(s.ctx, func() error { return u.exited(r, report) })
+	if err != nil && s.ctx.Err() == nil {
+		s.o.Log.Error("exit is not recorded", "container", string(u.c.ID), "err", err)
+	}
+}
+
+// watch returns the report of a run's end, once its machine is off, or nothing of worth when the service closes.
+func (u *unit) watch(r *run, after *uint64) exitReport {
+	s := u.s
+	id := u.snapshot().container.ID
+	for {
+		client, err := r.talk()
+		if err == nil {
+			var st guest.Status
+			st, err = u.listen(s.ctx, client, after)
+			if err == nil {
+				ctx, cancel := context.WithTimeout(s.ctx, offLimit)
+				if err := client.Shutdown(ctx); err != nil && s.ctx.Err() == nil {
+					s.o.Log.Warn("guest did not take its shutdown", "container", string(id), "err", err)
+				}
+				if r.machine.WaitOff(ctx) != nil && s.ctx.Err() == nil {
+					s.o.Log.Warn("machine does not power off by itself; switching it off", "container", string(id))
+				}
+				cancel()
+				u.off(r)
+				client.Close()
+				rep := exitReport{exit: st.Exit, finished: time.Now().UTC()}
+				if st.Phase == guest.Failed && st.Error != nil {
+					rep.err, rep.exit.Code = st.Error.Text, 128
+				}
+				return rep
+			}
+			r.reached(nil)
+			client.Close()
+		}
+		if s.ctx.Err() != nil {
+			return exitReport{}
+		}
+		if state, serr := r.machine.State(s.ctx); serr == nil && state == portlayer.PoweredOff {
+			return exitReport{exit: guest.Exit{Code: 128 + sigkill, Signal: sigkill}, finished: time.Now().UTC(), err: "the machine ended without a report" + diagnosis(r.machine)}
+		}
+		s.o.Log.Debug("reaching for the guest again", "container", string(id), "err", err)
+		dctx, cancel := context.WithTimeout(s.ctx, bootLimit)
+		client, err = s.dial(dctx, r.machine)
+		cancel()
+		if err == nil {
+			r.reached(client)
+			continue
+		}
+		select {
+		case <-time.After(redial):
+		case <-s.ctx.Done():
+			return exitReport{}
+		}
+	}
+}
+
+// listen keeps output and status until the guest says that the process has ended and the log holds all it wrote.
+func (u *unit) listen(ctx context.Context, client *guest.Client, after *uint64) (guest.Status, error) {
+	if err := client.Output(ctx, *after, func(f guest.Frame) error {
+		if err := u.keep(f); err != nil {
+			return err
+		}
+		*after = f.Number
+		return nil
+	}); err != nil {
+		return guest.Status{}, err
+	}
+	var last guest.Status
+	err := client.Watch(ctx, func(st guest.Status) bool {
+		last = st
+		return st.Phase != guest.Exited && st.Phase != guest.Failed
+	})
+	return last, err
+}
+
+// off makes sure that a run's machine is off, however long it takes.
+func (u *unit) off(r *run) {
+	for u.s.ctx.Err() == nil {
+		err := r.machine.PowerOff(u.s.ctx)
+		if err == nil {
+			return
+		}
+		u.s.o.Log.Error("cannot switch machine off; trying again", "container", string(r.machine.ID()), "err", err)
+		select {
+		case <-time.After(redial):
+		case <-u.s.ctx.Done():
+		}
+	}
+}
+
+// exited records a run's end. Owner only.
+func (u *unit) exited(r *run, rep exitReport) error {
+	s := u.s
+	s.o.Binder.Detach(u.c.ID)
+	u.run = nil
+	err := u.save(func(c *portlayer.Container) {
+		c.State.Phase, c.State.Pid = portlayer.Exited, 0
+		c.State.ExitCode, c.State.OOMKilled = rep.exit.Code, rep.exit.OOM
+		c.State.Error, c.State.FinishedAt = rep.err, rep.finished
+	})
+	if err != nil {
+		// Memory goes on telling the truth; the next start finds the machine off and says so.
+		u.c.State.Phase = portlayer.Exited
+		s.o.Log.Error("exit is not recorded", "container", string(u.c.ID), "err", err)
+	}
+	u.endLog()
+	u.hub.finish()
+	if rep.exit.OOM {
+		s.publish(u.c, "oom")
+	}
+	s.publish(u.c, "die", "exitCode", itoa(rep.exit.Code))
+	s.o.Log.Info("container exited", "container", short(u.c.ID), "name", u.c.Spec.Name, "code", rep.exit.Code, "oom", rep.exit.OOM, "err", rep.err)
+	close(r.ended)
+	u.show(true, false)
+	if u.c.Spec.AutoRemove {
+		if err := u.remove(true); err != nil {
+			s.o.Log.Error("container could not be removed after its exit", "container", string(u.c.ID), "err", err)
+		}
+	}
+	return nil
+}
+
+// end signals a run, waits up to wait (negative: for ever) for its end, then kills it and waits for that.
+func (s *Service) end(ctx context.Context, u *unit, r *run, signal int, wait time.Duration) error {
+	if r == nil {
+		return nil
+	}
+	if signal != sigkill {
+		if client, err := r.talk(); err == nil {
+			if err := client.Signal(ctx, "", signal); err != nil && !fault.Is(err, fault.Conflict) {
+				s.o.Log.Warn("signal did not reach the guest", "container", string(r.machine.ID()), "signal", signal, "err", err)
+			}
+		}
+		var limit <-chan time.Time
+		if wait >= 0 {
+			t := time.NewTimer(wait)
+			defer t.Stop()
+			limit = t.C
+		}
+		select {
+		case <-r.ended:
+			return nil
+		case <-limit:
+		case <-ctx.Done():
+			// The client left; as in Docker the stop goes on to its end without it.
+			return s.end(context.WithoutCancel(ctx), u, r, sigkill, 0)
+		}
+	}
+	return s.kill(context.WithoutCancel(ctx), u, r)
+}
+
+// kill ends a run for certain: SIGKILL to the process, and if that brings no exit, the machine is switched off. It returns when the run ended.
+func (s *Service) kill(ctx context.Context, u *unit, r *run) error {
+	client, err := r.talk()
+	if err == nil {
+		sctx, cancel := context.WithTimeout(ctx, killGrace)
+		err = client.Signal(sctx, "", sigkill)
+		cancel()
+	}
+	if err == nil {
+		select {
+		case <-r.ended:
+			return nil
+		case <-time.After(killGrace):
+			err = errors.New("no exit after SIGKILL")
+		case <-s.ctx.Done():
+			return fault.New(fault.Unavailable, "vch is stopping")
+		}
+	}
+	s.o.Log.Warn("switching machine off", "container", string(r.machine.ID()), "err", err)
+	if err := r.machine.PowerOff(ctx); err != nil {
+		return err
+	}
+	select {
+	case <-r.ended:
+		return nil
+	case <-s.ctx.Done():
+		return fault.New(fault.Unavailable, "vch is stopping")
+	}
+}
+
+// Stop is portlayer.Containers.Stop.
+func (s *Service) Stop(ctx context.Context, ref string, signal int, timeout *int) error {
+	u, err := s.find(ref)
+	if err != nil {
+		return err
+	}
+	snap := u.snapshot()
+	if snap.run == nil {
+		return portlayer.ErrNotModified
+	}
+	spec := snap.container.Spec
+	if signal == 0 {
+		signal = spec.StopSignal
+	}
+	if timeout == nil {
+		timeout = spec.StopTimeout
+	}
+	wait := defaultStop
+	if timeout != nil {
+		wait = time.Duration(*timeout) * time.Second
+	}
+	if err := s.end(ctx, u, snap.run, signal, wait); err != nil {
+		return fault.Wrap("stop container", spec.Name, err)
+	}
+	s.publish(u.snapshot().container, "stop")
+	return nil
+}
+
+// defaultStop is how long Stop waits for a container that does not say: Docker's 10 s.
+const defaultStop = 10 * time.Second
+
+// Restart is portlayer.Containers.Restart.
+func (s *Service) Restart(ctx context.Context, ref string, signal int, timeout *int) error {
+	u, err := s.find(ref)
+	if err != nil {
+		return err
+	}
+	if u.snapshot().container.Spec.AutoRemove && u.snapshot().run != nil {
+		return fault.New(fault.Unsupported, "container %s has --rm: it is removed when it stops and cannot be restarted", ref)
+	}
+	if err := s.Stop(ctx, ref, signal, timeout); err != nil && !errors.Is(err, portlayer.ErrNotModified) {
+		return err
+	}
+	if err := u.ask(ctx, u.start); err != nil && !errors.Is(err, portlayer.ErrNotModified) {
+		return err
+	}
+	s.publish(u.snapshot().container, "restart")
+	return nil
+}
+
+// Kill is portlayer.Containers.Kill.
+func (s *Service) Kill(ctx context.Context, ref string, signal int) error {
+	u, r, err := s.running(ref)
+	if err != nil {
+		return fault.Wrap("kill container", ref, err)
+	}
+	if signal == sigkill {
+		err = s.kill(context.WithoutCancel(ctx), u, r)
+	} else {
+		var client *guest.Client
+		if client, err = r.talk(); err == nil {
+			err = client.Signal(ctx, "", signal)
+		}
+	}
+	if err != nil {
+		return fault.Wrap("kill container", ref, err)
+	}
+	s.publish(u.snapshot().container, "kill", "signal", itoa(signal))
+	return nil
+}
+
+// running finds a container that runs.
+func (s *Service) running(ref string) (*unit, *run, error) {
+	u, err := s.find(ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	snap := u.snapshot()
+	if snap.run == nil {
+		return nil, nil, fault.New(fault.Conflict, "container %s is not running", snap.container.ID)
+	}
+	return u, snap.run, nil
+}
+
+// Resize is portlayer.Containers.Resize.
+func (s *Service) Resize(ctx context.Context, ref string, rows, cols uint16) error {
+	u, err := s.find(ref)
+	if err != nil {
+		return err
+	}
+	u.tty.mu.Lock()
+	u.tty.rows, u.tty.cols = rows, cols
+	u.tty.mu.Unlock()
+	snap := u.snapshot()
+	if snap.run == nil {
+		return nil
+	}
+	client, err := snap.run.talk()
+	if err != nil {
+		return err
+	}
+	if err := client.Resize(ctx, "", rows, cols); err != nil {
+		return err
+	}
+	s.publish(snap.container, "resize", "height", itoa(int(rows)), "width", itoa(int(cols)))
+	return nil
+}
+
+// Top is portlayer.Containers.Top.
+func (s *Service) Top(ctx context.Context, ref string) ([]guest.ProcessInfo, error) {
+	_, r, err := s.running(ref)
+	if err != nil {
+		return nil, err
+	}
+	client, err := r.talk()
+	if err != nil {
+		return nil, err
+	}
+	return client.Top(ctx)
+}
