@@ -1,0 +1,69 @@
+# vch: a virtual container host. `make` alone prints what can be asked for.
+
+BIN     ?= bin
+GO      ?= go
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT  := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+BUILT   := $(shell date -u +%Y-%m-%dT%H:%M:%SZ)
+STAMP   := -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.built=$(BUILT)
+# The longest that the whole test may take; a machine without KVM boots every container VM in software.
+LIMIT   ?= 40m
+
+export GOFLAGS += -buildvcs=false
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## this list
+	@echo "make build   then bin/vch serve; or make demo to see it all"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install what this machine lacks (says what and why; root only for that)
+	@scripts/setup
+
+.PHONY: tether
+tether: # the guest's program, which go:embed puts into vch; written anew only when it changed
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -buildid=' -o cmd/vch/embed/.tether.new ./cmd/tether
+	@cmp -s cmd/vch/embed/.tether.new cmd/vch/embed/tether && rm cmd/vch/embed/.tether.new || mv cmd/vch/embed/.tether.new cmd/vch/embed/tether
+
+.PHONY: build
+build: tether ## bin/vch: one file, the tether inside it
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(STAMP)' -o $(BIN)/vch ./cmd/vch
+
+.PHONY: demo
+demo: ## set up, build, and show a container VM with volumes, step by step
+	@scripts/setup
+	@$(MAKE) --no-print-directory build
+	@scripts/demo
+
+.PHONY: demo-stop
+demo-stop: ## end what make demo left running, and delete it
+	@scripts/demo stop
+
+# -count=1: a test in a real VM depends on more than Go's test cache can see. -p 1: such tests share two processors badly.
+.PHONY: test
+test: build ## every test, those in real VMs included; fails if one is skipped
+	@$(GO) test -json -count=1 -p 1 -timeout $(LIMIT) ./... | $(GO) run ./scripts/testreport
+
+.PHONY: test-fast
+test-fast: ## the tests that need no VM
+	@$(GO) test -json -short ./... | $(GO) run ./scripts/testreport -skips
+
+.PHONY: check
+check: ## gofmt, go vet, staticcheck, and the rules of the repository
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	  if [ -n "$$unformatted" ]; then echo "not formatted (gofmt -w): $$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) test ./test/rules
+
+.PHONY: bench
+bench: build ## measure create, start, run, volume create, inspect, ls; writes doc/performance.md
+	$(GO) run ./test/bench -vch $(BIN)/vch -into doc/performance.md
+
+.PHONY: clean
+clean: ## delete what was built
+	rm -rf $(BIN) cmd/vch/embed/tether
