@@ -21,9 +21,11 @@ type Handler interface {
 	Status() Status
 	// Changed returns a channel that is closed at the next change of Status.
 	Changed() <-chan struct{}
-	// Output waits for and returns the frame numbered after+1; it also lets the tether forget the frames up to after. io.EOF once the process has
-	// exited and after is the last frame.
-	Output(ctx context.Context, after uint64) (Frame, error)
+	// Output forgets the frames up to acked, then waits for and returns the frame numbered n, which is after acked. io.EOF once the process has exited and
+	// n is past the last frame.
+	Output(ctx context.Context, acked, n uint64) (Frame, error)
+	// Forget drops the frames up to acked.
+	Forget(acked uint64)
 	// Stdin returns where the container's input goes; Close is end-of-file for the process. Only one writer at a time has meaning.
 	Stdin() (io.WriteCloser, error)
 	// Signal sends signal(7) number n to the container's own process, exec "" , or to that of an exec.

@@ -1,0 +1,23 @@
+// Command tether is the guest's PID 1, and, called as "stage", the process that becomes a process of the container. It is built static and put into
+// the guest's initramfs as /init; see package tether.
+package main
+
+import (
+	"os"
+
+	"vch/tether"
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "stage" {
+		if tether.Stage() != nil {
+			os.Exit(1)
+		}
+		return
+	}
+	if os.Getpid() != 1 {
+		os.Stderr.WriteString("tether runs as PID 1 of a container VM; on a host, use vch\n")
+		os.Exit(2)
+	}
+	tether.Boot()
+}

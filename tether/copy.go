@@ -1,0 +1,185 @@
+package tether
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// copySuffix names the unfinished copy beside a volume's content directory.
+const copySuffix = ".copying"
+
+// copyUp fills an empty content directory with the directory from: what it holds with owner, mode, times, xattrs, links; the content directory itself takes
+// from's owner and mode also when from is empty. A content directory that holds anything, and a from that is no directory, change nothing.
+//
+// The copy is made beside the content and swapped in when it is whole and on disk, so that a copy that was cut off is not taken for done.
+func copyUp(from, content string) error {
+	fi, err := os.Lstat(from)
+	if err != nil || !fi.IsDir() {
+		return nil
+	}
+	have, err := os.ReadDir(content)
+	if err != nil || len(have) > 0 {
+		return err
+	}
+	part := content + copySuffix
+	if err := os.RemoveAll(part); err != nil {
+		return err
+	}
+	c := copier{links: map[inode]string{}}
+	if err := c.dir(from, part); err != nil {
+		return err
+	}
+	f, err := os.Open(part)
+	if err != nil {
+		return err
+	}
+	err = unix.Syncfs(int(f.Fd()))
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(content); err != nil { // empty, as was seen above
+		return err
+	}
+	return os.Rename(part, content)
+}
+
+type inode struct{ dev, ino uint64 }
+
+// copier copies a tree, keeping hard links within it.
+type copier struct{ links map[inode]string }
+
+func (c *copier) dir(from, to string) error {
+	if err := os.Mkdir(to, 0o700); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := c.entry(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())); err != nil {
+			return err
+		}
+	}
+	return copyAttributes(from, to) // last: what was put into it changed its times
+}
+
+func (c *copier) entry(from, to string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(from, &st); err != nil {
+		return &fs.PathError{Op: "lstat", Path: from, Err: err}
+	}
+	kind := st.Mode & unix.S_IFMT
+	if kind == unix.S_IFDIR {
+		return c.dir(from, to)
+	}
+	if st.Nlink > 1 {
+		id := inode{st.Dev, st.Ino}
+		if first, ok := c.links[id]; ok {
+			return os.Link(first, to)
+		}
+		c.links[id] = to
+	}
+	var err error
+	switch kind {
+	case unix.S_IFREG:
+		err = copyFile(from, to)
+	case unix.S_IFLNK:
+		var target string
+		if target, err = os.Readlink(from); err == nil {
+			err = os.Symlink(target, to)
+		}
+	case unix.S_IFIFO, unix.S_IFCHR, unix.S_IFBLK, unix.S_IFSOCK:
+		if err = unix.Mknod(to, st.Mode, int(st.Rdev)); err != nil {
+			err = &fs.PathError{Op: "mknod", Path: to, Err: err}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return copyAttributes(from, to)
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		return errors.Join(err, out.Close())
+	}
+	return out.Close()
+}
+
+// copyAttributes gives to the owner, mode, xattrs and times of from, in the order in which none undoes another.
+func copyAttributes(from, to string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(from, &st); err != nil {
+		return &fs.PathError{Op: "lstat", Path: from, Err: err}
+	}
+	if err := unix.Lchown(to, int(st.Uid), int(st.Gid)); err != nil {
+		return &fs.PathError{Op: "chown", Path: to, Err: err}
+	}
+	if err := copyXattrs(from, to); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		if err := unix.Chmod(to, st.Mode&0o7777); err != nil {
+			return &fs.PathError{Op: "chmod", Path: to, Err: err}
+		}
+	}
+	times := []unix.Timespec{st.Atim, st.Mtim}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, to, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &fs.PathError{Op: "utimes", Path: to, Err: err}
+	}
+	return nil
+}
+
+func copyXattrs(from, to string) error {
+	size, err := unix.Llistxattr(from, nil)
+	if err != nil || size == 0 {
+		return ignoreNotsup(err)
+	}
+	names := make([]byte, size)
+	if size, err = unix.Llistxattr(from, names); err != nil {
+		return ignoreNotsup(err)
+	}
+	for _, name := range bytes.Split(names[:size], []byte{0}) {
+		if len(name) == 0 || bytes.HasPrefix(name, []byte("trusted.overlay.")) {
+			continue
+		}
+		size, err := unix.Lgetxattr(from, string(name), nil)
+		if err != nil {
+			return ignoreNotsup(err)
+		}
+		value := make([]byte, size)
+		if size, err = unix.Lgetxattr(from, string(name), value); err != nil {
+			return err
+		}
+		if err := ignoreNotsup(unix.Lsetxattr(to, string(name), value[:size], 0)); err != nil {
+			return &fs.PathError{Op: "setxattr " + string(name), Path: to, Err: err}
+		}
+	}
+	return nil
+}
+
+func ignoreNotsup(err error) error {
+	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENODATA) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,218 @@
+package tether
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vch/guest"
+)
+
+// modulesDir holds the kernel modules of the initramfs and "order", which names them in load order, one a line.
+const modulesDir = "/modules"
+
+// Boot is PID 1: it makes the machine ready, waits on the guest channel and serves it for ever. It does not return; what it cannot mend it says on the
+// console, where the host's Diagnosis finds it, and powers off.
+func Boot() {
+	defer func() {
+		if r := recover(); r != nil {
+			die(fmt.Errorf("panic: %v\n%s", r, debug.Stack()))
+		}
+	}()
+	die(boot())
+}
+
+func die(err error) {
+	fmt.Fprintf(os.Stderr, "tether: %v\n", err)
+	unix.Sync()
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	select {}
+}
+
+func boot() error {
+	var booted unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &booted)
+	for _, m := range []struct{ fstype, at string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"tmpfs", "/run"}, {"cgroup2", "/sys/fs/cgroup"}} {
+		if err := os.MkdirAll(m.at, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(m.fstype, m.at, m.fstype, unix.MS_NOSUID, ""); err != nil && !errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("cannot mount %s: %w", m.at, err)
+		}
+	}
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0)
+	if err := os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+memory +cpu +pids"), 0); err != nil {
+		return fmt.Errorf("cannot set up cgroups: %w", err)
+	}
+	if err := os.Mkdir(cgroupDir, 0o755); err != nil {
+		return err
+	}
+	l := &Linux{reaper: &reaper{waiting: map[int]chan unix.WaitStatus{}}, volumes: map[guest.Source]volume{}}
+	sigchld := make(chan os.Signal, 1)
+	signal.Notify(sigchld, syscall.SIGCHLD)
+	go l.reaper.run(sigchld)
+	var err error
+	if l.uevents, err = listenUevents(); err != nil {
+		return fmt.Errorf("cannot listen to uevents: %w", err)
+	}
+	if err := loadModules(); err != nil {
+		return err
+	}
+	if l.stage, err = l.newStage(""); err != nil {
+		return fmt.Errorf("cannot start the stage: %w", err)
+	}
+	core := NewCore(l, []guest.Timing{{Name: "boot", Took: time.Duration(booted.Nano())}})
+	port, err := findPort(l.uevents)
+	if err != nil {
+		return err
+	}
+	for {
+		if err := serveOnce(core, port); err != nil {
+			fmt.Fprintf(os.Stderr, "tether: guest channel: %v\n", err)
+		}
+		if err := awaitHost(port); err != nil {
+			return err
+		}
+	}
+}
+
+// loadModules loads the initramfs's modules. One that is there already is fine.
+func loadModules() error {
+	order, err := os.ReadFile(filepath.Join(modulesDir, "order"))
+	if err != nil {
+		return err
+	}
+	for _, name := range strings.Fields(string(order)) {
+		f, err := os.Open(filepath.Join(modulesDir, name))
+		if err != nil {
+			return err
+		}
+		err = unix.FinitModule(int(f.Fd()), "", 0)
+		f.Close()
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("cannot load kernel module %s: %w", name, err)
+		}
+	}
+	// Their memory is the container's now.
+	return os.RemoveAll(modulesDir)
+}
+
+// portWait bounds the wait for the guest channel's device.
+const portWait = time.Minute
+
+// findPort waits for the virtio-serial port called guest.PortName and returns its device.
+func findPort(u *uevents) (string, error) {
+	deadline := time.After(portWait)
+	for {
+		news := u.news()
+		names, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
+		for _, n := range names {
+			data, err := os.ReadFile(n)
+			if err == nil && strings.TrimSpace(string(data)) == guest.PortName {
+				dev := "/dev/" + filepath.Base(filepath.Dir(n))
+				if _, err := os.Stat(dev); err == nil {
+					return dev, nil
+				}
+			}
+		}
+		select {
+		case <-news:
+		case <-deadline:
+			return "", fmt.Errorf("no virtio-serial port %q appeared", guest.PortName)
+		}
+	}
+}
+
+// serveOnce serves one host on the port.
+func serveOnce(core *Core, port string) error {
+	fd, err := unix.Open(port, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	return guest.Serve(context.Background(), &portConn{os.NewFile(uintptr(fd), port)}, core)
+}
+
+// awaitHost returns when a host is on the port: virtio-serial shows a port without one as hung up.
+func awaitHost(port string) error {
+	fd, err := unix.Open(port, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(ep)
+	if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(fd)}); err != nil {
+		return err
+	}
+	for {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if _, err := unix.Poll(poll, 0); err == nil && poll[0].Revents&unix.POLLHUP == 0 {
+			return nil
+		}
+		// Edge-triggered: the port's next event, a host that opens it, ends the wait. The bound is for an event that came in between.
+		events := make([]unix.EpollEvent, 1)
+		_, _ = unix.EpollWait(ep, events, 1000)
+	}
+}
+
+// portConn is a port's file as the connection that it is.
+type portConn struct{ *os.File }
+
+func (portConn) LocalAddr() net.Addr  { return portAddr{} }
+func (portConn) RemoteAddr() net.Addr { return portAddr{} }
+
+type portAddr struct{}
+
+func (portAddr) Network() string { return "virtio-serial" }
+func (portAddr) String() string  { return guest.PortName }
+
+// uevents tells that the kernel's devices have changed (kobject_uevent, netlink(7) NETLINK_KOBJECT_UEVENT).
+type uevents struct {
+	mu   sync.Mutex // guards below
+	next chan struct{}
+}
+
+func listenUevents() (*uevents, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_KOBJECT_UEVENT)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}); err != nil {
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	u := &uevents{next: make(chan struct{})}
+	go func() {
+		buf := make([]byte, 8192)
+		for {
+			if _, err := unix.Read(fd, buf); err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENOBUFS) {
+				return
+			}
+			u.mu.Lock()
+			close(u.next)
+			u.next = make(chan struct{})
+			u.mu.Unlock()
+		}
+	}()
+	return u, nil
+}
+
+// news returns a channel that is closed at the next change.
+func (u *uevents) news() <-chan struct{} {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.next
+}

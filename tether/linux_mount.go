@@ -1,0 +1,506 @@
+package tether
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vch/guest"
+	"vch/internal/fault"
+)
+
+// Where things are in the guest, outside the container's root.
+const (
+	rootDir    = "/run/vch/root"   // the container's root
+	imageDir   = "/run/vch/image"  // the image's disk
+	ownDir     = "/run/vch/own"    // the container's own disk: upper and work
+	filesDir   = "/run/vch/files"  // tmpfs of /etc/hosts and its like
+	volumesDir = "/run/vch/volume" // one directory a volume: its whole file system
+)
+
+// diskWait bounds the wait for a disk that the hypervisor has given: they are there within a second of the boot, but an emulator may be very busy.
+const diskWait = 2 * time.Minute
+
+// ext4's superblock (kernel Documentation/filesystems/ext4, "The Super Block").
+const (
+	superOffset  = 1024
+	superMagicAt = 0x38
+	superUUIDAt  = 0x68
+	superMagic   = 0xEF53
+)
+
+// mountAll does every mount of cfg, parents first. What it mounts is undone by unmountAll, also after an error.
+func (l *Linux) mountAll(ctx context.Context, cfg guest.ExecutorConfig) (copied time.Duration, err error) {
+	for _, dir := range []string{rootDir, imageDir, ownDir, filesDir, volumesDir} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return 0, err
+		}
+	}
+	if err := l.mountRoot(ctx, cfg.Root); err != nil {
+		return 0, fault.Wrap("mount the container's root", "", err)
+	}
+	targets, err := l.prepareTargets(cfg.Mounts)
+	if err != nil {
+		return 0, err
+	}
+	// Volumes are populated from the image before anything is mounted over it, so that nested ones come out right in every order.
+	began := time.Now()
+	for i, m := range cfg.Mounts {
+		if !strings.HasPrefix(m.Source, "label://") {
+			continue
+		}
+		content, err := l.openVolume(ctx, m, cfg.Mounts)
+		if err != nil {
+			return 0, err
+		}
+		targets[i].content = content
+		if m.Copy && !l.volumes[m.Source].readOnly {
+			if err := copyUp(targets[i].path, content); err != nil {
+				return 0, fault.New(fault.KindOf(err), "cannot copy the image's %s into volume %s: %w", m.Target, m.Name, err)
+			}
+		}
+	}
+	copied = time.Since(began)
+	if cfg.Process == nil {
+		return copied, nil
+	}
+	order := make([]int, len(cfg.Mounts))
+	for i := range order {
+		order[i] = i
+	}
+	sort.SliceStable(order, func(a, b int) bool {
+		return strings.Count(targets[order[a]].path, "/") < strings.Count(targets[order[b]].path, "/")
+	})
+	if err := l.mountSystem(cfg); err != nil {
+		return copied, err
+	}
+	for _, i := range order {
+		if err := l.mountOne(cfg.Mounts[i], targets[i]); err != nil {
+			return copied, err
+		}
+	}
+	if err := l.mountFiles(cfg); err != nil {
+		return copied, err
+	}
+	if cfg.Root.ReadOnly {
+		if err := unix.Mount("", rootDir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+			return copied, fmt.Errorf("cannot make the root read-only: %w", err)
+		}
+	}
+	return copied, nil
+}
+
+// mountRoot puts the overlay of the container's own disk on the image's together.
+func (l *Linux) mountRoot(ctx context.Context, root guest.Root) error {
+	image, err := l.findDisk(ctx, root.Image, "the image")
+	if err != nil {
+		return err
+	}
+	if err := l.mount(image, imageDir, "ext4", unix.MS_RDONLY|unix.MS_NOATIME, "noload"); err != nil {
+		return fault.New(fault.Internal, "the image's disk cannot be mounted: %w", err)
+	}
+	if root.Writable == "" {
+		return l.mount(imageDir, rootDir, "", unix.MS_BIND, "")
+	}
+	own, err := l.findDisk(ctx, root.Writable, "the container's own disk")
+	if err != nil {
+		return err
+	}
+	if err := l.mount(own, ownDir, "ext4", unix.MS_NOATIME, ""); err != nil {
+		return fault.New(fault.Internal, "the container's own disk cannot be mounted: %w", err)
+	}
+	upper, work := filepath.Join(ownDir, "upper"), filepath.Join(ownDir, "work")
+	if err := os.Mkdir(upper, 0o755); err == nil {
+		// The root directory of the container has the image's owner and mode.
+		if err := copyAttributes(imageDir, upper); err != nil {
+			return err
+		}
+	} else if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := os.MkdirAll(work, 0o700); err != nil {
+		return err
+	}
+	return l.mount("overlay", rootDir, "overlay", unix.MS_NOATIME, "lowerdir="+imageDir+",upperdir="+upper+",workdir="+work)
+}
+
+// target is where a mount goes: a path of the machine, below rootDir, its links resolved.
+type target struct {
+	path    string
+	content string // the volume's content directory
+}
+
+// prepareTargets makes every mount point. A target that is a file of the image is refused, as by every runtime.
+func (l *Linux) prepareTargets(mounts []guest.MountSpec) ([]target, error) {
+	targets := make([]target, len(mounts))
+	for i, m := range mounts {
+		path, err := resolveIn(rootDir, m.Target)
+		if err != nil {
+			return nil, fault.New(fault.Invalid, "mount target %s: %w", m.Target, err)
+		}
+		if path == rootDir {
+			return nil, fault.New(fault.Invalid, "mount target %s is the root of the container", m.Target)
+		}
+		fi, err := os.Lstat(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			if err := os.MkdirAll(path, 0o755); err != nil {
+				return nil, fault.New(fault.KindOf(err), "cannot make mount target %s: %w", m.Target, err)
+			}
+		case err != nil:
+			return nil, err
+		case !fi.IsDir():
+			return nil, fault.New(fault.Invalid, "cannot mount %s at %s: not a directory: Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified path of the image is a directory", mountName(m), m.Target)
+		}
+		targets[i].path = path
+	}
+	return targets, nil
+}
+
+func mountName(m guest.MountSpec) string {
+	if m.Name != "" {
+		return "volume " + m.Name
+	}
+	return m.Source
+}
+
+// openVolume mounts a volume's file system, once however many targets it has, and returns the directory that is its content.
+func (l *Linux) openVolume(ctx context.Context, m guest.MountSpec, all []guest.MountSpec) (string, error) {
+	if v, ok := l.volumes[m.Source]; ok {
+		return v.content, nil
+	}
+	label := strings.TrimPrefix(m.Source, "label://")
+	dev, err := l.findDisk(ctx, "disk://"+label, mountName(m))
+	if err != nil {
+		return "", err
+	}
+	if err := checkLabel(dev, label); err != nil {
+		return "", fault.New(fault.Conflict, "%s: %w", mountName(m), err)
+	}
+	readOnly := !slices.ContainsFunc(all, func(o guest.MountSpec) bool { return o.Source == m.Source && !o.ReadOnly })
+	at := filepath.Join(volumesDir, label)
+	if err := os.MkdirAll(at, 0o755); err != nil {
+		return "", err
+	}
+	flags, data := uintptr(0), ""
+	if readOnly {
+		flags, data = unix.MS_RDONLY, "noload"
+	}
+	if err := l.mount(dev, at, "ext4", flags, data); err != nil {
+		return "", fault.New(fault.Internal, "the file system of %s cannot be mounted: %w", mountName(m), err)
+	}
+	content := filepath.Join(at, guest.VolumeDir)
+	if fi, err := os.Lstat(content); err != nil || !fi.IsDir() {
+		return "", fault.New(fault.Conflict, "%s holds no directory %q: it was not made by vch, or was damaged", mountName(m), guest.VolumeDir)
+	}
+	// A copy-up that was cut off left its part here; the content itself is untouched.
+	if !readOnly {
+		if err := os.RemoveAll(content + copySuffix); err != nil {
+			return "", err
+		}
+	}
+	l.volumes[m.Source] = volume{content: content, readOnly: readOnly}
+	return content, nil
+}
+
+// checkLabel compares the file system in a disk with the label that it should have.
+func checkLabel(dev, label string) error {
+	f, err := os.Open(dev)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	super := make([]byte, 1024)
+	if _, err := f.ReadAt(super, superOffset); err != nil {
+		return fmt.Errorf("cannot read its superblock: %w", err)
+	}
+	if binary.LittleEndian.Uint16(super[superMagicAt:]) != superMagic {
+		return errors.New("its disk holds no ext4 file system")
+	}
+	want, err := hex.DecodeString(label)
+	if err != nil || len(want) != 16 {
+		return fmt.Errorf("label %q is not 32 hex digits", label)
+	}
+	if have := super[superUUIDAt : superUUIDAt+16]; !bytes.Equal(have, want) {
+		return fmt.Errorf("its disk holds the file system %x, not %s", have, label)
+	}
+	return nil
+}
+
+func (l *Linux) mountOne(m guest.MountSpec, t target) error {
+	// Mounted again: an earlier mount may have covered the directory that was made.
+	path, err := resolveIn(rootDir, m.Target)
+	if err == nil {
+		err = os.MkdirAll(path, 0o755)
+	}
+	if err != nil {
+		return fault.New(fault.KindOf(err), "cannot make mount target %s: %w", m.Target, err)
+	}
+	if m.Source == "tmpfs:" {
+		flags, data, err := tmpfsOptions(m.Options)
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(data, "mode=") {
+			// As runc does: the new root takes the mode of the directory that it covers.
+			if fi, err := os.Stat(path); err == nil {
+				data += fmt.Sprintf(",mode=%o", unixMode(fi.Mode()))
+			}
+		}
+		if m.ReadOnly {
+			flags |= unix.MS_RDONLY
+		}
+		if err := l.mount("tmpfs", path, "tmpfs", flags, strings.TrimPrefix(data, ",")); err != nil {
+			return fault.New(fault.Invalid, "cannot mount tmpfs at %s with %q: %w", m.Target, strings.Join(m.Options, ","), err)
+		}
+		return nil
+	}
+	if t.content == "" {
+		return fault.New(fault.Unsupported, "mount source %q is not known to this tether", m.Source)
+	}
+	if err := l.mount(t.content, path, "", unix.MS_BIND, ""); err != nil {
+		return fault.New(fault.Internal, "cannot mount %s at %s: %w", mountName(m), m.Target, err)
+	}
+	if m.ReadOnly {
+		if err := unix.Mount("", path, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+			return fault.New(fault.Internal, "cannot make the mount at %s read-only: %w", m.Target, err)
+		}
+	}
+	return nil
+}
+
+// tmpfsFlags are the words of mount(8) that are flags of mount(2).
+var tmpfsFlags = map[string]struct {
+	set, clear uintptr
+}{
+	"ro": {unix.MS_RDONLY, 0}, "rw": {0, unix.MS_RDONLY},
+	"noexec": {unix.MS_NOEXEC, 0}, "exec": {0, unix.MS_NOEXEC},
+	"nosuid": {unix.MS_NOSUID, 0}, "suid": {0, unix.MS_NOSUID},
+	"nodev": {unix.MS_NODEV, 0}, "dev": {0, unix.MS_NODEV},
+	"noatime": {unix.MS_NOATIME, 0}, "atime": {0, unix.MS_NOATIME},
+	"nodiratime": {unix.MS_NODIRATIME, 0}, "diratime": {0, unix.MS_NODIRATIME},
+	"relatime": {unix.MS_RELATIME, 0}, "norelatime": {0, unix.MS_RELATIME},
+	"strictatime": {unix.MS_STRICTATIME, 0}, "nostrictatime": {0, unix.MS_STRICTATIME},
+	"sync": {unix.MS_SYNCHRONOUS, 0}, "async": {0, unix.MS_SYNCHRONOUS},
+}
+
+// tmpfsOptions turns options into flags and data, on top of Docker's defaults.
+func tmpfsOptions(options []string) (flags uintptr, data string, err error) {
+	flags = unix.MS_NOEXEC | unix.MS_NOSUID | unix.MS_NODEV
+	for _, o := range options {
+		if o == "" {
+			continue
+		}
+		if f, ok := tmpfsFlags[o]; ok {
+			flags = flags&^f.clear | f.set
+			continue
+		}
+		switch key, _, _ := strings.Cut(o, "="); key {
+		case "size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol":
+			data += "," + o
+		default:
+			return 0, "", fault.New(fault.Invalid, "invalid tmpfs option %q", o)
+		}
+	}
+	return flags, data, nil
+}
+
+// findDisk waits for the disk with a serial and returns its device.
+func (l *Linux) findDisk(ctx context.Context, source guest.Source, what string) (string, error) {
+	serial, ok := strings.CutPrefix(source, "disk://")
+	if !ok {
+		return "", fault.New(fault.Invalid, "%s: %q is not a disk", what, source)
+	}
+	ctx, cancel := context.WithTimeout(ctx, diskWait)
+	defer cancel()
+	for {
+		// Subscribe before looking, so that a disk that comes in between is not missed.
+		news := l.uevents.news()
+		if dev := diskWithSerial(serial); dev != "" {
+			return dev, nil
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return "", fault.New(fault.NotFound, "the disk of %s (serial %s) did not appear in the machine", what, serial)
+		}
+	}
+}
+
+// diskWithSerial looks through the disks that are there; "" if none has the serial.
+func diskWithSerial(serial string) string {
+	disks, _ := os.ReadDir("/sys/block")
+	for _, d := range disks {
+		name := d.Name()
+		dev := "/dev/" + name
+		if _, err := os.Stat(dev); err != nil {
+			continue
+		}
+		// SCSI: VPD page 0x80 (SPC-3 7.6.8): 4 bytes of header, then the serial.
+		if page, err := os.ReadFile("/sys/block/" + name + "/device/vpd_pg80"); err == nil && len(page) > 4 {
+			if strings.TrimSpace(string(bytes.TrimRight(page[4:], "\x00"))) == serial {
+				return dev
+			}
+		} else if s, err := os.ReadFile("/sys/block/" + name + "/serial"); err == nil && strings.TrimSpace(string(s)) == serial {
+			return dev
+		}
+	}
+	return ""
+}
+
+// mount mounts and remembers it for unmountAll.
+func (l *Linux) mount(source, at, fstype string, flags uintptr, data string) error {
+	if err := unix.Mount(source, at, fstype, flags, data); err != nil {
+		return err
+	}
+	l.mounted = append(l.mounted, at)
+	return nil
+}
+
+// unmountAll takes every mount of the container's back, last first, including those that the container made itself, and syncs.
+func (l *Linux) unmountAll() error {
+	var errs []error
+	own := len(l.mounted)
+	for _, at := range mountsBelow(rootDir) {
+		// Whatever the container mounted, and what was mounted for it: deepest first.
+		_ = unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	}
+	for i := own - 1; i >= 0; i-- {
+		at := l.mounted[i]
+		if strings.HasPrefix(at, rootDir+"/") {
+			continue
+		}
+		err := unix.Unmount(at, unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EINVAL) {
+			err = nil // not mounted any more
+		}
+		if errors.Is(err, unix.EBUSY) {
+			// Somebody still holds it: what was written must be on the disk all the same.
+			if f, oerr := os.Open(at); oerr == nil {
+				err = unix.Syncfs(int(f.Fd()))
+				f.Close()
+			}
+			err = errors.Join(err, unix.Mount("", at, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", at, err))
+		}
+	}
+	l.mounted, l.volumes = nil, map[guest.Source]volume{}
+	unix.Sync()
+	return errors.Join(errs...)
+}
+
+// mountsBelow gives the mount points below dir, deepest last mounted first.
+func mountsBelow(dir string) (at []string) {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil
+	}
+	for _, line := range strings.Split(string(data), "\n") {
+		fields := strings.Fields(line)
+		if len(fields) > 4 {
+			if path := unescape(fields[4]); strings.HasPrefix(path, dir+"/") {
+				at = append(at, path)
+			}
+		}
+	}
+	slices.Reverse(at)
+	return at
+}
+
+// unescape undoes the octal escapes of proc(5) mountinfo.
+func unescape(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			var n byte
+			ok := true
+			for _, c := range s[i+1 : i+4] {
+				if c < '0' || c > '7' {
+					ok = false
+					break
+				}
+				n = n<<3 | byte(c-'0')
+			}
+			if ok {
+				b.WriteByte(n)
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// maxLinks is how many symbolic links one path may go through; Linux's own bound (path_resolution(7)).
+const maxLinks = 40
+
+// resolveIn gives the path of the machine for path p of the container, following links inside root and never out of it. Components that do not exist are
+// taken as they stand.
+func resolveIn(root, p string) (string, error) {
+	rest := strings.Split(p, "/")
+	at := root
+	for links := 0; len(rest) > 0; {
+		part := rest[0]
+		rest = rest[1:]
+		switch part {
+		case "", ".":
+			continue
+		case "..":
+			if at != root {
+				at = filepath.Dir(at)
+			}
+			continue
+		}
+		next := filepath.Join(at, part)
+		fi, err := os.Lstat(next)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		if err == nil && fi.Mode()&fs.ModeSymlink != 0 {
+			if links++; links > maxLinks {
+				return "", unix.ELOOP
+			}
+			to, err := os.Readlink(next)
+			if err != nil {
+				return "", err
+			}
+			if filepath.IsAbs(to) {
+				at = root
+			}
+			rest = append(strings.Split(to, "/"), rest...)
+			continue
+		}
+		at = next
+	}
+	return at, nil
+}
+
+// unixMode is mode's permission bits with setuid, setgid and sticky where Unix has them.
+func unixMode(m fs.FileMode) uint32 {
+	mode := uint32(m.Perm())
+	if m&fs.ModeSetuid != 0 {
+		mode |= unix.S_ISUID
+	}
+	if m&fs.ModeSetgid != 0 {
+		mode |= unix.S_ISGID
+	}
+	if m&fs.ModeSticky != 0 {
+		mode |= unix.S_ISVTX
+	}
+	return mode
+}

@@ -1,0 +1,311 @@
+package tether
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"vch/guest"
+	"vch/internal/fault"
+)
+
+// cgroupDir is the cgroup of the container's processes, by the machine's own cgroup2 mount.
+const cgroupDir = "/sys/fs/cgroup/container"
+
+// defaultShm is the size of /dev/shm where the config does not say: Docker's 64 MiB.
+const defaultShm = 64 << 20
+
+// Linux is the System of a real machine. Only Boot makes one.
+type Linux struct {
+	uevents *uevents
+	reaper  *reaper
+	stage   *stageChild // started early, for the container's own process; nil once used
+
+	mounted []string // in order
+	volumes map[guest.Source]volume
+
+	mu   sync.Mutex // guards below
+	main *linuxProc
+}
+
+type volume struct {
+	content  string
+	readOnly bool
+}
+
+// Prepare is System.Prepare.
+func (l *Linux) Prepare(ctx context.Context, cfg guest.ExecutorConfig) ([]guest.Timing, error) {
+	began := time.Now()
+	if err := identify(cfg); err != nil {
+		return nil, err
+	}
+	if err := setSysctls(cfg.Sysctls); err != nil {
+		return nil, err
+	}
+	if err := limitCgroup(cfg); err != nil {
+		return nil, err
+	}
+	copied, err := l.mountAll(ctx, cfg)
+	return []guest.Timing{{Name: "mount", Took: time.Since(began) - copied}, {Name: "copy", Took: copied}}, err
+}
+
+// identify makes this machine itself before anything runs in it.
+func identify(cfg guest.ExecutorConfig) error {
+	if err := addEntropy(cfg.Entropy); err != nil {
+		return fmt.Errorf("cannot seed the random numbers: %w", err)
+	}
+	if !cfg.Clock.IsZero() {
+		ts := unix.NsecToTimespec(cfg.Clock.UnixNano())
+		if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
+			return fmt.Errorf("cannot set the clock: %w", err)
+		}
+	}
+	if err := unix.Sethostname([]byte(cfg.Hostname)); err != nil {
+		return fault.New(fault.Invalid, "cannot set host name %q: %w", cfg.Hostname, err)
+	}
+	if err := unix.Setdomainname([]byte(cfg.Domain)); err != nil {
+		return fault.New(fault.Invalid, "cannot set domain name %q: %w", cfg.Domain, err)
+	}
+	return loopbackUp()
+}
+
+// addEntropy mixes b into the kernel's pool and credits it (random(4) RNDADDENTROPY).
+func addEntropy(b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	const rndAddEntropy = 0x40085203
+	arg := make([]byte, 8+len(b))
+	binary.NativeEndian.PutUint32(arg, uint32(len(b)*8))
+	binary.NativeEndian.PutUint32(arg[4:], uint32(len(b)))
+	copy(arg[8:], b)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), rndAddEntropy, uintptr(unsafe.Pointer(&arg[0]))); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// loopbackUp sets IFF_UP on lo (netdevice(7)).
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	req, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, req); err != nil {
+		return err
+	}
+	req.SetUint16(req.Uint16() | unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req)
+}
+
+func setSysctls(list []guest.Sysctl) error {
+	for _, s := range list {
+		path := filepath.Join("/proc/sys", filepath.Clean("/"+strings.ReplaceAll(s.Key, ".", "/")))
+		if err := os.WriteFile(path, []byte(s.Value), 0); err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return fault.New(fault.Invalid, "sysctl %q does not exist in the guest's kernel", s.Key)
+			}
+			return fault.New(fault.Invalid, "sysctl %q cannot be set to %q: %w", s.Key, s.Value, errors.Unwrap(err))
+		}
+	}
+	return nil
+}
+
+// limitCgroup sets the container's limits (cgroup-v2.rst: memory.max, cpu.max, pids.max).
+func limitCgroup(cfg guest.ExecutorConfig) error {
+	set := func(file, value string) error {
+		if err := os.WriteFile(filepath.Join(cgroupDir, file), []byte(value), 0); err != nil {
+			return fault.New(fault.Internal, "cannot set %s of the container to %s: %w", file, value, err)
+		}
+		return nil
+	}
+	if cfg.Memory > 0 {
+		if err := set("memory.max", strconv.FormatInt(cfg.Memory, 10)); err != nil {
+			return err
+		}
+	}
+	if cfg.CPUs > 0 {
+		const period = 100000 // µs
+		if err := set("cpu.max", fmt.Sprintf("%d %d", max(cfg.CPUs*period/1e9, 1000), period)); err != nil {
+			return err
+		}
+	}
+	if cfg.PidsMax > 0 {
+		return set("pids.max", strconv.FormatInt(cfg.PidsMax, 10))
+	}
+	return nil
+}
+
+// oomKilled says whether the kernel killed a process of the container for want of memory.
+func oomKilled() bool {
+	data, err := os.ReadFile(filepath.Join(cgroupDir, "memory.events"))
+	if err != nil {
+		return false
+	}
+	for _, line := range strings.Split(string(data), "\n") {
+		if n, ok := strings.CutPrefix(line, "oom_kill "); ok && n != "0" {
+			return true
+		}
+	}
+	return false
+}
+
+// devices are the container's device nodes, as every runtime makes them (OCI runtime-spec config-linux.md, "Default Devices").
+var devices = []struct {
+	name         string
+	major, minor uint32
+}{{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}}
+
+var deviceLinks = map[string]string{"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx", "core": "/proc/kcore"}
+
+// mountSystem makes /dev, /sys and their like in the container's root. /proc and /sys/fs/cgroup are the stage's work: they belong to its namespaces.
+func (l *Linux) mountSystem(cfg guest.ExecutorConfig) error {
+	in := func(p string) string { return filepath.Join(rootDir, p) }
+	for _, dir := range []string{"/proc", "/sys", "/dev"} {
+		if err := os.MkdirAll(in(dir), 0o755); err != nil {
+			return err
+		}
+	}
+	shm := cfg.ShmSize
+	if shm == 0 {
+		shm = defaultShm
+	}
+	const safe = unix.MS_NOSUID | unix.MS_NOEXEC
+	for _, m := range []struct {
+		fstype, at string
+		flags      uintptr
+		data       string
+	}{
+		{"sysfs", "/sys", safe | unix.MS_NODEV, ""},
+		{"tmpfs", "/dev", unix.MS_NOSUID | unix.MS_STRICTATIME, "mode=755,size=65536k"},
+		{"devpts", "/dev/pts", safe, "newinstance,ptmxmode=0666,mode=0620,gid=5"},
+		{"tmpfs", "/dev/shm", safe | unix.MS_NODEV, fmt.Sprintf("mode=1777,size=%d", shm)},
+		{"mqueue", "/dev/mqueue", safe | unix.MS_NODEV, ""},
+	} {
+		if err := os.MkdirAll(in(m.at), 0o755); err != nil {
+			return err
+		}
+		if err := l.mount(m.fstype, in(m.at), m.fstype, m.flags, m.data); err != nil {
+			return fmt.Errorf("cannot mount %s: %w", m.at, err)
+		}
+	}
+	for _, d := range devices {
+		path := in("/dev/" + d.name)
+		if err := unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(d.major, d.minor))); err != nil {
+			return fmt.Errorf("cannot make /dev/%s: %w", d.name, err)
+		}
+		if err := os.Chmod(path, 0o666); err != nil { // umask
+			return err
+		}
+	}
+	for name, to := range deviceLinks {
+		if err := os.Symlink(to, in("/dev/"+name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mountFiles puts the host's files over the image's, but not over a mount that the user asked for at the same path.
+func (l *Linux) mountFiles(cfg guest.ExecutorConfig) error {
+	if err := l.mount("tmpfs", filesDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=4m"); err != nil {
+		return err
+	}
+	for i, f := range cfg.Files {
+		if slices.ContainsFunc(cfg.Mounts, func(m guest.MountSpec) bool { return m.Target == f.Path }) {
+			continue
+		}
+		src := filepath.Join(filesDir, strconv.Itoa(i))
+		if err := os.WriteFile(src, f.Content, fs.FileMode(f.Mode)); err != nil {
+			return err
+		}
+		at, err := resolveIn(rootDir, f.Path)
+		if err != nil {
+			return err
+		}
+		if _, err := os.Lstat(at); errors.Is(err, fs.ErrNotExist) {
+			err := os.MkdirAll(filepath.Dir(at), 0o755)
+			if err == nil {
+				err = os.WriteFile(at, nil, 0o644)
+			}
+			if errors.Is(err, unix.EROFS) {
+				continue // below a read-only volume that has no such file
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if err := l.mount(src, at, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("cannot mount %s: %w", f.Path, err)
+		}
+	}
+	return nil
+}
+
+// Release is System.Release.
+func (l *Linux) Release() error {
+	l.mu.Lock()
+	main := l.main
+	l.mu.Unlock()
+	if main != nil {
+		_ = os.WriteFile(filepath.Join(cgroupDir, "cgroup.kill"), []byte("1"), 0)
+		<-main.gone
+	}
+	return l.unmountAll()
+}
+
+// PowerOff is System.PowerOff.
+func (l *Linux) PowerOff() error {
+	unix.Sync()
+	return unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+}
+
+// Top is System.Top: the processes of the container's own PID namespace.
+func (l *Linux) Top() ([]guest.ProcessInfo, error) {
+	dirs, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	names := userNames(filepath.Join(rootDir, "etc/passwd"))
+	boot := bootTime()
+	var rows []row
+	inner := map[int]int{} // machine's pid -> container's
+	for _, d := range dirs {
+		if _, err := strconv.Atoi(d.Name()); err != nil {
+			continue
+		}
+		if r, ok := readRow("/proc/"+d.Name(), names, boot); ok {
+			rows = append(rows, r)
+			inner[r.pid] = r.info.PID
+		}
+	}
+	list := make([]guest.ProcessInfo, len(rows))
+	for i, r := range rows {
+		list[i] = r.info
+		list[i].PPID = inner[r.parent] // 0: outside
+	}
+	slices.SortFunc(list, func(a, b guest.ProcessInfo) int { return a.PID - b.PID })
+	return list, nil
+}

@@ -1,0 +1,409 @@
+// Package tether is what runs in the guest, as PID 1: it takes one executor config, mounts what that names, runs the process, streams its
+// output and reports every failure with its reason.
+//
+// Core is the state machine and the guest's end of the protocol; it does no system call. System is what it needs of an operating system:
+// Linux (linux_*.go) in a real machine, goroutines in hypervisor/fake. Core keeps output that the host has not acknowledged, up to a bound, and
+// then lets the process wait: nothing is dropped while the host is away. When the process has ended and its file systems are unmounted and
+// synced, it waits for the host to collect the exit, however long, and powers off when told.
+//
+//	waiting ──Configure──▶ starting ──▶ running ──▶ exited
+//	                          └───────▶ failed
+package tether
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"vch/guest"
+	"vch/internal/fault"
+)
+
+// System is an operating system as Core needs it. Methods are called by one goroutine at a time but for those of Proc.
+type System interface {
+	// Prepare gives the machine its identity (entropy, clock, host name) and mounts everything that cfg names; it reports how long mounting and
+	// copying took. After an error nothing is mounted.
+	Prepare(ctx context.Context, cfg guest.ExecutorConfig) ([]guest.Timing, error)
+	// Start runs p: the container's own process if main, else one beside it.
+	Start(p guest.Process, main bool) (Proc, error)
+	// Release ends every process of the container, unmounts and syncs.
+	Release() error
+	// Top lists the container's processes.
+	Top() ([]guest.ProcessInfo, error)
+	// PowerOff ends the machine. It does not return in a real one.
+	PowerOff() error
+}
+
+// Proc is a started process.
+type Proc interface {
+	Pid() int
+	// Stdin is nil if the process has none.
+	Stdin() io.WriteCloser
+	// Outputs gives the readers of its streams; Stderr is nil with a TTY. They end when no process holds them any more, or after Wait.
+	Outputs() (stdout, stderr io.Reader)
+	// Wait returns how the process ended; its outputs can then be read to their end.
+	Wait() guest.Exit
+	Signal(n int) error
+	Resize(rows, cols uint16) error
+}
+
+// maxHeld bounds the output that is kept for a host that is away or slow, in bytes. Past it the process waits on its pipe.
+const maxHeld = 1 << 20
+
+// execGrace is how long output may still come from children that outlive an exec's process.
+const execGrace = 500 * time.Millisecond
+
+// Core implements guest.Handler.
+type Core struct {
+	sys    System
+	booted time.Time
+	boot   []guest.Timing
+
+	configuring sync.Mutex // held by the one Configure
+
+	mu      sync.Mutex // guards below
+	id      string     // of the config taken
+	status  guest.Status
+	outcome error
+	changed chan struct{}
+	main    Proc
+	stdin   io.WriteCloser
+	execs   map[string]Proc
+
+	frames  []guest.Frame // not yet acknowledged; the last one's number is last
+	held    int
+	last    uint64
+	done    bool          // no frame follows
+	flowing chan struct{} // closed when frames, held or done change
+}
+
+// NewCore makes a waiting core. boot is what was measured before; the tether's own start counts from now on.
+func NewCore(sys System, boot []guest.Timing) *Core {
+	return &Core{sys: sys, booted: time.Now(), boot: boot, status: guest.Status{Phase: guest.Waiting}, changed: make(chan struct{}), flowing: make(chan struct{}), execs: map[string]Proc{}}
+}
+
+// Configure is guest.Handler.Configure.
+func (c *Core) Configure(ctx context.Context, cfg guest.ExecutorConfig) error {
+	c.configuring.Lock()
+	defer c.configuring.Unlock()
+	if cfg.ID == "" {
+		return fault.New(fault.Invalid, "the executor config has no id")
+	}
+	c.mu.Lock()
+	id, outcome := c.id, c.outcome
+	if id == "" {
+		c.id = cfg.ID
+	}
+	c.mu.Unlock()
+	if id != "" {
+		if id != cfg.ID {
+			return fault.New(fault.Conflict, "this machine already runs container %s", id)
+		}
+		return outcome
+	}
+	timings := append(c.boot, guest.Timing{Name: "tether", Took: time.Since(c.booted)})
+	c.set(func(st *guest.Status) { st.Phase, st.Timings = guest.Starting, timings })
+	proc, err := c.start(ctx, cfg, &timings)
+	if err != nil {
+		err = errors.Join(err, c.sys.Release())
+		if j, ok := err.(interface{ Unwrap() []error }); ok && len(j.Unwrap()) == 1 {
+			err = j.Unwrap()[0]
+		}
+		c.mu.Lock()
+		c.outcome = err
+		c.mu.Unlock()
+		c.finishOutput()
+		c.set(func(st *guest.Status) {
+			st.Phase, st.Timings, st.Finished = guest.Failed, timings, time.Now()
+			st.Error = &guest.Fault{Kind: fault.KindOf(err).String(), Text: err.Error()}
+		})
+		return err
+	}
+	if proc == nil { // a utility machine: all is done
+		c.finishOutput()
+		c.set(func(st *guest.Status) { st.Phase, st.Timings, st.Finished = guest.Exited, timings, time.Now() })
+		return nil
+	}
+	c.mu.Lock()
+	c.main, c.stdin = proc, proc.Stdin()
+	c.mu.Unlock()
+	c.set(func(st *guest.Status) {
+		st.Phase, st.Timings, st.Pid, st.Started = guest.Running, timings, proc.Pid(), time.Now()
+	})
+	go c.attend(proc)
+	return nil
+}
+
+// start mounts and runs; a nil Proc is a config without a process.
+func (c *Core) start(ctx context.Context, cfg guest.ExecutorConfig, timings *[]guest.Timing) (Proc, error) {
+	took, err := c.sys.Prepare(ctx, cfg)
+	*timings = append(*timings, took...)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Process == nil {
+		return nil, c.sys.Release()
+	}
+	began := time.Now()
+	proc, err := c.sys.Start(*cfg.Process, true)
+	*timings = append(*timings, guest.Timing{Name: "process", Took: time.Since(began)})
+	return proc, err
+}
+
+// attend stays with the container's own process to its end.
+func (c *Core) attend(p Proc) {
+	stdout, stderr := p.Outputs()
+	var pumps sync.WaitGroup
+	for stream, r := range map[guest.Stream]io.Reader{guest.Stdout: stdout, guest.Stderr: stderr} {
+		if r != nil {
+			pumps.Go(func() {
+				pump(r, func(data []byte) error { c.add(stream, data); return nil })
+			})
+		}
+	}
+	exit := p.Wait()
+	pumps.Wait()
+	finished := time.Now()
+	err := c.sys.Release()
+	c.finishOutput()
+	c.set(func(st *guest.Status) {
+		st.Phase, st.Exit, st.Finished, st.Pid = guest.Exited, exit, finished, 0
+		if err != nil {
+			st.Error = &guest.Fault{Kind: fault.KindOf(err).String(), Text: "not everything was unmounted: " + err.Error()}
+		}
+	})
+}
+
+// pump hands on what r gives until its end.
+func pump(r io.Reader, out func([]byte) error) {
+	buf := make([]byte, guest.MaxFrame)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 && out(append([]byte(nil), buf[:n]...)) != nil {
+			_, _ = io.Copy(io.Discard, r) // nobody listens; the process goes on
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// add appends a frame, waiting while too much is held.
+func (c *Core) add(stream guest.Stream, data []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.held >= maxHeld {
+		flowing := c.flowing
+		c.mu.Unlock()
+		<-flowing
+		c.mu.Lock()
+	}
+	c.last++
+	c.frames = append(c.frames, guest.Frame{Number: c.last, Stream: stream, Data: data})
+	c.held += len(data)
+	c.status.Frames = c.last
+	c.flow()
+}
+
+// flow wakes those who wait for frames or for room. The caller holds mu.
+func (c *Core) flow() {
+	close(c.flowing)
+	c.flowing = make(chan struct{})
+}
+
+func (c *Core) finishOutput() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.done = true
+	c.flow()
+}
+
+// set changes the status and tells of it.
+func (c *Core) set(change func(*guest.Status)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(&c.status)
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// Status is guest.Handler.Status.
+func (c *Core) Status() guest.Status {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.status
+}
+
+// Changed is guest.Handler.Changed.
+func (c *Core) Changed() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changed
+}
+
+// Forget is guest.Handler.Forget.
+func (c *Core) Forget(acked uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.forget(acked)
+}
+
+// forget drops acknowledged frames. The caller holds mu.
+func (c *Core) forget(acked uint64) {
+	n := 0
+	for n < len(c.frames) && c.frames[n].Number <= acked {
+		c.held -= len(c.frames[n].Data)
+		n++
+	}
+	if n > 0 {
+		c.frames = append(c.frames[:0:0], c.frames[n:]...)
+		c.flow()
+	}
+}
+
+// Output is guest.Handler.Output.
+func (c *Core) Output(ctx context.Context, acked, n uint64) (guest.Frame, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.forget(acked)
+	for {
+		first := c.last - uint64(len(c.frames)) + 1
+		switch {
+		case n == 0 || n < first:
+			return guest.Frame{}, fault.New(fault.Invalid, "frame %d was acknowledged and is gone", n)
+		case n <= c.last:
+			return c.frames[n-first], nil
+		case c.done && n == c.last+1:
+			return guest.Frame{}, io.EOF
+		case n > c.last+1:
+			return guest.Frame{}, fault.New(fault.Invalid, "frame %d is asked for, but %d is the last so far", n, c.last)
+		}
+		flowing := c.flowing
+		c.mu.Unlock()
+		select {
+		case <-flowing:
+			c.mu.Lock()
+		case <-ctx.Done():
+			c.mu.Lock()
+			return guest.Frame{}, ctx.Err()
+		}
+	}
+}
+
+// Stdin is guest.Handler.Stdin.
+func (c *Core) Stdin() (io.WriteCloser, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.main == nil {
+		return nil, fault.New(fault.Conflict, "the container's process does not run")
+	}
+	if c.stdin == nil {
+		return nil, fault.New(fault.Conflict, "the container's process has no stdin")
+	}
+	return c.stdin, nil
+}
+
+// process finds the container's own process ("") or an exec's.
+func (c *Core) process(exec string) (Proc, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if exec != "" {
+		if p := c.execs[exec]; p != nil {
+			return p, nil
+		}
+		return nil, fault.New(fault.NotFound, "no such exec instance: %s", exec)
+	}
+	if c.main == nil || c.status.Phase != guest.Running {
+		return nil, fault.New(fault.Conflict, "the container's process does not run")
+	}
+	return c.main, nil
+}
+
+// Signal is guest.Handler.Signal.
+func (c *Core) Signal(_ context.Context, exec string, n int) error {
+	p, err := c.process(exec)
+	if err != nil {
+		return err
+	}
+	return p.Signal(n)
+}
+
+// Resize is guest.Handler.Resize.
+func (c *Core) Resize(_ context.Context, exec string, rows, cols uint16) error {
+	p, err := c.process(exec)
+	if err != nil {
+		return err
+	}
+	return p.Resize(rows, cols)
+}
+
+// Exec is guest.Handler.Exec. A host that leaves ends the call; the process goes on, without input.
+func (c *Core) Exec(ctx context.Context, id string, p guest.Process, stdin io.Reader, started func(int), out func(guest.Stream, []byte) error) (guest.Exit, error) {
+	if _, err := c.process(""); err != nil {
+		return guest.Exit{}, err
+	}
+	proc, err := c.sys.Start(p, false)
+	if err != nil {
+		return guest.Exit{}, err
+	}
+	c.mu.Lock()
+	c.execs[id] = proc
+	c.mu.Unlock()
+	started(proc.Pid())
+	if w := proc.Stdin(); w != nil {
+		go func() {
+			_, _ = io.Copy(w, stdin)
+			w.Close()
+		}()
+	}
+	var (
+		pumps sync.WaitGroup
+		one   sync.Mutex // out is called by one goroutine at a time
+	)
+	stdout, stderr := proc.Outputs()
+	for stream, r := range map[guest.Stream]io.Reader{guest.Stdout: stdout, guest.Stderr: stderr} {
+		if r != nil {
+			pumps.Go(func() {
+				pump(r, func(data []byte) error {
+					one.Lock()
+					defer one.Unlock()
+					return out(stream, data)
+				})
+			})
+		}
+	}
+	ended := make(chan guest.Exit, 1)
+	go func() {
+		exit := proc.Wait()
+		drained := make(chan struct{})
+		go func() { pumps.Wait(); close(drained) }()
+		select {
+		case <-drained:
+		case <-time.After(execGrace): // children that outlive the process hold its streams; its client does not wait for them
+		}
+		c.mu.Lock()
+		delete(c.execs, id)
+		c.mu.Unlock()
+		ended <- exit
+	}()
+	select {
+	case exit := <-ended:
+		return exit, nil
+	case <-ctx.Done():
+		return guest.Exit{}, ctx.Err()
+	}
+}
+
+// Top is guest.Handler.Top.
+func (c *Core) Top(context.Context) ([]guest.ProcessInfo, error) {
+	if _, err := c.process(""); err != nil {
+		return nil, err
+	}
+	return c.sys.Top()
+}
+
+// Shutdown is guest.Handler.Shutdown.
+func (c *Core) Shutdown(context.Context) error { return c.sys.PowerOff() }
