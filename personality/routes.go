@@ -1,0 +1,148 @@
+package personality
+
+import "net/http"
+
+// route is an endpoint of the Engine API.
+type route struct {
+	method, path string // the path without its version; {x} is one segment or, in an image's or plugin's name, several; {x...} is the rest
+	// handler answers; nil: 501 with the endpoint's name.
+	handler func(*Server, http.ResponseWriter, *http.Request) error
+	// test is what proves the endpoint: a test function of this package, or a script of test/e2e/testdata ("volume_named.txtar"). "": it is unsupported.
+	test string
+}
+
+// routes is every endpoint of the Engine API, 1.24 to 1.51, as api/swagger.yaml and Moby's routers have them. doc/docker-api.md is this table in
+// prose, and a test keeps the two the same: after a change run go test ./personality -run TestEndpointTable -update.
+func routes() []route {
+	return []route{
+		// system
+		{"HEAD", "/_ping", (*Server).ping, "TestPing"},
+		{"GET", "/_ping", (*Server).ping, "TestPing"},
+		{"GET", "/version", nil, ""},
+		{"GET", "/info", nil, ""},
+		{"GET", "/events", nil, ""},
+		{"GET", "/system/df", nil, ""},
+		{"POST", "/auth", nil, ""},
+		{"POST", "/session", nil, ""},
+		{"POST", "/grpc", nil, ""},
+
+		// containers
+		{"POST", "/containers/create", nil, ""},
+		{"GET", "/containers/json", nil, ""},
+		{"GET", "/containers/{id}/json", nil, ""},
+		{"POST", "/containers/{id}/start", nil, ""},
+		{"POST", "/containers/{id}/stop", nil, ""},
+		{"POST", "/containers/{id}/restart", nil, ""},
+		{"POST", "/containers/{id}/kill", nil, ""},
+		{"POST", "/containers/{id}/rename", nil, ""},
+		{"POST", "/containers/{id}/wait", nil, ""},
+		{"DELETE", "/containers/{id}", nil, ""},
+		{"POST", "/containers/prune", nil, ""},
+		{"POST", "/containers/{id}/attach", nil, ""},
+		{"GET", "/containers/{id}/attach/ws", nil, ""},
+		{"POST", "/containers/{id}/resize", nil, ""},
+		{"GET", "/containers/{id}/logs", nil, ""},
+		{"GET", "/containers/{id}/top", nil, ""},
+		{"GET", "/containers/{id}/stats", nil, ""},
+		{"GET", "/containers/{id}/changes", nil, ""},
+		{"GET", "/containers/{id}/export", nil, ""},
+		{"HEAD", "/containers/{id}/archive", nil, ""},
+		{"GET", "/containers/{id}/archive", nil, ""},
+		{"PUT", "/containers/{id}/archive", nil, ""},
+		{"POST", "/containers/{id}/copy", nil, ""},
+		{"POST", "/containers/{id}/update", nil, ""},
+		{"POST", "/containers/{id}/pause", nil, ""},
+		{"POST", "/containers/{id}/unpause", nil, ""},
+		{"GET", "/containers/{id}/checkpoints", nil, ""},
+		{"POST", "/containers/{id}/checkpoints", nil, ""},
+		{"DELETE", "/containers/{id}/checkpoints/{checkpoint}", nil, ""},
+
+		// exec
+		{"POST", "/containers/{id}/exec", nil, ""},
+		{"POST", "/exec/{id}/start", nil, ""},
+		{"POST", "/exec/{id}/resize", nil, ""},
+		{"GET", "/exec/{id}/json", nil, ""},
+
+		// images
+		{"POST", "/images/create", nil, ""},
+		{"POST", "/images/load", nil, ""},
+		{"GET", "/images/json", nil, ""},
+		{"GET", "/images/{name}/json", nil, ""},
+		{"GET", "/images/{name}/history", nil, ""},
+		{"POST", "/images/{name}/tag", nil, ""},
+		{"DELETE", "/images/{name}", nil, ""},
+		{"POST", "/images/prune", nil, ""},
+		{"POST", "/images/{name}/push", nil, ""},
+		{"GET", "/images/{name}/get", nil, ""},
+		{"GET", "/images/get", nil, ""},
+		{"GET", "/images/search", nil, ""},
+		{"GET", "/images/{name}/attestations", nil, ""},
+		{"GET", "/distribution/{name}/json", nil, ""},
+		{"POST", "/commit", nil, ""},
+		{"POST", "/build", nil, ""},
+		{"POST", "/build/prune", nil, ""},
+		{"POST", "/build/cancel", nil, ""},
+
+		// volumes
+		{"POST", "/volumes/create", nil, ""},
+		{"GET", "/volumes", nil, ""},
+		{"GET", "/volumes/{name...}", nil, ""},
+		{"DELETE", "/volumes/{name...}", nil, ""},
+		{"POST", "/volumes/prune", nil, ""},
+		{"PUT", "/volumes/{name...}", (*Server).noSwarm, ""},
+
+		// networks
+		{"GET", "/networks", nil, ""},
+		{"GET", "/networks/{id}", nil, ""},
+		{"POST", "/networks/create", nil, ""},
+		{"DELETE", "/networks/{id}", nil, ""},
+		{"POST", "/networks/{id}/connect", nil, ""},
+		{"POST", "/networks/{id}/disconnect", nil, ""},
+		{"POST", "/networks/prune", nil, ""},
+
+		// plugins
+		{"GET", "/plugins", nil, ""},
+		{"GET", "/plugins/privileges", nil, ""},
+		{"GET", "/plugins/{name}/json", nil, ""},
+		{"DELETE", "/plugins/{name}", nil, ""},
+		{"POST", "/plugins/pull", nil, ""},
+		{"POST", "/plugins/create", nil, ""},
+		{"POST", "/plugins/{name}/enable", nil, ""},
+		{"POST", "/plugins/{name}/disable", nil, ""},
+		{"POST", "/plugins/{name}/upgrade", nil, ""},
+		{"POST", "/plugins/{name}/push", nil, ""},
+		{"POST", "/plugins/{name}/set", nil, ""},
+
+		// swarm: the answer is Moby's of an engine outside a swarm, which clients know how to take
+		{"GET", "/swarm", (*Server).noSwarm, ""},
+		{"POST", "/swarm/init", (*Server).noSwarm, ""},
+		{"POST", "/swarm/join", (*Server).noSwarm, ""},
+		{"POST", "/swarm/leave", (*Server).noSwarm, ""},
+		{"POST", "/swarm/update", (*Server).noSwarm, ""},
+		{"GET", "/swarm/unlockkey", (*Server).noSwarm, ""},
+		{"POST", "/swarm/unlock", (*Server).noSwarm, ""},
+		{"GET", "/nodes", (*Server).noSwarm, ""},
+		{"GET", "/nodes/{id}", (*Server).noSwarm, ""},
+		{"DELETE", "/nodes/{id}", (*Server).noSwarm, ""},
+		{"POST", "/nodes/{id}/update", (*Server).noSwarm, ""},
+		{"GET", "/services", (*Server).noSwarm, ""},
+		{"POST", "/services/create", (*Server).noSwarm, ""},
+		{"GET", "/services/{id}", (*Server).noSwarm, ""},
+		{"DELETE", "/services/{id}", (*Server).noSwarm, ""},
+		{"POST", "/services/{id}/update", (*Server).noSwarm, ""},
+		{"GET", "/services/{id}/logs", (*Server).noSwarm, ""},
+		{"GET", "/tasks", (*Server).noSwarm, ""},
+		{"GET", "/tasks/{id}", (*Server).noSwarm, ""},
+		{"GET", "/tasks/{id}/logs", (*Server).noSwarm, ""},
+		{"GET", "/secrets", (*Server).noSwarm, ""},
+		{"POST", "/secrets/create", (*Server).noSwarm, ""},
+		{"GET", "/secrets/{id}", (*Server).noSwarm, ""},
+		{"DELETE", "/secrets/{id}", (*Server).noSwarm, ""},
+		{"POST", "/secrets/{id}/update", (*Server).noSwarm, ""},
+		{"GET", "/configs", (*Server).noSwarm, ""},
+		{"POST", "/configs/create", (*Server).noSwarm, ""},
+		{"GET", "/configs/{id}", (*Server).noSwarm, ""},
+		{"DELETE", "/configs/{id}", (*Server).noSwarm, ""},
+		{"POST", "/configs/{id}/update", (*Server).noSwarm, ""},
+	}
+}
