@@ -1,0 +1,160 @@
+package fake
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"vch/portlayer"
+)
+
+// The simulated file system in an extent: magic, label (32 digits, or as many zero bytes), the length of the list, padding to contentAt, the list.
+// The list is a JSON object from paths below the content directory to what the files hold.
+const (
+	magic     = "vch simulated fs"
+	labelAt   = int64(len(magic))
+	lengthAt  = labelAt + 32
+	contentAt = 4096
+)
+
+// format writes an empty file system into an extent.
+func format(f io.WriterAt, label portlayer.Label) error {
+	head := make([]byte, contentAt)
+	copy(head, magic)
+	copy(head[labelAt:], label)
+	_, err := f.WriteAt(head, 0)
+	return err
+}
+
+// content is a mounted file system.
+type content struct {
+	readOnly bool
+	label    portlayer.Label
+	room     int64    // bytes that the list may take
+	extent   *os.File // nil: in memory, as a tmpfs
+
+	mu    sync.Mutex // guards below, and the extent, which is this file system's memory
+	files map[string]string
+}
+
+// newMemory makes a file system in memory.
+func newMemory() *content {
+	const most = 64 << 20
+	return &content{room: most, files: map[string]string{}}
+}
+
+// mountExtent opens the file system in a disk.
+func mountExtent(d portlayer.Disk) (_ *content, err error) {
+	path, fi, err := openExtent(d.File)
+	if err != nil {
+		return nil, err
+	}
+	flag := os.O_RDWR
+	if d.ReadOnly {
+		flag = os.O_RDONLY
+	}
+	f, err := os.OpenFile(path, flag, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	head := make([]byte, contentAt)
+	if _, err := f.ReadAt(head, 0); err != nil {
+		return nil, fmt.Errorf("cannot read its superblock: %w", err)
+	}
+	if !strings.HasPrefix(string(head), magic) {
+		return nil, errors.New("its disk holds no file system that the fake hypervisor knows")
+	}
+	c := &content{readOnly: d.ReadOnly, extent: f, room: fi.Size() - contentAt, files: map[string]string{}}
+	c.label = portlayer.Label(strings.TrimRight(string(head[labelAt:lengthAt]), "\x00"))
+	n := binary.BigEndian.Uint64(head[lengthAt:])
+	if n == 0 {
+		return c, nil
+	}
+	if int64(n) > c.room {
+		return nil, errors.New("its file system is damaged")
+	}
+	list := make([]byte, n)
+	if _, err := f.ReadAt(list, contentAt); err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(list, &c.files); err != nil {
+		return nil, fmt.Errorf("its file system is damaged: %w", err)
+	}
+	return c, nil
+}
+
+// unmount lets go of the extent.
+func (c *content) unmount() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.extent == nil {
+		return nil
+	}
+	return c.extent.Close()
+}
+
+// write replaces a file. Its errors are the kernel's.
+func (c *content) write(path, text string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.readOnly {
+		return unix.EROFS
+	}
+	next := maps.Clone(c.files)
+	next[path] = text
+	list, err := json.Marshal(next)
+	if err != nil {
+		return err
+	}
+	if int64(len(list)) > c.room {
+		return unix.ENOSPC
+	}
+	if c.extent != nil {
+		if _, err := c.extent.WriteAt(list, contentAt); err != nil {
+			return err
+		}
+		if _, err := c.extent.WriteAt(binary.BigEndian.AppendUint64(nil, uint64(len(list))), lengthAt); err != nil {
+			return err
+		}
+	}
+	c.files = next
+	return nil
+}
+
+// read gives what a file holds.
+func (c *content) read(path string) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	text, ok := c.files[path]
+	if !ok {
+		return "", unix.ENOENT
+	}
+	return text, nil
+}
+
+// errText is an error of the kernel as a program prints it.
+func errText(err error) string {
+	switch {
+	case errors.Is(err, unix.EROFS):
+		return "Read-only file system"
+	case errors.Is(err, fs.ErrNotExist):
+		return "No such file or directory"
+	case errors.Is(err, unix.ENOSPC):
+		return "No space left on device"
+	}
+	return err.Error()
+}
