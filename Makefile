@@ -6,8 +6,9 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 COMMIT  := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 BUILT   := $(shell date -u +%Y-%m-%dT%H:%M:%SZ)
 STAMP   := -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.built=$(BUILT)
-# The longest that the whole test may take; a machine without KVM boots every container VM in software.
-LIMIT   ?= 40m
+# The longest that one package's tests may take, and all of them; a machine without KVM boots every container VM in software.
+LIMIT   ?= 30m
+TOTAL   ?= 52m
 
 export GOFLAGS += -buildvcs=false
 
@@ -35,9 +36,7 @@ build: tether ## bin/vch: one file, the tether inside it
 
 .PHONY: demo
 demo: ## set up, build, and show a container VM with volumes, step by step
-	@scripts/setup
-	@$(MAKE) --no-print-directory build
-	@scripts/demo
+	@MAKE='$(MAKE)' scripts/demo
 
 .PHONY: demo-stop
 demo-stop: ## end what make demo left running, and delete it
@@ -46,7 +45,7 @@ demo-stop: ## end what make demo left running, and delete it
 # -count=1: a test in a real VM depends on more than Go's test cache can see. -p 1: such tests share two processors badly.
 .PHONY: test
 test: build ## every test, those in real VMs included; fails if one is skipped
-	@$(GO) test -json -count=1 -p 1 -timeout $(LIMIT) ./... | $(GO) run ./scripts/testreport
+	@timeout -k 30s $(TOTAL) $(GO) test -json -count=1 -p 1 -timeout $(LIMIT) ./... | $(GO) run ./scripts/testreport
 
 .PHONY: test-fast
 test-fast: ## the tests that need no VM
@@ -62,8 +61,8 @@ check: ## gofmt, go vet, staticcheck, and the rules of the repository
 
 .PHONY: bench
 bench: build ## measure create, start, run, volume create, inspect, ls; writes doc/performance.md
-	$(GO) run ./test/bench -vch $(BIN)/vch -into doc/performance.md
+	$(GO) run ./test/bench -vch $(BIN)/vch -into doc/performance.md $(BENCHFLAGS)
 
 .PHONY: clean
 clean: ## delete what was built
-	rm -rf $(BIN) cmd/vch/embed/tether
+	rm -rf $(BIN) cmd/vch/embed/tether cmd/vch/embed/.tether.new
