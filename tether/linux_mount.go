@@ -127,6 +127,12 @@ func (l *Linux) mountRoot(ctx context.Context, root guest.Root) error {
 		if err := copyAttributes(imageDir, upper); err != nil {
 			return err
 		}
+		// What made the image's disk puts this directory into every file system; a whiteout (overlayfs.rst) hides it.
+		if _, err := os.Lstat(filepath.Join(imageDir, "lost+found")); err == nil {
+			if err := unix.Mknod(filepath.Join(upper, "lost+found"), unix.S_IFCHR, 0); err != nil {
+				return err
+			}
+		}
 	} else if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
@@ -194,11 +200,15 @@ func (l *Linux) openVolume(ctx context.Context, m guest.MountSpec, all []guest.M
 	if err := os.MkdirAll(at, 0o755); err != nil {
 		return "", err
 	}
-	flags, data := uintptr(0), ""
+	var flags uintptr
 	if readOnly {
-		flags, data = unix.MS_RDONLY, "noload"
+		flags = unix.MS_RDONLY
 	}
-	if err := l.mount(dev, at, "ext4", flags, data); err != nil {
+	err = l.mount(dev, at, "ext4", flags, "")
+	if readOnly && errors.Is(err, unix.EROFS) { // fs/ext4/super.c, ext4_load_and_init_journal: "write access unavailable, cannot proceed"
+		return "", fault.As(fault.Conflict, &Unclean{Source: m.Source, Name: mountName(m)})
+	}
+	if err != nil {
 		return "", fault.New(fault.Internal, "the file system of %s cannot be mounted: %w", mountName(m), err)
 	}
 	content := filepath.Join(at, guest.VolumeDir)

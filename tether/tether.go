@@ -49,6 +49,18 @@ type Proc interface {
 	Resize(rows, cols uint16) error
 }
 
+// Unclean is Prepare's error for a volume whose last writer ended without unmounting it: its journal has to be replayed, which a disk that is
+// read-only in this machine does not allow. A machine that has it writable mends it by mounting it.
+type Unclean struct {
+	Source guest.Source
+	Name   string // for messages
+}
+
+// Error says what happened.
+func (u *Unclean) Error() string {
+	return u.Name + " was not unmounted cleanly by its last writer, and read-only its journal cannot be replayed"
+}
+
 // maxHeld bounds the output that is kept for a host that is away or slow, in bytes. Past it the process waits on its pipe.
 const maxHeld = 1 << 20
 
@@ -118,6 +130,9 @@ func (c *Core) Configure(ctx context.Context, cfg guest.ExecutorConfig) error {
 		c.set(func(st *guest.Status) {
 			st.Phase, st.Timings, st.Finished = guest.Failed, timings, time.Now()
 			st.Error = &guest.Fault{Kind: fault.KindOf(err).String(), Text: err.Error()}
+			if u := (*Unclean)(nil); errors.As(err, &u) {
+				st.Unclean = []guest.Source{u.Source}
+			}
 		})
 		return err
 	}

@@ -304,16 +304,39 @@ func (s *Service) populate(ctx context.Context, id portlayer.ContainerID, e *ent
 	if err := s.step(id, *e, "create.populate"); err != nil {
 		return err
 	}
-	utility := portlayer.ContainerSpec{Hostname: "vch-utility", Memory: s.o.Memory, CPUs: 1e9, Mounts: mounts}
-	h, err := s.draft(ctx, e.Utility, 0, utility, image)
+	if err := s.utility(ctx, e.Utility, image, "populates the volumes of "+spec.Name, mounts); err != nil {
+		return fault.Wrap("populate the volumes of", spec.Name, err)
+	}
+	e.Utility = ""
+	return nil
+}
+
+// mend replays the journals of volumes whose last writer ended without unmounting them. Nobody may hold them.
+func (s *Service) mend(ctx context.Context, image portlayer.ImageID, who string, mounts []portlayer.Mount) (err error) {
+	id := portlayer.ContainerID(newID())
+	if err := s.step(id, entry{Op: opMend, Utility: id}, "mend.journal"); err != nil {
+		return err
+	}
+	for i := range mounts {
+		mounts[i].ReadOnly, mounts[i].NoCopy = false, true
+	}
+	if err := s.utility(ctx, id, image, "mends volumes for "+who, mounts); err != nil {
+		return fault.Wrap("mend the volumes of", who, err)
+	}
+	return s.journal.Delete(string(id))
+}
+
+// utility runs a machine that mounts volumes, does what their mounts say, and is gone when it returns.
+func (s *Service) utility(ctx context.Context, id portlayer.ContainerID, image portlayer.ImageID, does string, mounts []portlayer.Mount) error {
+	h, err := s.draft(ctx, id, 0, portlayer.ContainerSpec{Hostname: "vch-utility", Memory: s.o.Memory, CPUs: 1e9, Mounts: mounts}, image)
 	if err != nil {
 		return err
 	}
 	h.Config.Process = nil
-	if err := s.o.Binder.Attach(e.Utility, "the utility machine of "+spec.Name, mounts); err != nil {
+	if err := s.o.Binder.Attach(id, "the utility machine that "+does, mounts); err != nil {
 		return err
 	}
-	defer s.o.Binder.Detach(e.Utility)
+	defer s.o.Binder.Detach(id)
 	m, err := s.o.Hypervisor.Define(ctx, machineSpec(h))
 	if err != nil {
 		return err
@@ -329,11 +352,7 @@ func (s *Service) populate(ctx context.Context, id portlayer.ContainerID, e *ent
 	if uerr := m.Undefine(context.WithoutCancel(ctx)); err == nil {
 		err = uerr
 	}
-	if err != nil {
-		return fault.Wrap("populate the volumes of", spec.Name, err)
-	}
-	e.Utility = ""
-	return nil
+	return err
 }
 
 // atStart adds to a config what is only true at the moment of sending.

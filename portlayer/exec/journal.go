@@ -15,9 +15,10 @@ import (
 //	create: no record yet -> take back: own machine, utility machine, anonymous volumes that this create made
 //	        record there  -> it was whole; only the entry is left over
 //	remove: finish it
+//	mend:   drop the utility machine; under the machine's id
 type entry struct {
-	Op      string                 `json:"op"`                // opCreate, opRemove
-	Utility portlayer.ContainerID  `json:"utility,omitempty"` // machine that populates volumes
+	Op      string                 `json:"op"`                // opCreate, opRemove, opMend
+	Utility portlayer.ContainerID  `json:"utility,omitempty"` // machine that populates or mends volumes
 	Named   []portlayer.VolumeName `json:"named,omitempty"`   // create: volumes that the user named; they stay
 	Orphans []portlayer.VolumeName `json:"orphans,omitempty"` // remove: anonymous volumes to go with it
 }
@@ -25,6 +26,7 @@ type entry struct {
 const (
 	opCreate = "create"
 	opRemove = "remove"
+	opMend   = "mend"
 )
 
 // step journals e for id and then passes the fail point called name: the place where a crash test ends the process.
@@ -51,6 +53,8 @@ func (s *Service) recover(ctx context.Context) error {
 		case e.Op == opRemove:
 			s.o.Log.Info("finishing an interrupted remove", "container", key)
 			err = s.erase(ctx, id, e)
+		case e.Op == opMend:
+			err = errors.Join(s.dropMachine(ctx, e.Utility), s.journal.Delete(key))
 		case e.Op == opCreate && exists:
 			s.o.Log.Info("interrupted create was whole", "container", key, "name", c.Spec.Name)
 			err = errors.Join(s.dropMachine(ctx, e.Utility), s.journal.Delete(key))

@@ -3,6 +3,7 @@ package exec
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -168,28 +169,30 @@ func (u *unit) start() (err error) {
 		return err
 	}
 	back.Push(machine.PowerOff)
-	powered := time.Now()
-	client, err := s.boot(ctx, machine)
+	client, took, err := u.bringUp(ctx, machine, h.Config)
+	for range u.c.Spec.Mounts { // each try comes as far as the next unclean volume
+		unclean := uncleanMounts(err, h.Config.Mounts, u.c.Spec.Mounts)
+		if len(unclean) == 0 {
+			break
+		}
+		s.o.Log.Info("a volume's last writer did not unmount it; replaying its journal", "container", short(u.c.ID), "name", u.c.Spec.Name)
+		if err := machine.PowerOff(ctx); err != nil {
+			return err
+		}
+		s.o.Binder.Detach(u.c.ID)
+		if err := s.mend(ctx, u.c.Image, u.c.Spec.Name, unclean); err != nil {
+			return err
+		}
+		if err := s.o.Binder.Attach(u.c.ID, u.c.Spec.Name, u.c.Spec.Mounts); err != nil {
+			return err
+		}
+		client, took, err = u.bringUp(ctx, machine, h.Config)
+	}
 	if err != nil {
 		return err
 	}
 	back.Push(func(context.Context) error { return client.Close() })
-	hello := time.Since(powered)
-	if err := s.o.Failpoints.Hit("start.configure"); err != nil {
-		return err
-	}
-	cfg := atStart(h.Config)
-	u.tty.mu.Lock()
-	cfg.Process.Rows, cfg.Process.Cols = u.tty.rows, u.tty.cols
-	u.tty.mu.Unlock()
-	if err := client.Configure(ctx, cfg); err != nil {
-		return err
-	}
-	st, err := client.Status(ctx)
-	if err != nil {
-		return err
-	}
-	timings = append(timings, startTimings(hello, st.Timings)...)
+	timings = append(timings, took...)
 	if err := s.o.Failpoints.Hit("start.record"); err != nil {
 		return err
 	}
@@ -213,6 +216,65 @@ func (u *unit) start() (err error) {
 	s.wg.Add(1)
 	go u.follow(r, 0)
 	return nil
+}
+
+// uncleanError is a start that a volume's unreplayed journal prevented.
+type uncleanError struct {
+	error
+	sources []guest.Source
+}
+
+func (e *uncleanError) Unwrap() error { return e.error }
+
+// uncleanMounts gives the mounts that err, if it is an uncleanError, is about.
+func uncleanMounts(err error, specs []guest.MountSpec, mounts []portlayer.Mount) (unclean []portlayer.Mount) {
+	var e *uncleanError
+	if !errors.As(err, &e) {
+		return nil
+	}
+	for _, spec := range specs {
+		for _, m := range mounts {
+			if m.Target == spec.Target && slices.Contains(e.sources, spec.Source) {
+				unclean = append(unclean, m)
+			}
+		}
+	}
+	return unclean
+}
+
+// bringUp boots the machine and has its guest do what cfg says; it gives the times that that took. After an error nobody is connected.
+func (u *unit) bringUp(ctx context.Context, machine portlayer.Machine, cfg guest.ExecutorConfig) (_ *guest.Client, _ []guest.Timing, err error) {
+	powered := time.Now()
+	client, err := u.s.boot(ctx, machine)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			client.Close()
+		}
+	}()
+	hello := time.Since(powered)
+	if err := u.s.o.Failpoints.Hit("start.configure"); err != nil {
+		return nil, nil, err
+	}
+	cfg = atStart(cfg)
+	p := *cfg.Process
+	u.tty.mu.Lock()
+	p.Rows, p.Cols = u.tty.rows, u.tty.cols
+	u.tty.mu.Unlock()
+	cfg.Process = &p
+	refused := client.Configure(ctx, cfg)
+	st, err := client.Status(ctx)
+	switch {
+	case refused != nil && err == nil && len(st.Unclean) > 0:
+		return nil, nil, &uncleanError{refused, st.Unclean}
+	case refused != nil:
+		return nil, nil, refused
+	case err != nil:
+		return nil, nil, err
+	}
+	return client, startTimings(hello, st.Timings), nil
 }
 
 // startTimings puts the host's measure of power-on to hello ("boot", less the guest's own "tether") before the guest's phases.

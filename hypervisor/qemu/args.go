@@ -1,0 +1,75 @@
+package qemu
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+
+	"vch/guest"
+	"vch/portlayer"
+)
+
+// The file descriptors that QEMU inherits: sockets that listen already, so that nobody has to wait for them (QEMU docs, -chardev socket,fd=).
+const (
+	fdQMP = 3 + iota
+	fdChannel
+	fdConsole
+)
+
+// drive is a disk as QEMU gets it.
+type drive struct {
+	serial   string
+	file     string // raw
+	readOnly bool
+}
+
+// shape is all that a command line is made of.
+type shape struct {
+	name   string // shown by ps
+	accel  string
+	memory portlayer.Bytes
+	cpus   int
+	boot   bootFiles
+	append string
+	drives []drive
+}
+
+// arguments is QEMU's command line, without the program. What a container VM does not use is off: quicker to boot, and less to attack.
+func arguments(s shape) []string {
+	cpu := "max" // all that TCG can: today's distributions are built for more than qemu64
+	if s.accel == "kvm" {
+		cpu = "host"
+	}
+	args := []string{
+		"-name", s.name,
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+		"-M", "q35,usb=off,vmport=off,hpet=off,sata=off,smbus=off",
+		"-accel", s.accel, "-cpu", cpu,
+		"-m", strconv.FormatInt(int64((s.memory+portlayer.MiB-1)/portlayer.MiB), 10) + "M",
+		"-smp", strconv.Itoa(s.cpus),
+		"-kernel", s.boot.kernel, "-initrd", s.boot.initrd, "-append", s.append,
+		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d,server=on,wait=off", fdQMP), "-mon", "chardev=qmp,mode=control",
+		"-chardev", fmt.Sprintf("socket,id=console,fd=%d,server=on,wait=off", fdConsole), "-serial", "chardev:console",
+		"-chardev", fmt.Sprintf("socket,id=channel,fd=%d,server=on,wait=off", fdChannel),
+		"-device", "virtio-serial-pci", "-device", "virtserialport,chardev=channel,name=" + guest.PortName,
+		"-device", "virtio-scsi-pci,id=scsi0",
+	}
+	for i, d := range s.drives {
+		node := "disk" + strconv.Itoa(i)
+		// In JSON no character of a path has a meaning.
+		args = append(args,
+			"-blockdev", object(map[string]any{"driver": "raw", "node-name": node, "read-only": d.readOnly, "discard": "unmap",
+				"file": map[string]any{"driver": "file", "filename": d.file, "read-only": d.readOnly, "discard": "unmap"}}),
+			"-device", object(map[string]any{"driver": "scsi-hd", "bus": "scsi0.0", "channel": 0, "scsi-id": 0, "lun": i, "drive": node, "serial": d.serial}))
+	}
+	return args
+}
+
+func object(v map[string]any) string {
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // strings, numbers and booleans always can be
+	}
+	return string(text)
+}

@@ -1,0 +1,346 @@
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"vch/internal/atomicfile"
+	"vch/internal/fault"
+	"vch/portlayer"
+)
+
+// definitionFile is a machine's definition: while it is there, the machine is.
+const definitionFile = "machine.json"
+
+// definition is what definitionFile holds.
+type definition struct {
+	Memory portlayer.Bytes  `json:"memory"`
+	CPUs   int              `json:"cpus"`
+	Disks  []portlayer.Disk `json:"disks"`
+}
+
+// machine implements portlayer.Machine.
+type machine struct {
+	h  *Hypervisor
+	id portlayer.ContainerID
+}
+
+// ID is portlayer.Machine.ID.
+func (m *machine) ID() portlayer.ContainerID { return m.id }
+
+func (m *machine) dir() string { return m.h.dir(m.id) }
+
+// maxDisks is what one virtio-scsi target addresses here, well below its 256 logical units (virtio 1.1, 5.6).
+const maxDisks = 200
+
+var serialRule = regexp.MustCompile(`^[a-z0-9-]{1,36}$`)
+
+// apply makes the list of disks that changes leave of disks. Pure.
+func apply(disks []portlayer.Disk, changes []portlayer.DeviceChange) ([]portlayer.Disk, error) {
+	out := append([]portlayer.Disk(nil), disks...)
+	at := func(serial string) int {
+		for i, d := range out {
+			if d.Serial == serial {
+				return i
+			}
+		}
+		return -1
+	}
+	for _, c := range changes {
+		i := at(c.Disk.Serial)
+		switch {
+		case !serialRule.MatchString(c.Disk.Serial):
+			return nil, fault.New(fault.Invalid, "%q cannot be a disk's serial", c.Disk.Serial)
+		case c.Op == portlayer.Add && i >= 0:
+			return nil, fault.New(fault.Conflict, "the machine has a disk with serial %s already", c.Disk.Serial)
+		case c.Op == portlayer.Add:
+			out = append(out, c.Disk)
+		case c.Op == portlayer.Remove && i < 0:
+			return nil, fault.New(fault.NotFound, "the machine has no disk with serial %s", c.Disk.Serial)
+		case c.Op == portlayer.Remove:
+			out = append(out[:i], out[i+1:]...)
+		default:
+			return nil, fault.New(fault.Invalid, "device change %q is not known", c.Op)
+		}
+	}
+	if len(out) > maxDisks {
+		return nil, fault.New(fault.Invalid, "a machine has at most %d disks, and this one would have %d", maxDisks, len(out))
+	}
+	return out, nil
+}
+
+// Define is portlayer.Hypervisor.Define.
+func (h *Hypervisor) Define(ctx context.Context, spec portlayer.MachineSpec) (_ portlayer.Machine, err error) {
+	if !idRule.MatchString(string(spec.ID)) || len(spec.ID) > 128 {
+		return nil, fault.New(fault.Invalid, "%q cannot be a machine's id", spec.ID)
+	}
+	if spec.CPUs < 1 || spec.Memory < 16*portlayer.MiB {
+		return nil, fault.New(fault.Invalid, "a machine has at least one processor and 16 MiB of memory")
+	}
+	disks, err := apply(nil, spec.Devices)
+	if err != nil {
+		return nil, err
+	}
+	l := h.lock(spec.ID)
+	defer l.Unlock()
+	m := &machine{h: h, id: spec.ID}
+	if m.process() != nil {
+		return nil, fault.New(fault.Conflict, "machine %s is on", spec.ID)
+	}
+	was, err := m.definition()
+	known := err == nil
+	if err != nil && !fault.Is(err, fault.NotFound) {
+		return nil, err
+	}
+	defer func() {
+		if err != nil && !known {
+			err = errors.Join(err, h.disks.RemoveDir(context.WithoutCancel(ctx), portlayer.DiskPath(m.dir())))
+		}
+	}()
+	if err := os.MkdirAll(m.dir(), 0o700); err != nil {
+		return nil, noRoom(kindOf(err), filepath.Dir(m.dir()))
+	}
+	if err := m.define(ctx, definition{Memory: spec.Memory, CPUs: spec.CPUs, Disks: disks}, was); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// define makes the own disks that def has and was has not, writes it, and deletes the own disks that are no more.
+func (m *machine) define(ctx context.Context, def, was definition) error {
+	for _, d := range def.Disks {
+		if d.File != "" {
+			continue
+		}
+		file := m.ownDisk(d)
+		if _, err := os.Stat(file); err == nil && owns(was, d.Serial) {
+			continue // its content stays
+		}
+		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) { // an interrupted Define's
+			return kindOf(err)
+		}
+		if err := m.h.disks.format(ctx, file, d.Size, "", "", ""); err != nil {
+			return noRoom(err, m.dir())
+		}
+	}
+	text, err := json.Marshal(def)
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.Write(filepath.Join(m.dir(), definitionFile), text, 0o600); err != nil {
+		return noRoom(kindOf(err), m.dir())
+	}
+	for _, d := range was.Disks {
+		if d.File == "" && !owns(def, d.Serial) {
+			if err := os.Remove(m.ownDisk(d)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return kindOf(err)
+			}
+		}
+	}
+	return nil
+}
+
+func owns(def definition, serial string) bool {
+	for _, d := range def.Disks {
+		if d.Serial == serial && d.File == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// ownDisk is the file of a disk that the machine made for itself: raw, nobody else reads it.
+func (m *machine) ownDisk(d portlayer.Disk) string { return filepath.Join(m.dir(), d.Serial+".img") }
+
+func (m *machine) definition() (def definition, err error) {
+	text, err := readSmall(filepath.Join(m.dir(), definitionFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return def, fault.New(fault.NotFound, "no machine %q", m.id)
+	}
+	if err != nil {
+		return def, kindOf(err)
+	}
+	if err := json.Unmarshal(text, &def); err != nil {
+		return def, fault.New(fault.Conflict, "the definition of machine %s is damaged: %w", m.id, err)
+	}
+	return def, nil
+}
+
+// Reconfigure is portlayer.Machine.Reconfigure. A running machine cannot be changed yet.
+func (m *machine) Reconfigure(ctx context.Context, changes []portlayer.DeviceChange) error {
+	l := m.h.lock(m.id)
+	defer l.Unlock()
+	was, err := m.definition()
+	if err != nil {
+		return err
+	}
+	def := was
+	if def.Disks, err = apply(was.Disks, changes); err != nil {
+		return err
+	}
+	if m.process() != nil {
+		return fault.New(fault.Unsupported, "the devices of a running machine cannot be changed")
+	}
+	return m.define(ctx, def, was)
+}
+
+// PowerOn is portlayer.Machine.PowerOn.
+func (m *machine) PowerOn(ctx context.Context) error {
+	l := m.h.lock(m.id)
+	defer l.Unlock()
+	def, err := m.definition()
+	if err != nil {
+		return err
+	}
+	if m.process() != nil {
+		return nil
+	}
+	s := shape{name: processName(string(m.id)), accel: m.h.info.Accel, memory: def.Memory, cpus: def.CPUs, boot: m.h.boot, append: m.h.cmdline}
+	for _, d := range def.Disks {
+		v := drive{serial: d.Serial, file: m.ownDisk(d), readOnly: d.ReadOnly}
+		if d.File != "" {
+			if v.file, _, err = locate(string(d.File)); err != nil {
+				return err
+			}
+		} else if _, err := os.Stat(v.file); err != nil {
+			return fault.As(fault.NotFound, err)
+		}
+		s.drives = append(s.drives, v)
+	}
+	p, err := m.h.launch(ctx, m.dir(), arguments(s))
+	if err != nil {
+		return err
+	}
+	m.h.mu.Lock()
+	m.h.running[m.id] = p
+	m.h.mu.Unlock()
+	return nil
+}
+
+// process is the machine's running process, or nil.
+func (m *machine) process() *process {
+	p := m.last()
+	if p == nil {
+		return nil
+	}
+	select {
+	case <-p.ended:
+		return nil
+	default:
+		return p
+	}
+}
+
+// last is the machine's running process, or the one that ran last.
+func (m *machine) last() *process {
+	m.h.mu.Lock()
+	defer m.h.mu.Unlock()
+	return m.h.running[m.id]
+}
+
+// PowerOff is portlayer.Machine.PowerOff.
+func (m *machine) PowerOff(ctx context.Context) error {
+	l := m.h.lock(m.id)
+	defer l.Unlock()
+	return m.powerOff(ctx)
+}
+
+func (m *machine) powerOff(ctx context.Context) error {
+	p := m.process()
+	if p == nil {
+		return nil
+	}
+	p.kill()
+	select {
+	case <-p.ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// State is portlayer.Machine.State.
+func (m *machine) State(context.Context) (portlayer.PowerState, error) {
+	if m.process() != nil {
+		return portlayer.PoweredOn, nil
+	}
+	if _, err := m.definition(); err != nil {
+		return portlayer.PoweredOff, err
+	}
+	return portlayer.PoweredOff, nil
+}
+
+// Channel is portlayer.Machine.Channel.
+func (m *machine) Channel(ctx context.Context) (net.Conn, error) {
+	p := m.process()
+	if p == nil {
+		return nil, fault.New(fault.Unavailable, "machine %s is off", m.id)
+	}
+	return p.connect(ctx)
+}
+
+// WaitOff is portlayer.Machine.WaitOff.
+func (m *machine) WaitOff(ctx context.Context) error {
+	p := m.process()
+	if p == nil {
+		return nil
+	}
+	select {
+	case <-p.ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-m.h.closing:
+		return fault.New(fault.Unavailable, "the hypervisor was closed")
+	}
+}
+
+// Pid is portlayer.Machine.Pid.
+func (m *machine) Pid() int {
+	if p := m.process(); p != nil {
+		return p.pid
+	}
+	return 0
+}
+
+// diagnosisLines bounds how much of a guest's console an error shows.
+const diagnosisLines = 6
+
+// Diagnosis is portlayer.Machine.Diagnosis.
+func (m *machine) Diagnosis() string {
+	var parts []string
+	if said := words(m.dir()); said != "" {
+		parts = append(parts, "QEMU: "+said)
+	}
+	if p := m.last(); p != nil {
+		p.mu.Lock()
+		lines := p.console.lines(diagnosisLines)
+		p.mu.Unlock()
+		if len(lines) > 0 {
+			parts = append(parts, "console: "+strings.Join(lines, " | "))
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+// Undefine is portlayer.Machine.Undefine.
+func (m *machine) Undefine(ctx context.Context) error {
+	l := m.h.lock(m.id)
+	defer l.Unlock()
+	if err := m.powerOff(ctx); err != nil {
+		return err
+	}
+	if err := m.h.disks.RemoveDir(ctx, portlayer.DiskPath(m.dir())); err != nil {
+		return err
+	}
+	m.h.mu.Lock()
+	delete(m.h.running, m.id)
+	m.h.mu.Unlock()
+	return nil
+}

@@ -1,0 +1,362 @@
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"vch/internal/fault"
+)
+
+// The files of a machine's directory beside its definition and its own disks.
+const (
+	qmpSocket     = "qmp.sock"
+	channelSocket = "channel.sock"
+	consoleSocket = "console.sock"
+	wordsFile     = "qemu.log" // what QEMU itself says
+)
+
+// process is a QEMU that runs in a machine's directory: a child of this process, or one that an earlier daemon started.
+type process struct {
+	dir   string
+	pid   int
+	pidfd int
+	child *os.Process   // nil for one found again
+	ended chan struct{} // closed when the process is gone
+
+	mu      sync.Mutex // guards below
+	channel net.Conn   // the last one given out
+	console tail
+}
+
+// launch starts QEMU in dir and returns when its machine executes. After an error nothing runs.
+func (h *Hypervisor) launch(ctx context.Context, dir string, args []string) (p *process, err error) {
+	var files []*os.File
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	for _, name := range []string{qmpSocket, channelSocket, consoleSocket} { // in the order of the descriptors in args.go
+		f, err := listen(dir, name)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, f)
+	}
+	words, err := os.OpenFile(filepath.Join(dir, wordsFile), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, kindOf(err)
+	}
+	defer words.Close()
+	cmd := exec.Command(h.qemu, args...)
+	cmd.Dir = dir // by which a later daemon finds it, and the only place where it writes
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
+	cmd.Stdout, cmd.Stderr = words, words
+	cmd.ExtraFiles = files
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // it outlives this daemon, and the daemon's terminal
+	if err := cmd.Start(); err != nil {
+		return nil, fault.New(fault.Unavailable, "cannot run %s: %w", h.qemu, err)
+	}
+	p, err = h.watch(dir, cmd.Process.Pid, cmd.Process)
+	if err != nil {
+		return nil, errors.Join(err, cmd.Process.Kill(), cmd.Wait())
+	}
+	if err := p.awaitMachine(ctx); err != nil {
+		p.kill()
+		select {
+		case <-p.ended:
+		case <-h.closing:
+		}
+		return nil, err
+	}
+	return p, nil
+}
+
+// awaitMachine returns when QMP answers, which it does once every device is made.
+func (p *process) awaitMachine(ctx context.Context) error {
+	conn, err := dial(ctx, p.dir, qmpSocket)
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	answered := make(chan error, 1)
+	go func() {
+		q, err := newQMP(ctx, conn)
+		if err == nil {
+			q.close()
+		}
+		answered <- err
+	}()
+	select {
+	case err = <-answered:
+	case <-p.ended:
+		conn.Close()
+		<-answered
+		return refusal(p.words())
+	}
+	if err != nil && ctx.Err() == nil {
+		<-p.ended // it closed its control socket: it is ending
+		return refusal(p.words())
+	}
+	if err != nil {
+		return ctx.Err()
+	}
+	return nil
+}
+
+// refusal gives what QEMU said when it would not start its kind.
+func refusal(words string) error {
+	kind := fault.Internal
+	switch {
+	case strings.Contains(words, `Failed to get "write" lock`), strings.Contains(words, `Failed to get shared "write" lock`), strings.Contains(words, `Failed to get "consistent read" lock`),
+		strings.Contains(words, `Failed to lock byte`):
+		return fault.New(fault.InUse, "another machine holds one of its disks (%s)", words)
+	case strings.Contains(words, "annot set up guest memory"), strings.Contains(words, "Cannot allocate memory"):
+		return fault.New(fault.Unavailable, "the host has not enough memory for it (%s)", words)
+	case strings.Contains(words, "No such file or directory"):
+		kind = fault.NotFound
+	case strings.Contains(words, "Permission denied"):
+		kind = fault.Denied
+	}
+	if words == "" {
+		words = "it gave no reason"
+	}
+	return fault.New(kind, "QEMU would not start: %s", words)
+}
+
+// words is what QEMU said, without its name before each line.
+func (p *process) words() string { return words(p.dir) }
+
+func words(dir string) string {
+	data, err := readSmall(filepath.Join(dir, wordsFile))
+	if err != nil {
+		return ""
+	}
+	var lines []string
+	for _, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
+		name, rest, ok := strings.Cut(line, ": ")
+		if ok && strings.Contains(name, "qemu-system") {
+			line = rest
+		}
+		if line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "; ")
+}
+
+// watch makes the process known and waits for its end.
+func (h *Hypervisor) watch(dir string, pid int, child *os.Process) (*process, error) {
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, err
+	}
+	p := &process{dir: dir, pid: pid, pidfd: pidfd, child: child, ended: make(chan struct{})}
+	h.wg.Go(func() { p.await(h.closing) })
+	h.wg.Go(func() { p.readConsole(h.closing) })
+	return p, nil
+}
+
+// await waits for the process's end, or for closing.
+func (p *process) await(closing <-chan struct{}) {
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		wake = -1
+	}
+	stop := make(chan struct{})
+	var stopper sync.WaitGroup
+	stopper.Go(func() {
+		select {
+		case <-closing:
+			_, _ = unix.Write(wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+		case <-stop:
+		}
+	})
+	for {
+		fds := []unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}, {Fd: int32(wake), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, -1); errors.Is(err, syscall.EINTR) {
+			continue
+		}
+		if fds[0].Revents != 0 {
+			if p.child != nil {
+				_, _ = p.child.Wait()
+			}
+			close(p.ended)
+		}
+		break
+	}
+	close(stop)
+	stopper.Wait()
+	_ = unix.Close(wake)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_ = unix.Close(p.pidfd)
+	p.pidfd = -1
+}
+
+// kill ends the process; what its guest has written is in the host's page cache, and stays.
+func (p *process) kill() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pidfd >= 0 {
+		_ = unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
+	}
+}
+
+// connect gives a new connection to the guest channel and drops the one before: QEMU serves one at a time.
+func (p *process) connect(ctx context.Context) (net.Conn, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.channel != nil {
+		p.channel.Close()
+		p.channel = nil
+	}
+	conn, err := dial(ctx, p.dir, channelSocket)
+	if err != nil {
+		return nil, err
+	}
+	p.channel = conn
+	return conn, nil
+}
+
+// readConsole keeps the last of what the guest's console says. It is read, not filed: a guest could fill the host's disk.
+func (p *process) readConsole(closing <-chan struct{}) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	conn, err := dial(ctx, p.dir, consoleSocket)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	done := make(chan struct{})
+	var stopper sync.WaitGroup
+	stopper.Go(func() {
+		select {
+		case <-closing:
+		case <-p.ended:
+		case <-done:
+		}
+		conn.Close()
+	})
+	defer stopper.Wait()
+	defer close(done)
+	buf := make([]byte, 4096)
+	for {
+		n, err := conn.Read(buf)
+		p.mu.Lock()
+		p.console.add(buf[:n])
+		p.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// tail keeps the last bytes that it is given.
+type tail struct{ kept []byte }
+
+const tailSize = 8 << 10
+
+func (t *tail) add(data []byte) {
+	t.kept = append(t.kept, data...)
+	if n := len(t.kept) - tailSize; n > 0 {
+		t.kept = append(t.kept[:0], t.kept[n:]...)
+	}
+}
+
+// lines gives the last n lines, as text that can be shown.
+func (t *tail) lines(n int) []string {
+	var out []string
+	for _, line := range bytes.Split(t.kept, []byte("\n")) {
+		text := strings.TrimSpace(strings.Map(func(r rune) rune {
+			if r < ' ' || r == 0x7f || r == '\ufffd' {
+				return ' '
+			}
+			return r
+		}, string(line)))
+		if text != "" {
+			out = append(out, text)
+		}
+	}
+	return out[max(0, len(out)-n):]
+}
+
+// A unix socket's path has at most 107 bytes (unix(7)), and a state directory may be deep: sockets are reached through the directory's descriptor.
+func inside(dir, name string, use func(path string) error) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return kindOf(err)
+	}
+	defer d.Close()
+	return use(fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), name))
+}
+
+// listen makes a socket that listens and gives its descriptor, for QEMU to inherit. One that is there already is replaced.
+func listen(dir, name string) (f *os.File, err error) {
+	if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, kindOf(err)
+	}
+	err = inside(dir, name, func(path string) error {
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		if err != nil {
+			return err
+		}
+		l.SetUnlinkOnClose(false)
+		f, err = l.File()
+		return errors.Join(err, l.Close())
+	})
+	return f, err
+}
+
+func dial(ctx context.Context, dir, name string) (conn net.Conn, err error) {
+	err = inside(dir, name, func(path string) error {
+		var d net.Dialer
+		conn, err = d.DialContext(ctx, "unix", path)
+		return err
+	})
+	if err != nil && ctx.Err() == nil {
+		err = fault.As(fault.Unavailable, fmt.Errorf("cannot reach the machine: %w", err))
+	}
+	return conn, err
+}
+
+// processes finds the QEMU processes that run in directories below root, by their working directories: what no crash can lose.
+func processes(root string) map[string]int {
+	found := map[string]int{}
+	root, err := filepath.EvalSymlinks(root)
+	if err != nil {
+		return found
+	}
+	procs, _ := os.ReadDir("/proc")
+	for _, e := range procs {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		cwd, err := os.Readlink(filepath.Join("/proc", e.Name(), "cwd"))
+		if err != nil || filepath.Dir(cwd) != root {
+			continue
+		}
+		cmdline, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		if bytes.Contains(cmdline, []byte("\x00-name\x00"+processName(filepath.Base(cwd))+"\x00")) {
+			found[filepath.Base(cwd)] = pid
+		}
+	}
+	return found
+}
+
+// processName is what QEMU's -name says for the machine id.
+func processName(id string) string { return "vch-" + id }

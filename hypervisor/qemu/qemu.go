@@ -1,0 +1,254 @@
+// Package qemu makes machines of QEMU processes on this host: the embedded default hypervisor.
+//
+// A machine is a directory below Options.StateDir/machines: its definition, its own disk, its sockets, its logs. A running one is a QEMU process in a session of
+// its own, so that it outlives this process; the next one finds it by its pid and start time. Machines boot cold: Debian's kernel and an initramfs that is
+// written here (initramfs.go). Disks are flat VMDKs, run as raw.
+//
+// The jail, as it is today: QEMU runs as the daemon's user, with -sandbox denying privilege elevation, spawning and resource control, sees only the files in
+// its command line, and has no network card. It does not yet run as a user of its own; run the daemon as an ordinary user where that matters. Under TCG, which
+// QEMU itself calls no security boundary, this jail is the boundary.
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+
+	"vch/internal/fault"
+	"vch/portlayer"
+)
+
+// Options is what a Hypervisor needs. Empty fields but StateDir and Tether have defaults.
+type Options struct {
+	StateDir string
+	QEMU     string // program; "" : qemu-system-x86_64 in PATH
+	Kernel   string // "" : the newest /boot/vmlinuz-* whose modules are installed
+	Modules  string // "" : /lib/modules/RELEASE
+	Tether   []byte // the guest's /init
+	Accel    string // "auto" (or ""), "kvm", "tcg"
+	Log      *slog.Logger
+}
+
+// Hypervisor implements portlayer.Hypervisor.
+type Hypervisor struct {
+	o       Options
+	qemu    string
+	info    portlayer.HypervisorInfo
+	boot    bootFiles
+	cmdline string // of the guests' kernel
+	disks   Disks
+
+	closing chan struct{}  // closed by Close
+	wg      sync.WaitGroup // watchers of processes
+
+	mu      sync.Mutex                            // guards below
+	running map[portlayer.ContainerID]*process    // also those that have ended, for their last words
+	locks   map[portlayer.ContainerID]*sync.Mutex // one change of a machine at a time
+}
+
+// New checks the host, writes the initramfs and decides on the accelerator. Its errors say what to install.
+func New(ctx context.Context, o Options) (*Hypervisor, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	h := &Hypervisor{o: o, closing: make(chan struct{}), running: map[portlayer.ContainerID]*process{}, locks: map[portlayer.ContainerID]*sync.Mutex{}}
+	if len(o.Tether) == 0 {
+		return nil, fault.New(fault.Invalid, "this vch was built without its tether; build it with make build")
+	}
+	var err error
+	if h.qemu, err = findQEMU(o.QEMU); err != nil {
+		return nil, err
+	}
+	if h.disks.mkfs, err = findTool("mkfs.ext4"); err != nil {
+		return nil, err
+	}
+	if h.disks.debugfs, err = findTool("debugfs"); err != nil {
+		return nil, err
+	}
+	kernel, err := FindKernel(o.Kernel, o.Modules)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(h.root(), 0o700); err != nil {
+		return nil, fault.New(fault.Denied, "cannot make the state directory: %w", err)
+	}
+	if h.boot, err = prepareBoot(filepath.Join(o.StateDir, "cache"), kernel, o.Tether); err != nil {
+		return nil, err
+	}
+	h.cmdline = commandLine()
+	h.info = portlayer.HypervisorInfo{Name: "qemu", Kernel: kernel.Release}
+	if h.info.Version, err = version(ctx, h.qemu); err != nil {
+		return nil, err
+	}
+	if h.info.Accel, h.info.Detail, err = h.decideAccel(ctx, o.Accel); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	for id, pid := range processes(h.root()) {
+		p, err := h.watch(h.dir(portlayer.ContainerID(id)), pid, nil)
+		if errors.Is(err, syscall.ESRCH) {
+			continue // it ended just now
+		}
+		if err != nil {
+			return nil, errors.Join(fault.Wrap("find machine again", id, err), h.Close())
+		}
+		h.running[portlayer.ContainerID(id)] = p
+	}
+	return h, nil
+}
+
+// Close is portlayer.Hypervisor.Close: machines go on.
+func (h *Hypervisor) Close() error {
+	close(h.closing)
+	h.wg.Wait()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range h.running {
+		p.mu.Lock()
+		if p.channel != nil {
+			p.channel.Close()
+		}
+		p.mu.Unlock()
+	}
+	return nil
+}
+
+// Info is portlayer.Hypervisor.Info.
+func (h *Hypervisor) Info(context.Context) (portlayer.HypervisorInfo, error) { return h.info, nil }
+
+// Disks is portlayer.Hypervisor.Disks.
+func (h *Hypervisor) Disks() portlayer.Disks { return h.disks }
+
+func findQEMU(name string) (string, error) {
+	if name == "" {
+		name = "qemu-system-x86_64"
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", fault.New(fault.NotFound, "QEMU is missing (%s: %w); install it with make setup, or Debian's package qemu-system-x86", name, err)
+	}
+	return path, nil
+}
+
+// findTool looks where administrators' programs are, too: an ordinary user's PATH lacks them.
+func findTool(name string) (string, error) {
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	for _, dir := range []string{"/usr/sbin", "/sbin"} {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return path, nil
+		}
+	}
+	return "", fault.New(fault.NotFound, "%s is missing; install it with make setup, or Debian's package e2fsprogs", name)
+}
+
+var versionRule = regexp.MustCompile(`version (\S+)`)
+
+func version(ctx context.Context, qemu string) (string, error) {
+	out, err := exec.CommandContext(ctx, qemu, "--version").Output()
+	if err != nil {
+		return "", fault.New(fault.Unavailable, "cannot run %s: %w", qemu, err)
+	}
+	if m := versionRule.FindSubmatch(out); m != nil {
+		return string(m[1]), nil
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// commandLine is the guests' kernel command line. The clock part keeps a guest from calibrating against an emulated timer, which can take a minute or
+// never end on a busy host.
+func commandLine() string {
+	khz := tscKHz(readFile("/proc/cpuinfo"))
+	clock := "tsc=reliable no_timer_check"
+	if khz > 0 {
+		const hz = 250 // CONFIG_HZ of Debian's kernels
+		clock += fmt.Sprintf(" tsc_early_khz=%d lpj=%d", khz, khz*1000/hz)
+	}
+	return "console=ttyS0 quiet loglevel=3 reboot=t panic=-1 " + clock +
+		" cryptomgr.notests rcupdate.rcu_expedited=1 random.trust_cpu=on audit=0 nowatchdog scsi_mod.scan=sync"
+}
+
+func readFile(path string) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	return string(data)
+}
+
+var (
+	mhzRule  = regexp.MustCompile(`(?m)^cpu MHz\s*:\s*([0-9.]+)`)
+	nameRule = regexp.MustCompile(`(?m)^model name\s*:.*@ ([0-9.]+)GHz`)
+)
+
+// tscKHz reads the rate of the time stamp counter from /proc/cpuinfo, in kHz: in a virtual machine "cpu MHz" is it; on bare metal that is the clock of the moment, and
+// the nominal clock in the model's name is closer. 0 if neither is there.
+func tscKHz(cpuinfo string) int {
+	var mhz, ghz float64
+	if m := mhzRule.FindStringSubmatch(cpuinfo); m != nil {
+		fmt.Sscan(m[1], &mhz)
+	}
+	if m := nameRule.FindStringSubmatch(cpuinfo); m != nil {
+		fmt.Sscan(m[1], &ghz)
+	}
+	if strings.Contains(cpuinfo, " hypervisor ") && mhz > 0 || ghz == 0 {
+		return int(mhz * 1000)
+	}
+	return int(ghz * 1e6)
+}
+
+// lock gives the mutex of one machine, held.
+func (h *Hypervisor) lock(id portlayer.ContainerID) *sync.Mutex {
+	h.mu.Lock()
+	l := h.locks[id]
+	if l == nil {
+		l = &sync.Mutex{}
+		h.locks[id] = l
+	}
+	h.mu.Unlock()
+	l.Lock()
+	return l
+}
+
+var idRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+
+// root is where the machines' directories are.
+func (h *Hypervisor) root() string { return filepath.Join(h.o.StateDir, "machines") }
+
+func (h *Hypervisor) dir(id portlayer.ContainerID) string { return filepath.Join(h.root(), string(id)) }
+
+// List is portlayer.Hypervisor.List.
+func (h *Hypervisor) List(context.Context) ([]portlayer.ContainerID, error) {
+	entries, err := os.ReadDir(h.root()) // sorted
+	if err != nil {
+		return nil, err
+	}
+	var ids []portlayer.ContainerID
+	for _, e := range entries {
+		if _, err := os.Stat(filepath.Join(h.root(), e.Name(), definitionFile)); err == nil {
+			ids = append(ids, portlayer.ContainerID(e.Name()))
+		}
+	}
+	return ids, nil
+}
+
+// Machine is portlayer.Hypervisor.Machine.
+func (h *Hypervisor) Machine(_ context.Context, id portlayer.ContainerID) (portlayer.Machine, error) {
+	if !idRule.MatchString(string(id)) {
+		return nil, fault.New(fault.NotFound, "no machine %q", id)
+	}
+	if _, err := os.Stat(filepath.Join(h.dir(id), definitionFile)); errors.Is(err, os.ErrNotExist) {
+		return nil, fault.New(fault.NotFound, "no machine %q", id)
+	} else if err != nil {
+		return nil, err
+	}
+	return &machine{h: h, id: id}, nil
+}
