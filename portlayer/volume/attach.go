@@ -1,0 +1,134 @@
+package volume
+
+import (
+	"strconv"
+	"strings"
+
+	"vch/internal/fault"
+	"vch/portlayer"
+)
+
+// hold is what one running container has of one volume.
+type hold struct {
+	who      string
+	readOnly bool // all its mounts are
+	mounts   []portlayer.Mount
+}
+
+// Attach is portlayer.Binder.Attach. For a container that holds volumes already it adds mounts; a mount that it has is not added twice.
+func (s *Service) Attach(c portlayer.ContainerID, who string, mounts []portlayer.Mount) error {
+	added, err := s.attach(c, who, mounts)
+	for _, m := range added {
+		s.publish("mount", m.Volume, map[string]string{
+			"container":   string(c),
+			"destination": m.Target,
+			"driver":      m.Driver,
+			"propagation": "",
+			"read/write":  strconv.FormatBool(!m.ReadOnly),
+		})
+	}
+	return err
+}
+
+// attach decides first, for all volumes, and then records.
+func (s *Service) attach(c portlayer.ContainerID, who string, mounts []portlayer.Mount) (added []portlayer.Mount, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	want := map[portlayer.VolumeName]*hold{}
+	for _, m := range mounts {
+		if m.Kind != portlayer.VolumeMount {
+			continue
+		}
+		w := want[m.Volume]
+		if w == nil {
+			w = &hold{who: who, readOnly: true}
+			if have := s.held[m.Volume][c]; have != nil {
+				w.readOnly, w.mounts = have.readOnly, append(w.mounts, have.mounts...)
+			}
+			want[m.Volume] = w
+		}
+		w.readOnly = w.readOnly && m.ReadOnly
+		if !mountedAt(w.mounts, m.Target) {
+			w.mounts = append(w.mounts, m)
+			added = append(added, m)
+		}
+	}
+	for _, name := range sortedKeys(want) {
+		if err := s.clash(name, c, want[name].readOnly); err != nil {
+			return nil, fault.Wrap("attach volume", string(name), err)
+		}
+	}
+	for name, w := range want {
+		if s.held[name] == nil {
+			s.held[name] = map[portlayer.ContainerID]*hold{}
+		}
+		s.held[name][c] = w
+	}
+	return added, nil
+}
+
+// clash is InUse when c cannot have the volume beside those who hold it: one writer, or any number of readers. s.mu is held.
+func (s *Service) clash(name portlayer.VolumeName, c portlayer.ContainerID, readOnly bool) error {
+	var readers []string
+	for _, id := range sortedKeys(s.held[name]) {
+		other := s.held[name][id]
+		switch {
+		case id == c:
+		case !other.readOnly && readOnly:
+			return fault.New(fault.InUse, "container %s is running and has it mounted read-write, and a disk has either one writer or readers; stop %s first, or mount the volume read-only there", other.who, other.who)
+		case !other.readOnly:
+			return fault.New(fault.InUse, "container %s is running and has it mounted read-write, and a disk has one writer; stop %s first, or mount the volume read-only in both", other.who, other.who)
+		case !readOnly:
+			readers = append(readers, other.who)
+		}
+	}
+	switch len(readers) {
+	case 0:
+		return nil
+	case 1:
+		return fault.New(fault.InUse, "container %s is running and has it mounted read-only, and a disk has either one writer or readers; stop %s first, or mount the volume read-only here, too", readers[0], readers[0])
+	}
+	list := strings.Join(readers, ", ")
+	return fault.New(fault.InUse, "containers %s are running and have it mounted read-only, and a disk has either one writer or readers; stop them first, or mount the volume read-only here, too", list)
+}
+
+func mountedAt(mounts []portlayer.Mount, target string) bool {
+	for _, m := range mounts {
+		if m.Target == target {
+			return true
+		}
+	}
+	return false
+}
+
+// Detach is portlayer.Binder.Detach.
+func (s *Service) Detach(c portlayer.ContainerID) {
+	for _, m := range s.detach(c) {
+		s.publish("unmount", m.Volume, map[string]string{"container": string(c), "driver": m.Driver})
+	}
+}
+
+func (s *Service) detach(c portlayer.ContainerID) (freed []portlayer.Mount) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range sortedKeys(s.held) {
+		by := s.held[name]
+		if have := by[c]; have != nil {
+			freed = append(freed, have.mounts...)
+			delete(by, c)
+		}
+		if len(by) == 0 {
+			delete(s.held, name)
+		}
+	}
+	return freed
+}
+
+// attached lists who holds a volume. s.mu is held.
+func (s *Service) attached(name portlayer.VolumeName) []portlayer.Attachment {
+	var all []portlayer.Attachment
+	for _, id := range sortedKeys(s.held[name]) {
+		all = append(all, portlayer.Attachment{Container: id, ReadOnly: s.held[name][id].readOnly})
+	}
+	return all
+}

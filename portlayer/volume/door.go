@@ -1,0 +1,193 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+
+	"vch/internal/fault"
+	"vch/portlayer"
+)
+
+// Create is portlayer.Volumes.Create.
+func (s *Service) Create(ctx context.Context, req portlayer.VolumeRequest) (portlayer.Volume, error) {
+	w, err := newWish(req.Name, req.Driver, req.Options, req.Labels)
+	if err != nil {
+		return portlayer.Volume{}, err
+	}
+	unlock, err := s.names.Lock(ctx, w.name)
+	if err != nil {
+		return portlayer.Volume{}, err
+	}
+	defer unlock()
+	vol, _, err := s.ensure(ctx, w)
+	if err != nil {
+		return portlayer.Volume{}, err
+	}
+	return vol, nil
+}
+
+// Get is portlayer.Volumes.Get.
+func (s *Service) Get(ctx context.Context, name portlayer.VolumeName) (portlayer.VolumeDetail, error) {
+	p, err := s.good(ctx, name)
+	if err != nil {
+		return portlayer.VolumeDetail{}, err
+	}
+	return s.detail(ctx, p.store, p.volume)
+}
+
+// detail adds to a volume what the service knows, and its usage.
+func (s *Service) detail(ctx context.Context, st portlayer.VolumeStore, vol portlayer.Volume) (portlayer.VolumeDetail, error) {
+	use, err := st.Usage(ctx, vol.Name)
+	if err != nil {
+		return portlayer.VolumeDetail{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return portlayer.VolumeDetail{Volume: vol, Usage: use, Refs: sortedKeys(s.refs[vol.Name]), Attached: s.attached(vol.Name)}, nil
+}
+
+// List is portlayer.Volumes.List.
+func (s *Service) List(ctx context.Context) ([]portlayer.VolumeDetail, []string, error) {
+	all := []portlayer.VolumeDetail{}
+	var warnings []string
+	for _, st := range s.stores {
+		vols, err := st.List(ctx)
+		if cerr := ctx.Err(); cerr != nil {
+			return nil, nil, cerr
+		}
+		warnings = append(warnings, sentences(err)...)
+		for _, vol := range vols {
+			d, err := s.detail(ctx, st, vol)
+			switch {
+			case err == nil:
+				all = append(all, d)
+			case ctx.Err() != nil:
+				return nil, nil, ctx.Err()
+			case !fault.Is(err, fault.NotFound): // that one was removed meanwhile
+				warnings = append(warnings, sentences(err)...)
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b portlayer.VolumeDetail) int { return strings.Compare(string(a.Name), string(b.Name)) })
+	for i := 1; i < len(all); i++ {
+		if a, b := all[i-1], all[i]; a.Name == b.Name {
+			warnings = append(warnings, "volume "+string(a.Name)+" is in two stores, "+string(a.Store)+" and "+string(b.Store)+", and cannot be used until one of them is moved away")
+		}
+	}
+	return all, warnings, nil
+}
+
+// sentences are the messages of joined errors, one each.
+func sentences(err error) []string {
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []string{err.Error()}
+	}
+	var texts []string
+	for _, e := range joined.Unwrap() {
+		texts = append(texts, sentences(e)...)
+	}
+	return texts
+}
+
+// Remove is portlayer.Volumes.Remove. A damaged volume can be removed, too.
+func (s *Service) Remove(ctx context.Context, name portlayer.VolumeName) error {
+	unlock, err := s.names.Lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	p, err := s.find(ctx, name)
+	if err != nil {
+		return err
+	}
+	return s.remove(ctx, p)
+}
+
+// remove deletes a volume that was found, if nobody uses it. The lock of its name is held, so that nobody can come to use it meanwhile.
+func (s *Service) remove(ctx context.Context, p place) error {
+	name := p.volume.Name
+	if users := s.users(name); len(users) > 0 {
+		ids := make([]string, len(users))
+		for i, id := range users {
+			ids[i] = string(id)
+		}
+		return fault.New(fault.InUse, "remove %s: volume is in use - [%s]", name, strings.Join(ids, ", "))
+	}
+	if err := p.store.Remove(ctx, name); err != nil {
+		return err
+	}
+	s.publish("destroy", name, map[string]string{"driver": p.store.Driver()})
+	s.o.Log.Info("volume removed", "volume", string(name), "store", string(p.store.Name()))
+	return nil
+}
+
+// Prune is portlayer.Volumes.Prune. A volume that cannot be removed does not keep the others: what was removed is returned beside the errors.
+func (s *Service) Prune(ctx context.Context, pick func(portlayer.Volume) bool) ([]portlayer.VolumeName, portlayer.Bytes, error) {
+	if !s.pruning.CompareAndSwap(false, true) {
+		return nil, 0, fault.New(fault.Conflict, "a prune operation is already running")
+	}
+	defer s.pruning.Store(false)
+	var gone []portlayer.VolumeName
+	var freed portlayer.Bytes
+	var errs []error
+	for _, st := range s.stores {
+		vols, _ := st.List(ctx) // a degraded store and a damaged volume are not pruned; List warns of them
+		for _, vol := range vols {
+			if len(s.users(vol.Name)) > 0 || !pick(vol) {
+				continue
+			}
+			held, err := s.pruneOne(ctx, st, vol)
+			switch {
+			case err == nil:
+				gone = append(gone, vol.Name)
+				freed += held
+			case !fault.Is(err, fault.InUse) && !fault.Is(err, fault.NotFound): // those were taken or removed meanwhile
+				errs = append(errs, err)
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			errs = append(errs, err)
+			break
+		}
+	}
+	slices.Sort(gone)
+	s.publish("prune", "", map[string]string{"reclaimed": strconv.FormatInt(int64(freed), 10)})
+	return gone, freed, errors.Join(errs...)
+}
+
+// pruneOne removes the very volume that was picked, not one made anew under its name.
+func (s *Service) pruneOne(ctx context.Context, st portlayer.VolumeStore, vol portlayer.Volume) (portlayer.Bytes, error) {
+	unlock, err := s.names.Lock(ctx, vol.Name)
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	now, err := st.Get(ctx, vol.Name)
+	if err != nil {
+		return 0, err
+	}
+	if !now.Created.Equal(vol.Created) {
+		return 0, fault.New(fault.NotFound, "volume %s was made anew meanwhile", vol.Name)
+	}
+	use, err := st.Usage(ctx, vol.Name)
+	if err != nil {
+		return 0, err
+	}
+	return use.Allocated, s.remove(ctx, place{store: st, volume: now})
+}
+
+// Stores is portlayer.Volumes.Stores.
+func (s *Service) Stores(ctx context.Context) []portlayer.StoreInfo {
+	infos := make([]portlayer.StoreInfo, len(s.stores))
+	for i, st := range s.stores {
+		infos[i] = portlayer.StoreInfo{Name: st.Name(), Driver: st.Driver(), Location: st.Location(), Status: st.Status(ctx)}
+	}
+	return infos
+}

@@ -1,0 +1,71 @@
+package volume
+
+import (
+	"context"
+
+	"vch/internal/fault"
+	"vch/portlayer"
+)
+
+// ensure finds or makes the volume that w asks for. The lock of its name is held.
+func (s *Service) ensure(ctx context.Context, w wish) (vol portlayer.Volume, made bool, err error) {
+	if err := s.driven(w.driver); err != nil {
+		return vol, false, fault.Wrap("create volume", string(w.name), err)
+	}
+	if !w.anonymous {
+		p, err := s.good(ctx, w.name)
+		if err == nil {
+			return p.volume, false, agree(w, p.volume)
+		}
+		if !fault.Is(err, fault.NotFound) {
+			return vol, false, err
+		}
+	}
+	st, err := s.store(w.store)
+	if err == nil && w.driver != "" && w.driver != st.Driver() {
+		err = fault.New(fault.Invalid, "store %s has driver %s, not %s; name another store with the option VolumeStore", st.Name(), st.Driver(), w.driver)
+	}
+	if err != nil {
+		return vol, false, fault.Wrap("create volume", string(w.name), err)
+	}
+	vol, made, err = st.Ensure(ctx, portlayer.VolumeSpec{
+		Name:     w.name,
+		Capacity: s.capacity(w),
+		Options:  w.options,
+		Labels:   w.labels,
+		Maker:    w.maker,
+	})
+	if err != nil {
+		return vol, false, err
+	}
+	if made {
+		s.publish("create", vol.Name, map[string]string{"driver": vol.Driver})
+		s.o.Log.Info("volume made", "volume", string(vol.Name), "store", string(vol.Store), "capacity", int64(vol.Capacity), "maker", vol.Maker)
+	}
+	return vol, made, nil
+}
+
+func (s *Service) capacity(w wish) portlayer.Bytes {
+	switch {
+	case w.capacity != 0:
+		return w.capacity
+	case w.anonymous:
+		return s.o.AnonymousCapacity
+	}
+	return s.o.DefaultCapacity
+}
+
+// agree is a Conflict where w asks for what the existing volume is not. Labels are no wish of an existing one, as in Moby.
+func agree(w wish, vol portlayer.Volume) error {
+	const sector = 512 // a capacity is rounded up to it
+	switch {
+	case w.driver != "" && w.driver != vol.Driver:
+		return fault.New(fault.Conflict, "create %s: driver '%s' already has volume '%s': volume name must be unique (asked for: driver '%s')", vol.Name, vol.Driver, vol.Name, w.driver)
+	case w.store != "" && w.store != vol.Store:
+		return fault.New(fault.Conflict, "create %s: the volume exists in store %s, and was asked for in store %s: volume name must be unique", vol.Name, vol.Store, w.store)
+	case w.capacity != 0 && vol.Capacity != 0 && (w.capacity+sector-1)/sector != (vol.Capacity+sector-1)/sector:
+		return fault.New(fault.Conflict, "create %s: the volume exists with a capacity of %s (%d bytes), and %s (%d bytes) was asked for: remove it first, or ask for what it has",
+			vol.Name, size(vol.Capacity), vol.Capacity, size(w.capacity), w.capacity)
+	}
+	return nil
+}

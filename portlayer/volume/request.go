@@ -1,0 +1,102 @@
+package volume
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"vch/internal/fault"
+	"vch/portlayer"
+)
+
+// wish is what somebody asks of a volume, found or to be made, in the service's own terms.
+type wish struct {
+	name      portlayer.VolumeName
+	anonymous bool                // name was made up for it: no other volume has it
+	store     portlayer.StoreName // "": anywhere; a new one in the default store
+	driver    string              // "": any
+	capacity  portlayer.Bytes     // 0: any; a new one gets the default
+	options   map[string]string
+	labels    map[string]string
+	maker     string
+}
+
+// theirDriver is the name that clients send when they do not care.
+const theirDriver = "local"
+
+// newWish checks what can be checked without a store.
+func newWish(name portlayer.VolumeName, driver string, options, labels map[string]string) (wish, error) {
+	w := wish{name: name, driver: driver, options: noneIfEmpty(options), labels: noneIfEmpty(labels)}
+	if w.driver == theirDriver {
+		w.driver = ""
+	}
+	if name == "" {
+		w.name, w.anonymous = anonymousName(), true
+	} else if err := checkName(name); err != nil {
+		return wish{}, err
+	}
+	if err := w.readOptions(); err != nil {
+		return wish{}, fault.Wrap("create volume", string(w.name), err)
+	}
+	if err := checkLabels(labels); err != nil {
+		return wish{}, fault.Wrap("create volume", string(w.name), err)
+	}
+	return w, nil
+}
+
+// readOptions understands every option, or refuses it by name.
+func (w *wish) readOptions() error {
+	given := map[string]string{} // meaning -> key as written
+	for _, key := range slices.Sorted(maps.Keys(w.options)) {
+		text := w.options[key]
+		meaning := strings.ToLower(key)
+		if meaning == "size" {
+			meaning = "capacity"
+		}
+		if other, twice := given[meaning]; twice {
+			return fault.New(fault.Invalid, "options %q and %q mean the same; give one of them", other, key)
+		}
+		given[meaning] = key
+		switch meaning {
+		case "capacity":
+			b, err := ParseCapacity(text)
+			if err != nil {
+				return fault.New(fault.Invalid, "option %s: %w", key, err)
+			}
+			w.capacity = b
+		case "volumestore":
+			if text == "" {
+				return fault.New(fault.Invalid, "option %s is empty; name a volume store, or leave it out for the default one", key)
+			}
+			w.store = portlayer.StoreName(text)
+		default:
+			return fault.New(fault.Invalid, "invalid option: %q; the options are Capacity (or size) and VolumeStore", key)
+		}
+	}
+	return nil
+}
+
+// checkLabels refuses what could not be recorded and shown again as it was given.
+func checkLabels(labels map[string]string) error {
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		switch {
+		case key == "":
+			return fault.New(fault.Invalid, "a label has an empty name (its value is %q); give it one", labels[key])
+		case !utf8.ValidString(key) || strings.ContainsFunc(key, control):
+			return fault.New(fault.Invalid, "the name of label %q has control characters or is not UTF-8; use plain text", key)
+		case !utf8.ValidString(labels[key]) || strings.ContainsRune(labels[key], 0):
+			return fault.New(fault.Invalid, "the value of label %s, %q, has a zero byte or is not UTF-8; use plain text", key, labels[key])
+		}
+	}
+	return nil
+}
+
+func control(c rune) bool { return c < ' ' || c == 0x7f }
+
+func noneIfEmpty(m map[string]string) map[string]string {
+	if len(m) == 0 {
+		return nil
+	}
+	return maps.Clone(m)
+}

@@ -1,0 +1,140 @@
+package vmdk
+
+import (
+	"context"
+	"encoding/json"
+	"regexp"
+	"strings"
+	"time"
+
+	"vch/internal/fault"
+	"vch/portlayer"
+)
+
+// recordFile describes a volume, beside its disk.
+const recordFile = "volume.json"
+
+// format is the version of record that this code writes, and the newest that it reads.
+const format = 1
+
+// record is what volume.json holds.
+type record struct {
+	Format  int               `json:"format"`
+	Driver  string            `json:"driver"` // that made it; a copied store may have another
+	Label   portlayer.Label   `json:"label"`  // md5 of "store/name" at the making; what the disk's file system is called for good
+	Size    portlayer.Bytes   `json:"size"`
+	Options map[string]string `json:"options,omitempty"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Created time.Time         `json:"created"`
+	Maker   string            `json:"maker,omitempty"`
+	Making  bool              `json:"making,omitempty"` // the disk is not ready: nobody has used it, and it may go
+}
+
+// state is what is found where a volume should be.
+//
+//	absent ──MakeDir──▶ unfinished ──volume.json (making), disk, volume.json──▶ whole
+//	   ◀──────────────────────────RemoveDir, from any────────────────────────────┘
+type state int
+
+const (
+	absent     state = iota // nothing
+	unfinished              // an interrupted make, with nothing in it that anybody has used
+	whole                   // a volume
+	damaged                 // a volume that cannot be used; err says why
+	unknown                 // it cannot be told; err says why
+)
+
+// read finds out what is in the directory of volume name, without looking at the disk. err is nil but for damaged and unknown. The volume's
+// lock is held.
+func (s *Store) read(ctx context.Context, name portlayer.VolumeName) (rec record, st state, err error) {
+	data, err := s.o.Disks.ReadFile(ctx, s.record(name))
+	switch {
+	case fault.Is(err, fault.NotFound):
+		st, err = s.withoutRecord(ctx, name)
+		return rec, st, err
+	case fault.Is(err, fault.Invalid):
+		return rec, unknown, fault.New(fault.Conflict, "%s in volume store %s is not a volume's directory; move it elsewhere: %w", s.dir(name), s.o.Name, err)
+	case fault.Is(err, fault.Unavailable):
+		return rec, unknown, s.blame(ctx, err)
+	case err != nil:
+		return rec, damaged, s.blame(ctx, s.damage(name, "%s cannot be read: %w", recordFile, err))
+	}
+	if err := json.Unmarshal(data, &rec); err != nil {
+		return rec, damaged, s.damage(name, "%s is not readable: %w", recordFile, err)
+	}
+	switch {
+	case rec.Format > format:
+		return rec, unknown, fault.New(fault.Conflict, "volume %s in store %s was written by a newer vch (format %d, this one knows %d); use that one", name, s.o.Name, rec.Format, format)
+	case rec.Making:
+		return rec, unfinished, nil
+	case rec.Format < 1 || rec.Size <= 0 || !regexp.MustCompile(`^[0-9a-f]{32}$`).MatchString(string(rec.Label)):
+		return rec, damaged, s.damage(name, "%s lacks its format, size or label", recordFile)
+	}
+	return rec, whole, nil
+}
+
+// withoutRecord tells a make that was interrupted at its very beginning from a volume that lost its volume.json.
+func (s *Store) withoutRecord(ctx context.Context, name portlayer.VolumeName) (state, error) {
+	files, err := s.o.Disks.List(ctx, s.dir(name))
+	if fault.Is(err, fault.NotFound) {
+		if gone := s.reach(ctx); gone != nil {
+			return unknown, gone
+		}
+		return absent, nil
+	}
+	if err != nil {
+		return unknown, s.blame(ctx, err)
+	}
+	for _, f := range files {
+		if !strings.HasPrefix(f, ".") { // others are left-overs of an atomic write
+			return damaged, s.damage(name, "%s is missing beside %s", recordFile, f)
+		}
+	}
+	return unfinished, nil
+}
+
+// damage is the error for a volume whose files are not what they were.
+func (s *Store) damage(name portlayer.VolumeName, text string, args ...any) error {
+	why := fault.New(fault.Conflict, text, args...)
+	return fault.New(fault.Conflict, "volume %s in store %s is damaged: %w (files in %s; restore them from a backup, or remove the volume)", name, s.o.Name, why, s.dir(name))
+}
+
+// check looks at the disk of a whole volume, and gives the volume as it is now.
+func (s *Store) check(ctx context.Context, name portlayer.VolumeName, rec record) (portlayer.Volume, portlayer.DiskInfo, error) {
+	info, err := s.o.Disks.Stat(ctx, s.disk(name))
+	switch {
+	case fault.Is(err, fault.NotFound), fault.Is(err, fault.Conflict), fault.Is(err, fault.Invalid):
+		return portlayer.Volume{}, info, s.blame(ctx, s.damage(name, "%w", err))
+	case err != nil:
+		return portlayer.Volume{}, info, s.blame(ctx, fault.Wrap("read volume", string(name), err))
+	case info.Size < rec.Size:
+		return portlayer.Volume{}, info, s.damage(name, "its disk has %d bytes, and %s says %d", info.Size, recordFile, rec.Size)
+	}
+	return portlayer.Volume{
+		Name:     name,
+		Store:    s.o.Name,
+		Driver:   s.o.Driver,
+		Label:    rec.Label,
+		Capacity: info.Size,
+		Options:  rec.Options,
+		Labels:   rec.Labels,
+		Created:  rec.Created,
+		Maker:    rec.Maker,
+	}, info, nil
+}
+
+// load is read and check for callers to whom an unfinished volume is none: NotFound.
+func (s *Store) load(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, portlayer.DiskInfo, error) {
+	rec, st, err := s.read(ctx, name)
+	switch {
+	case err != nil:
+		return portlayer.Volume{}, portlayer.DiskInfo{}, err
+	case st != whole:
+		return portlayer.Volume{}, portlayer.DiskInfo{}, s.missing(name)
+	}
+	return s.check(ctx, name, rec)
+}
+
+func (s *Store) missing(name portlayer.VolumeName) error {
+	return fault.New(fault.NotFound, "no such volume: %s in store %s", name, s.o.Name)
+}

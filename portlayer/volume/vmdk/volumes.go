@@ -1,0 +1,230 @@
+package vmdk
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"vch/guest"
+	"vch/internal/fault"
+	"vch/internal/undo"
+	"vch/portlayer"
+)
+
+// Ensure is portlayer.VolumeStore.Ensure.
+func (s *Store) Ensure(ctx context.Context, spec portlayer.VolumeSpec) (portlayer.Volume, bool, error) {
+	none := portlayer.Volume{}
+	if !volumeName(spec.Name) {
+		return none, false, fault.New(fault.Invalid, "volume name %q: a name begins with a letter or digit, holds letters, digits, _ . and - only, and has 2 to 255 bytes", spec.Name)
+	}
+	leave, err := s.enter(ctx, spec.Name)
+	if err != nil {
+		return none, false, err
+	}
+	defer leave()
+	rec, st, err := s.read(ctx, spec.Name)
+	if err != nil {
+		return none, false, err
+	}
+	switch st {
+	case whole:
+		vol, _, err := s.check(ctx, spec.Name, rec)
+		return vol, false, err
+	case unfinished:
+		if err := s.o.Disks.RemoveDir(ctx, s.dir(spec.Name)); err != nil {
+			return none, false, s.blame(ctx, fault.Wrap("clear away an interrupted making of volume", string(spec.Name), err))
+		}
+	}
+	vol, err := s.make(ctx, spec)
+	if err != nil {
+		return none, false, s.blame(ctx, s.unmade(ctx, spec.Name, err))
+	}
+	return vol, true, nil
+}
+
+// make makes the volume in an absent directory. Between its two writes of volume.json an interrupted make is known as such.
+func (s *Store) make(ctx context.Context, spec portlayer.VolumeSpec) (vol portlayer.Volume, err error) {
+	rec, err := s.newRecord(spec)
+	if err != nil {
+		return vol, err
+	}
+	d := s.o.Disks
+	var back undo.Stack
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, back.Run(ctx))
+		}
+	}()
+	back.Push(func(ctx context.Context) error { return d.RemoveDir(ctx, s.dir(spec.Name)) }) // also for a MakeDir that got half way
+	if err := d.MakeDir(ctx, s.dir(spec.Name)); err != nil {
+		return vol, err
+	}
+	if err := s.write(ctx, spec.Name, rec); err != nil {
+		return vol, err
+	}
+	if err := d.Create(ctx, s.disk(spec.Name), portlayer.DiskSpec{Size: rec.Size, Label: rec.Label}); err != nil {
+		return vol, err
+	}
+	rec.Making = false
+	if err := s.write(ctx, spec.Name, rec); err != nil {
+		return vol, err
+	}
+	vol, _, err = s.check(ctx, spec.Name, rec)
+	return vol, err
+}
+
+// newRecord is the record of a volume that is being made.
+func (s *Store) newRecord(spec portlayer.VolumeSpec) (record, error) {
+	const sector = 512 // disks are multiples of it
+	capacity := spec.Capacity
+	if capacity == 0 {
+		capacity = s.o.DefaultCapacity
+	}
+	rounded := (capacity + sector - 1) / sector * sector
+	if capacity < 0 || rounded < capacity {
+		return record{}, fault.New(fault.Invalid, "a volume cannot have %d bytes", capacity)
+	}
+	return record{
+		Format:  format,
+		Driver:  s.o.Driver,
+		Label:   portlayer.Label(hash(string(s.o.Name) + "/" + string(spec.Name))),
+		Size:    rounded,
+		Options: spec.Options,
+		Labels:  spec.Labels,
+		Created: time.Now().UTC(),
+		Maker:   spec.Maker,
+		Making:  true,
+	}, nil
+}
+
+func (s *Store) write(ctx context.Context, name portlayer.VolumeName, rec record) error {
+	data, err := json.MarshalIndent(rec, "", "  ")
+	if err != nil {
+		return err
+	}
+	return s.o.Disks.WriteFile(ctx, s.record(name), append(data, '\n'))
+}
+
+// unmade is the error of a make that failed. What is wrong with the request needs no word on the medium; the rest does, which is often full.
+func (s *Store) unmade(ctx context.Context, name portlayer.VolumeName, err error) error {
+	total, free, serr := s.o.Disks.Space(context.WithoutCancel(ctx), s.volumes)
+	if fault.Is(err, fault.Invalid) || serr != nil {
+		return fault.Wrap("make volume", string(name), err)
+	}
+	return fault.New(fault.KindOf(err), "cannot make volume %s in store %s (%s of %s free): %w", name, s.o.Name, size(free), size(total), err)
+}
+
+// Get is portlayer.VolumeStore.Get.
+func (s *Store) Get(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, error) {
+	vol, _, err := s.look(ctx, name)
+	return vol, err
+}
+
+// Usage is portlayer.VolumeStore.Usage.
+func (s *Store) Usage(ctx context.Context, name portlayer.VolumeName) (portlayer.VolumeUsage, error) {
+	vol, info, err := s.look(ctx, name)
+	return portlayer.VolumeUsage{Capacity: vol.Capacity, Allocated: info.Allocated}, err
+}
+
+func (s *Store) look(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, portlayer.DiskInfo, error) {
+	leave, err := s.enter(ctx, name)
+	if err != nil {
+		return portlayer.Volume{}, portlayer.DiskInfo{}, err
+	}
+	defer leave()
+	if !volumeName(name) {
+		return portlayer.Volume{}, portlayer.DiskInfo{}, s.missing(name)
+	}
+	return s.load(ctx, name)
+}
+
+// List is portlayer.VolumeStore.List.
+func (s *Store) List(ctx context.Context) ([]portlayer.Volume, error) {
+	if err := s.reach(ctx); err != nil {
+		return nil, err
+	}
+	names, err := s.names(ctx)
+	if err != nil {
+		return nil, err
+	}
+	vols := []portlayer.Volume{}
+	var harm []error
+	for _, name := range names {
+		vol, err := s.lockedLoad(ctx, name)
+		switch {
+		case err == nil:
+			vols = append(vols, vol)
+		case fault.Is(err, fault.NotFound): // unfinished, or removed meanwhile
+		case fault.Is(err, fault.Unavailable):
+			return nil, err
+		default:
+			harm = append(harm, err)
+		}
+	}
+	return vols, errors.Join(harm...)
+}
+
+func (s *Store) lockedLoad(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, error) {
+	leave, err := s.busy.Lock(ctx, name)
+	if err != nil {
+		return portlayer.Volume{}, err
+	}
+	defer leave()
+	vol, _, err := s.load(ctx, name)
+	return vol, err
+}
+
+// Remove is portlayer.VolumeStore.Remove. A damaged volume can be removed, too.
+func (s *Store) Remove(ctx context.Context, name portlayer.VolumeName) error {
+	leave, err := s.enter(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if !volumeName(name) {
+		return s.missing(name)
+	}
+	_, st, err := s.read(ctx, name)
+	switch st {
+	case unknown:
+		return err
+	case absent:
+		return s.missing(name)
+	}
+	if err := s.o.Disks.RemoveDir(ctx, s.dir(name)); err != nil {
+		return s.blame(ctx, fault.Wrap("remove volume", string(name), err))
+	}
+	if gone := s.reach(ctx); gone != nil {
+		return gone // RemoveDir of what went away with its medium does nothing, and is no removal
+	}
+	if st == unfinished {
+		return s.missing(name)
+	}
+	return nil
+}
+
+// Join is portlayer.VolumeStore.Join: a device change for the machine and a mount spec for the guest.
+func (s *Store) Join(ctx context.Context, h *portlayer.Handle, vol portlayer.Volume, m portlayer.Mount) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if vol.Store != s.o.Name {
+		return fault.New(fault.Internal, "volume %s of store %s was given to store %s to join", vol.Name, vol.Store, s.o.Name)
+	}
+	disk := portlayer.Disk{Serial: string(vol.Label), File: s.disk(vol.Name), ReadOnly: m.ReadOnly}
+	for _, c := range h.Devices {
+		if c.Op == portlayer.Add && c.Disk.Serial == disk.Serial && c.Disk.File != disk.File {
+			return fault.New(fault.Conflict, "volume %s cannot be joined: it is a copy of another volume of this container, %s has the same label %s; use one of them", vol.Name, c.Disk.File, vol.Label)
+		}
+	}
+	h.AddDisk(disk)
+	h.Config.Mounts = append(h.Config.Mounts, guest.MountSpec{
+		Source:   "label://" + string(vol.Label),
+		Target:   m.Target,
+		ReadOnly: m.ReadOnly,
+		Copy:     !m.NoCopy,
+		Name:     string(vol.Name),
+	})
+	return nil
+}

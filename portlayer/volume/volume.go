@@ -1,0 +1,72 @@
+// Package volume is the volume service: named stores, one name space over them, references, anonymous names, one writer a volume.
+//
+// It implements portlayer.Volumes for the doors and portlayer.Binder for the container service. What a volume is, its store knows; what the
+// service knows beside (who refers to a volume, who holds it) is told again by the container service after a restart, and kept in memory only.
+// A name is looked for in every store. While one of them is degraded, a name that is found nowhere else may be there: it is neither called missing
+// nor made anew. No lock but the one of a name is held while a store works.
+package volume
+
+import (
+	"cmp"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"vch/internal/fault"
+	"vch/internal/keylock"
+	"vch/portlayer"
+)
+
+// Options is what a Service needs.
+type Options struct {
+	Stores            []portlayer.VolumeStore
+	AnonymousCapacity portlayer.Bytes   // of volumes made without a name; 0: the store's default
+	DefaultCapacity   portlayer.Bytes   // of named volumes that ask for none; 0: the store's default
+	Publish           portlayer.Publish // nil: nobody listens
+	Log               *slog.Logger      // nil: nothing is logged
+}
+
+// Service implements portlayer.Volumes and portlayer.Binder.
+type Service struct {
+	o       Options
+	stores  []portlayer.VolumeStore // sorted by name
+	names   keylock.Set[portlayer.VolumeName]
+	pruning atomic.Bool
+
+	mu   sync.Mutex // guards below; never held while a store works
+	refs map[portlayer.VolumeName]map[portlayer.ContainerID]struct{}
+	held map[portlayer.VolumeName]map[portlayer.ContainerID]*hold
+}
+
+// New makes the service. Invalid: two stores have one name.
+func New(o Options) (*Service, error) {
+	if o.AnonymousCapacity < 0 || o.DefaultCapacity < 0 {
+		return nil, fault.New(fault.Invalid, "a volume's capacity cannot be negative")
+	}
+	if o.Publish == nil {
+		o.Publish = func(portlayer.Event) {}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Service{
+		o:      o,
+		stores: slices.Clone(o.Stores),
+		refs:   map[portlayer.VolumeName]map[portlayer.ContainerID]struct{}{},
+		held:   map[portlayer.VolumeName]map[portlayer.ContainerID]*hold{},
+	}
+	slices.SortStableFunc(s.stores, func(a, b portlayer.VolumeStore) int { return cmp.Compare(a.Name(), b.Name()) })
+	for i := 1; i < len(s.stores); i++ {
+		if a, b := s.stores[i-1], s.stores[i]; a.Name() == b.Name() {
+			return nil, fault.New(fault.Invalid, "two volume stores are called %s: %s and %s; give one another name", a.Name(), a.Location(), b.Location())
+		}
+	}
+	return s, nil
+}
+
+// publish hands out an event of volume name.
+func (s *Service) publish(verb string, name portlayer.VolumeName, attrs map[string]string) {
+	s.o.Publish(portlayer.Event{Time: time.Now().UTC(), Noun: "volume", Verb: verb, ID: string(name), Attrs: attrs})
+}
