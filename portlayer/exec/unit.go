@@ -192,24 +192,30 @@ func (s *Service) Remove(ctx context.Context, ref string, force, volumes bool) e
 	if err != nil {
 		return err
 	}
-	if snap := u.snapshot(); snap.container.State.Phase == portlayer.Running {
-		if !force {
-			return fault.New(fault.Conflict, "cannot remove container %q: container is running: stop the container before removing or force remove", "/"+snap.container.Spec.Name)
+	for {
+		snap := u.snapshot()
+		if snap.run != nil {
+			if !force {
+				return fault.New(fault.Conflict, "cannot remove container %q: container is running: stop the container before removing or force remove", "/"+snap.container.Spec.Name)
+			}
+			if err := s.end(ctx, u, snap.run, sigkill, 0); err != nil {
+				return err
+			}
 		}
-		if err := s.end(ctx, u, snap.run, sigkill, 0); err != nil {
+		started := false // meanwhile
+		err = u.ask(ctx, func() error {
+			if started = u.run != nil; started {
+				return nil
+			}
+			return u.remove(volumes)
+		})
+		if fault.Is(err, fault.NotFound) && u.snapshot().gone && force {
+			return nil // --rm or another client was quicker
+		}
+		if err != nil || !started {
 			return err
 		}
 	}
-	err = u.ask(ctx, func() error {
-		if u.run != nil {
-			return fault.New(fault.Conflict, "cannot remove container %q: it was started again meanwhile", "/"+u.c.Spec.Name)
-		}
-		return u.remove(volumes)
-	})
-	if fault.Is(err, fault.NotFound) && u.snapshot().gone && force {
-		return nil // --rm or another client was quicker
-	}
-	return err
 }
 
 // remove erases a container that does not run. Owner only.

@@ -1,0 +1,351 @@
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/pierrec/lz4/v4"
+
+	"vch/internal/fault"
+	"vch/portlayer"
+)
+
+func TestDescriptorRoundTrip(t *testing.T) {
+	for _, size := range []portlayer.Bytes{4 << 20, 4<<20 + 512, 1 << 30, maxDisk} {
+		extent, got, err := parseDescriptor(descriptor("data-flat.vmdk", size))
+		if err != nil || extent != "data-flat.vmdk" || got != size {
+			t.Errorf("%d: %q %d %v", size, extent, got, err)
+		}
+	}
+}
+
+func TestDescriptorsOfOthers(t *testing.T) {
+	for name, tc := range map[string]struct {
+		text string
+		size portlayer.Bytes // 0: refused
+	}{
+		"vSphere":        {"# Disk DescriptorFile\nversion=1\ncreateType=\"vmfs\"\nRW 2048 VMFS \"x-flat.vmdk\"\n", 1 << 20},
+		"two extents":    {"# Disk DescriptorFile\nRW 2048 FLAT \"a\" 0\nRW 2048 FLAT \"b\" 0\n", 0},
+		"sparse":         {"# Disk DescriptorFile\nRW 2048 SPARSE \"a\"\n", 0},
+		"path in extent": {"# Disk DescriptorFile\nRW 2048 FLAT \"../../etc/shadow\" 0\n", 0},
+		"no size":        {"# Disk DescriptorFile\nRW 0 FLAT \"a\" 0\n", 0},
+		"huge":           {"# Disk DescriptorFile\nRW 99999999999999999999 FLAT \"a\" 0\n", 0},
+		"empty":          {"", 0},
+		"not one":        {"KDMV\x01\x00", 0},
+	} {
+		_, size, err := parseDescriptor(tc.text)
+		if size != tc.size || (err == nil) != (tc.size > 0) || err != nil && !fault.Is(err, fault.Conflict) {
+			t.Errorf("%s: %d %v", name, size, err)
+		}
+	}
+}
+
+// A descriptor lies in a store that others can write: whatever it says, what comes out is a name in the same directory and a size in bounds.
+func FuzzParseDescriptor(f *testing.F) {
+	f.Add(descriptor("a-flat.vmdk", 4<<20))
+	f.Add("# Disk DescriptorFile\nRW 1 VMFS \"..\"\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		extent, size, err := parseDescriptor(text)
+		if err == nil && (strings.ContainsRune(extent, '/') || extent == "" || size <= 0 || size > maxDisk) {
+			t.Errorf("extent %q size %d", extent, size)
+		}
+	})
+}
+
+func TestApply(t *testing.T) {
+	disk := func(serial string) portlayer.Disk {
+		return portlayer.Disk{Serial: serial, File: portlayer.DiskPath("/" + serial)}
+	}
+	add := func(serial string) portlayer.DeviceChange {
+		return portlayer.DeviceChange{Op: portlayer.Add, Disk: disk(serial)}
+	}
+	remove := func(serial string) portlayer.DeviceChange {
+		return portlayer.DeviceChange{Op: portlayer.Remove, Disk: portlayer.Disk{Serial: serial}}
+	}
+	many := make([]portlayer.DeviceChange, maxDisks+1)
+	for i := range many {
+		many[i] = add("d" + strings.Repeat("x", i%30) + string(rune('a'+i%26)) + string(rune('a'+i/26)))
+	}
+	for _, tc := range []struct {
+		name    string
+		have    []portlayer.Disk
+		changes []portlayer.DeviceChange
+		want    []portlayer.Disk
+		kind    fault.Kind
+	}{
+		{name: "add two", changes: []portlayer.DeviceChange{add("a"), add("b")}, want: []portlayer.Disk{disk("a"), disk("b")}},
+		{name: "remove one", have: []portlayer.Disk{disk("a"), disk("b")}, changes: []portlayer.DeviceChange{remove("a")}, want: []portlayer.Disk{disk("b")}},
+		{name: "replace", have: []portlayer.Disk{disk("a")}, changes: []portlayer.DeviceChange{remove("a"), add("a")}, want: []portlayer.Disk{disk("a")}},
+		{name: "twice", changes: []portlayer.DeviceChange{add("a"), add("a")}, kind: fault.Conflict},
+		{name: "missing", changes: []portlayer.DeviceChange{remove("a")}, kind: fault.NotFound},
+		{name: "bad serial", changes: []portlayer.DeviceChange{add("a,share-rw=on")}, kind: fault.Invalid},
+		{name: "unknown", changes: []portlayer.DeviceChange{{Op: "swap", Disk: disk("a")}}, kind: fault.Invalid},
+		{name: "too many", changes: many, kind: fault.Invalid},
+	} {
+		before := append([]portlayer.Disk(nil), tc.have...)
+		got, err := apply(tc.have, tc.changes)
+		if tc.want == nil {
+			if !fault.Is(err, tc.kind) {
+				t.Errorf("%s: %v, want kind %v", tc.name, err, tc.kind)
+			}
+		} else if diff := cmp.Diff(tc.want, got); diff != "" || err != nil {
+			t.Errorf("%s: %v %s", tc.name, err, diff)
+		}
+		if diff := cmp.Diff(before, tc.have); diff != "" {
+			t.Errorf("%s changed what it was given: %s", tc.name, diff)
+		}
+	}
+}
+
+// Nothing in a path or a name may become an option of QEMU's.
+func TestArgumentsQuote(t *testing.T) {
+	evil := `/st,ore/a"b\c/x,file.locking=off-flat.vmdk`
+	args := arguments(shape{name: "vch-1", accel: "tcg", memory: 100<<20 + 1, cpus: 2, boot: bootFiles{kernel: "/k", initrd: "/i"}, append: "quiet",
+		drives: []drive{{serial: "s0", file: evil, readOnly: true}, {serial: "s1", file: "/w"}}})
+	var files []string
+	var readOnly []bool
+	for i, a := range args {
+		if a != "-blockdev" {
+			continue
+		}
+		var b struct {
+			ReadOnly bool `json:"read-only"`
+			File     struct {
+				Filename string
+				ReadOnly bool `json:"read-only"`
+			}
+		}
+		if err := json.Unmarshal([]byte(args[i+1]), &b); err != nil {
+			t.Fatal(err)
+		}
+		if b.ReadOnly != b.File.ReadOnly {
+			t.Errorf("%s is read-only on one floor only", b.File.Filename)
+		}
+		files, readOnly = append(files, b.File.Filename), append(readOnly, b.ReadOnly)
+	}
+	if diff := cmp.Diff([]string{evil, "/w"}, files); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]bool{true, false}, readOnly); diff != "" {
+		t.Error(diff)
+	}
+	line := " " + strings.Join(args, " ") + " "
+	for _, want := range []string{" -m 101M ", " -smp 2 ", " -accel tcg ", " -nodefaults ", "spawn=deny", " -no-reboot "} {
+		if !strings.Contains(line, want) {
+			t.Errorf("no %q in %s", want, line)
+		}
+	}
+	if strings.Contains(line, "netdev") || strings.Contains(line, "-nic") {
+		t.Error("a network card")
+	}
+}
+
+func TestLoadOrder(t *testing.T) {
+	const dep = "kernel/drivers/virtio/virtio_pci.ko: kernel/drivers/virtio/virtio.ko kernel/drivers/virtio/virtio_ring.ko\n" +
+		"kernel/drivers/virtio/virtio.ko: kernel/drivers/virtio/virtio_ring.ko\nkernel/drivers/virtio/virtio_ring.ko:\n" +
+		"kernel/drivers/char/virtio_console.ko: kernel/drivers/virtio/virtio.ko kernel/drivers/virtio/virtio_ring.ko\n" +
+		"kernel/drivers/scsi/virtio_scsi.ko: kernel/drivers/virtio/virtio.ko kernel/drivers/virtio/virtio_ring.ko\n" +
+		"kernel/drivers/scsi/sd_mod.ko:\nkernel/fs/overlayfs/overlay.ko:\n"
+	const builtin = "kernel/fs/ext4/ext4.ko\n"
+	order, err := loadOrder(dep, builtin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	place := map[string]int{}
+	for i, f := range order {
+		place[moduleName(f)] = i + 1
+	}
+	for _, pair := range [][2]string{{"virtio_ring", "virtio"}, {"virtio", "virtio_pci"}, {"virtio", "virtio_scsi"}, {"virtio", "virtio_console"}} {
+		if place[pair[0]] == 0 || place[pair[0]] >= place[pair[1]] {
+			t.Errorf("%s is not before %s in %v", pair[0], pair[1], order)
+		}
+	}
+	if place["ext4"] != 0 {
+		t.Error("a built-in module is loaded")
+	}
+	_, err = loadOrder(strings.ReplaceAll(dep, "kernel/fs/overlayfs/overlay.ko:\n", ""), builtin)
+	if !fault.Is(err, fault.NotFound) || !strings.Contains(err.Error(), "overlay") {
+		t.Errorf("without overlay: %v", err)
+	}
+	_, err = loadOrder(strings.ReplaceAll(dep, "overlay.ko", "overlay.ko.zst"), builtin)
+	if !fault.Is(err, fault.Unsupported) || !strings.Contains(err.Error(), "overlay") {
+		t.Errorf("compressed: %v", err)
+	}
+}
+
+// bzImage makes a file as a kernel's build does, with the payload that compress makes of elf.
+func bzImage(t *testing.T, elf []byte, claim uint32, cut int) []byte {
+	t.Helper()
+	var z bytes.Buffer
+	w := lz4.NewWriter(&z)
+	if err := w.Apply(lz4.LegacyOption(true)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(elf); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	payload := binary.LittleEndian.AppendUint32(z.Bytes()[:z.Len()-cut], claim)
+	image := make([]byte, 2*setupSectorBytes)
+	image[setupSectsAt] = 1
+	binary.LittleEndian.PutUint32(image[headerMagicAt:], headerMagic)
+	binary.LittleEndian.PutUint32(image[payloadLengthAt:], uint32(len(payload)))
+	return append(image, payload...)
+}
+
+func TestVmlinux(t *testing.T) {
+	elf := append([]byte(elfMagic), bytes.Repeat([]byte("kernel"), 10000)...)
+	var out bytes.Buffer
+	if err := vmlinux(bzImage(t, elf, uint32(len(elf)), 0), &out); err != nil || !bytes.Equal(out.Bytes(), elf) {
+		t.Errorf("%v, %d bytes", err, out.Len())
+	}
+	for name, image := range map[string][]byte{
+		"too long a claim": bzImage(t, elf, uint32(len(elf)+1), 0),
+		"no ELF":           bzImage(t, bytes.Repeat([]byte("x"), 1000), 1000, 0),
+		"a huge claim":     bzImage(t, elf, 1<<31, 0),
+		"short":            []byte("MZ"),
+		"not a kernel":     make([]byte, 4096),
+	} {
+		if err := vmlinux(image, io.Discard); !fault.Is(err, fault.Unsupported) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestTSC(t *testing.T) {
+	for name, tc := range map[string]struct {
+		cpuinfo string
+		khz     int
+	}{
+		"bare metal":      {"model name\t: A CPU @ 2.60GHz\ncpu MHz\t\t: 800.031\nflags\t\t: fpu tsc\n", 2600000},
+		"virtual machine": {"model name\t: A CPU @ 2.60GHz\ncpu MHz\t\t: 2596.144\nflags\t\t: fpu hypervisor tsc\n", 2596144},
+		"no clock in it":  {"model name\t: EPYC\ncpu MHz\t\t: 2450.000\nflags\t\t: fpu\n", 2450000},
+		"nothing":         {"", 0},
+	} {
+		if got := tscKHz(tc.cpuinfo); got != tc.khz {
+			t.Errorf("%s: %d, want %d", name, got, tc.khz)
+		}
+	}
+}
+
+func TestTailKeepsTheEnd(t *testing.T) {
+	var c tail
+	for range 3000 {
+		c.add([]byte("something went by\n"))
+	}
+	c.add([]byte("panic: \x1b[31mno\x00 init\n\n"))
+	lines := c.lines(2)
+	if len(c.kept) > tailSize || len(lines) != 2 || lines[1] != "panic:  [31mno  init" {
+		t.Errorf("%d bytes, %q", len(c.kept), lines)
+	}
+}
+
+func TestRefusal(t *testing.T) {
+	for words, kind := range map[string]fault.Kind{
+		`-blockdev {}: Failed to get "write" lock; Is another process using the image [/x]?`: fault.InUse,
+		`Could not open '/x': No such file or directory`:                                     fault.NotFound,
+		`Could not open '/x': Permission denied`:                                             fault.Denied,
+		`cannot set up guest memory 'pc.ram': Cannot allocate memory`:                        fault.Unavailable,
+		``: fault.Internal,
+	} {
+		if err := refusal(words); !fault.Is(err, kind) {
+			t.Errorf("%q is %v, want %v", words, fault.KindOf(err), kind)
+		}
+	}
+}
+
+// A machine is found by where it works, not by a number in a file.
+func TestProcessesAreOurOwnOnly(t *testing.T) {
+	root := t.TempDir()
+	if err := os.Mkdir(filepath.Join(root, "a"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if found := processes(root); len(found) != 0 {
+		t.Errorf("found %v where nothing runs", found)
+	}
+	// This test itself works elsewhere, and what works below root without our name is not ours.
+	wd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found := processes(filepath.Dir(wd)); len(found) != 0 {
+		t.Errorf("took a stranger for a machine: %v", found)
+	}
+}
+
+// QEMU's side of QMP: a greeting, replies out of order and longer than 64 KiB, events in between.
+func TestQMP(t *testing.T) {
+	ours, theirs := net.Pipe()
+	long := strings.Repeat("x", 200<<10)
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		defer theirs.Close()
+		dec := json.NewDecoder(theirs)
+		next := func() (id uint64, command string) {
+			var m struct {
+				Execute string
+				ID      uint64
+			}
+			if dec.Decode(&m) != nil {
+				return 0, ""
+			}
+			return m.ID, m.Execute
+		}
+		say := func(v any) { _ = json.NewEncoder(theirs).Encode(v) }
+		go say(map[string]any{"QMP": map[string]any{"version": map[string]any{}}})
+		id, _ := next()
+		say(map[string]any{"return": map[string]any{}, "id": id})
+		a, _ := next()
+		b, _ := next()
+		say(map[string]any{"event": "STOP"})
+		say(map[string]any{"return": long, "id": b})
+		say(map[string]any{"error": map[string]any{"class": "GenericError", "desc": "no such thing"}, "id": a})
+		next()
+	}()
+	ctx := t.Context()
+	q, err := newQMP(ctx, ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := make(chan error, 1)
+	sent := make(chan struct{})
+	go func() { close(sent); first <- q.call(ctx, "fails", nil, nil) }()
+	<-sent
+	var got string
+	errSecond := q.call(ctx, "works", nil, &got)
+	errFirst := <-first
+	// Which of the two went first is open; one has the long answer, the other the refusal.
+	if errSecond != nil {
+		errFirst, errSecond = errSecond, errFirst
+	} else if got != long {
+		t.Errorf("%d bytes came back", len(got))
+	}
+	if errSecond != nil || errFirst == nil || !strings.Contains(errFirst.Error(), "no such thing") {
+		t.Errorf("%v, %v", errFirst, errSecond)
+	}
+	if e := <-q.events; e.Event != "STOP" {
+		t.Errorf("event %v", e)
+	}
+	cancelled, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := q.call(cancelled, "never answered", nil, nil); err != context.Canceled {
+		t.Errorf("cancelled: %v", err)
+	}
+	q.close()
+	<-served
+	if err := q.call(ctx, "after the end", nil, nil); err == nil {
+		t.Error("a call on a closed connection works")
+	}
+}
