@@ -1,0 +1,171 @@
+// Package mountspec reads Docker's three languages for mounts: the texts of -v (HostConfig.Binds, Config.Volumes), the structures of --mount
+// (HostConfig.Mounts) and the options of --tmpfs (HostConfig.Tmpfs), into portlayer.Mount.
+//
+// The grammar, the order of the checks and the messages are Moby's (daemon/volume/mounts, linuxParser), as measured: see testdata. What differs, and why, is
+// listed in testdata/differences.jsonl; it comes to this: a bad mount is a bad request, it is found at create, and what a container VM cannot
+// do (a host path, a part of a volume) is refused by name instead of being done in part.
+//
+// It is pure: no disk, no clock. It does not know which volumes, stores and drivers there are.
+package mountspec
+
+import (
+	"fmt"
+	"path"
+	"sort"
+	"strings"
+
+	"github.com/moby/moby/api/types/mount"
+
+	"vch/internal/fault"
+	"vch/portlayer"
+)
+
+// Input is everything in a request and its image that mounts something.
+type Input struct {
+	Binds        []string            // HostConfig.Binds
+	Mounts       []mount.Mount       // HostConfig.Mounts
+	Tmpfs        map[string]string   // HostConfig.Tmpfs: target to options
+	Volumes      map[string]struct{} // Config.Volumes: bare targets
+	ImageVolumes []string            // the image's VOLUMEs
+	VolumeDriver string              // HostConfig.VolumeDriver; "" : the store decides
+}
+
+// Version is the API version that the client speaks: some rules came with one.
+type Version struct{ Major, Minor int }
+
+func (v Version) atLeast(major, minor int) bool {
+	return v.Major > major || v.Major == major && v.Minor >= minor
+}
+
+// Parse gives the mounts that in asks for, targets clean and unique, sorted by target, and warnings for the user. An explicit mount goes
+// before Config.Volumes, and that before the image's VOLUMEs.
+func Parse(in Input, v Version) ([]portlayer.Mount, []string, error) {
+	// Moby validates Mounts and Tmpfs before it looks at Binds.
+	var structured []portlayer.Mount
+	for _, m := range in.Mounts {
+		parsed, err := fromStructure(m, v)
+		if err != nil {
+			return nil, nil, err
+		}
+		structured = append(structured, parsed)
+	}
+	taken := map[string]bool{}
+	var all []portlayer.Mount
+	for _, target := range sortedKeys(in.Tmpfs) {
+		m, err := fromTmpfs(target, in.Tmpfs[target])
+		if err != nil {
+			return nil, nil, err
+		}
+		if taken[m.Target] {
+			return nil, nil, duplicate(target)
+		}
+		taken[m.Target] = true
+		all = append(all, m)
+	}
+	for _, raw := range in.Binds {
+		m, err := fromText(raw)
+		if err != nil {
+			return nil, nil, err
+		}
+		if taken[m.Target] {
+			return nil, nil, duplicate(m.Target)
+		}
+		taken[m.Target] = true
+		m.Driver = in.VolumeDriver
+		all = append(all, m)
+	}
+	var warnings []string
+	for i, m := range structured {
+		if taken[m.Target] {
+			return nil, nil, duplicate(in.Mounts[i].Target)
+		}
+		taken[m.Target] = true
+		if in.VolumeDriver != "" && m.Kind == portlayer.VolumeMount && m.Driver == "" {
+			warnings = append(warnings, fmt.Sprintf("the volume driver %q is for -v and not for --mount: the mount at %s uses the default one; add volume-driver=%s to it",
+				in.VolumeDriver, m.Target, in.VolumeDriver))
+		}
+		all = append(all, m)
+	}
+	bare, err := fromBareTargets(in, taken)
+	if err != nil {
+		return nil, nil, err
+	}
+	all = append(all, bare...)
+	sort.Slice(all, func(a, b int) bool { return all[a].Target < all[b].Target })
+	return all, warnings, nil
+}
+
+// fromBareTargets gives anonymous volumes for Config.Volumes and the image's VOLUMEs, but for targets that are taken. A relative one is below the
+// root, where a runtime puts it.
+func fromBareTargets(in Input, taken map[string]bool) ([]portlayer.Mount, error) {
+	var all []portlayer.Mount
+	for _, raw := range append(sortedKeys(in.Volumes), in.ImageVolumes...) {
+		target := path.Clean("/" + raw)
+		if err := checkTarget(target); err != nil {
+			return nil, invalidConfig(mount.TypeVolume, err)
+		}
+		if !taken[target] {
+			taken[target] = true
+			all = append(all, portlayer.Mount{Kind: portlayer.VolumeMount, Driver: in.VolumeDriver, Target: target, Origin: portlayer.FromImage})
+		}
+	}
+	return all, nil
+}
+
+// checkTarget is what holds for every target.
+func checkTarget(target string) error {
+	switch {
+	case target == "":
+		return fault.New(fault.Invalid, "field Target must not be empty")
+	case strings.ContainsRune(target, 0):
+		return fault.New(fault.Invalid, "invalid mount path: %q holds a zero byte", target)
+	case path.Clean(target) == "/":
+		return fault.New(fault.Invalid, "invalid specification: destination can't be '/'")
+	case !path.IsAbs(target):
+		return notAbsolute(target)
+	}
+	return nil
+}
+
+func notAbsolute(p string) error {
+	return fault.New(fault.Invalid, "invalid mount path: '%s' mount path must be absolute", p)
+}
+
+func invalidConfig(t mount.Type, err error) error {
+	return fault.New(fault.KindOf(err), "invalid mount config for type %q: %w", string(t), err)
+}
+
+func duplicate(target string) error {
+	return fault.New(fault.Invalid, "Duplicate mount point: %s", target)
+}
+
+// hostPath refuses to mount a directory of the host.
+func hostPath(source, target string) error {
+	return fault.New(fault.Unsupported, "host path %s cannot be mounted into a container VM at %s: it does not share the host's file system; use a volume: -v NAME:%s", source, target, target)
+}
+
+// maxName is portlayer.VolumeName's bound, in bytes.
+const maxName = 255
+
+// checkName is Moby's rule for a volume's name (volume/names), with its messages.
+func checkName(name string) error {
+	const first = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	switch {
+	case len(name) == 1:
+		return fault.New(fault.Invalid, "create %s: volume name is too short, names should be at least two alphanumeric characters", name)
+	case !strings.ContainsRune(first, rune(name[0])) || strings.Trim(name, first+"_.-") != "":
+		return fault.New(fault.Invalid, "create %s: %q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", name, name)
+	case len(name) > maxName:
+		return fault.New(fault.Invalid, "create %s: volume name is too long, names should be at most %d bytes", name, maxName)
+	}
+	return nil
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}
