@@ -1,0 +1,285 @@
+package hypertest
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"vch/internal/fault"
+	"vch/portlayer"
+)
+
+func (s *suite) testDisks(t *testing.T) {
+	t.Run("a new disk is thin, as large as asked, and two files", s.newDisk)
+	t.Run("of many that create one disk, one does", s.createAtOnce)
+	t.Run("a disk that cannot be made leaves nothing", s.badDisks)
+	t.Run("a damaged disk is told from a missing one", s.damagedDisks)
+	t.Run("delete takes what is there, twice", s.deleteDisk)
+	t.Run("import moves an image into place", s.importDisk)
+}
+
+func (s *suite) newDisk(t *testing.T) {
+	d := s.h.Disks()
+	p := d.Join(s.disks, "new.vmdk")
+	const odd = 64*portlayer.MiB + 1
+	before := time.Now().Add(-2 * time.Second) // file systems round times
+	if err := d.Create(t.Context(), p, portlayer.DiskSpec{Size: odd, Label: label("new")}); err != nil {
+		t.Fatal(err)
+	}
+	i, err := d.Stat(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i.Size != odd+511 {
+		t.Errorf("size %d, want %d: rounded up to 512", i.Size, odd+511)
+	}
+	if i.Allocated >= i.Size/2 {
+		t.Errorf("%d of %d bytes are allocated: not thin", i.Allocated, i.Size)
+	}
+	if i.Modified.Before(before) || i.Modified.After(time.Now().Add(2*time.Second)) {
+		t.Errorf("modified at %v", i.Modified)
+	}
+	names, err := d.List(t.Context(), s.disks)
+	if err != nil || !slices.Equal(names, []string{"new-flat.vmdk", "new.vmdk"}) {
+		t.Errorf("files %v, %v", names, err)
+	}
+	was, err := os.ReadFile(extent(p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, "create again", d.Create(t.Context(), p, portlayer.DiskSpec{Size: 8 * portlayer.MiB, Label: label("other")}), fault.Conflict)
+	if is, err := os.ReadFile(extent(p)); err != nil || !bytes.Equal(is, was) {
+		t.Errorf("the second create changed the disk (%v)", err)
+	}
+	if err := d.Delete(t.Context(), p); err != nil {
+		t.Error(err)
+	}
+}
+
+func (s *suite) createAtOnce(t *testing.T) {
+	d := s.h.Disks()
+	p := d.Join(s.disks, "once.vmdk")
+	var made atomic.Int32
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			err := d.Create(t.Context(), p, portlayer.DiskSpec{Size: 4 * portlayer.MiB, Label: label("once")})
+			if err == nil {
+				made.Add(1)
+			} else if !fault.Is(err, fault.Conflict) {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := made.Load(); n != 1 {
+		t.Errorf("%d made it", n)
+	}
+	if _, err := d.Stat(t.Context(), p); err != nil {
+		t.Error(err)
+	}
+	if err := d.Delete(t.Context(), p); err != nil {
+		t.Error(err)
+	}
+}
+
+func (s *suite) badDisks(t *testing.T) {
+	d := s.h.Disks()
+	small := portlayer.DiskSpec{Size: 4*portlayer.MiB - 1, Label: label("small")}
+	want(t, "too small", d.Create(t.Context(), d.Join(s.disks, "small.vmdk"), small), fault.Invalid)
+	if err := d.Create(t.Context(), d.Join(s.disks, "nowhere", "x.vmdk"), portlayer.DiskSpec{Size: 4 * portlayer.MiB, Label: label("x")}); err == nil {
+		t.Error("a disk was made in a directory that is not there")
+	}
+	if names, err := d.List(t.Context(), s.disks); err != nil || len(names) != 0 {
+		t.Errorf("left: %v, %v", names, err)
+	}
+}
+
+func (s *suite) damagedDisks(t *testing.T) {
+	d := s.h.Disks()
+	stat := func(p portlayer.DiskPath) error { _, err := d.Stat(t.Context(), p); return err }
+	want(t, "missing disk", stat(d.Join(s.disks, "none.vmdk")), fault.NotFound)
+
+	p := s.disk(t, "damaged")
+	i, err := d.Stat(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	truncate(t, extent(p), int64(i.Size)-512)
+	want(t, "truncated extent", stat(p), fault.Conflict)
+	truncate(t, extent(p), int64(i.Size)+512)
+	want(t, "extent that is too long", stat(p), fault.Conflict)
+	truncate(t, extent(p), int64(i.Size))
+	if err := stat(p); err != nil {
+		t.Errorf("mended: %v", err)
+	}
+	descriptor, err := os.ReadFile(string(p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, text := range map[string][]byte{"empty": nil, "cut": descriptor[:20], "binary": bytes.Repeat([]byte{0, 255}, 300)} {
+		if err := os.WriteFile(string(p), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		want(t, what+" descriptor", stat(p), fault.Conflict)
+	}
+	if err := os.WriteFile(string(p), descriptor, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(extent(p)); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "lost extent", stat(p), fault.NotFound)
+}
+
+func (s *suite) deleteDisk(t *testing.T) {
+	d := s.h.Disks()
+	for _, lost := range []string{"", "descriptor", "extent"} {
+		p := s.disk(t, "deleted")
+		var err error
+		switch lost {
+		case "descriptor":
+			err = os.Remove(string(p))
+		case "extent":
+			err = os.Remove(extent(p))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := d.Delete(t.Context(), p); err != nil {
+				t.Errorf("without its %s: %v", lost, err)
+			}
+		}
+		if names, err := d.List(t.Context(), s.disks); err != nil || len(names) != 0 {
+			t.Errorf("without its %s: left %v, %v", lost, names, err)
+		}
+	}
+}
+
+func (s *suite) importDisk(t *testing.T) {
+	d := s.h.Disks()
+	local := filepath.Join(t.TempDir(), "raw")
+	image := bytes.Repeat([]byte("an image "), 100_000)
+	put := func() {
+		t.Helper()
+		if err := os.WriteFile(local, image, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := d.Join(s.disks, "imported.vmdk")
+	put()
+	if err := d.Import(t.Context(), local, p); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(local); !os.IsNotExist(err) {
+		t.Errorf("the local file is still there (%v)", err)
+	}
+	i, err := d.Stat(t.Context(), p)
+	if whole := portlayer.Bytes((len(image) + 511) / 512 * 512); err != nil || i.Size != whole {
+		t.Errorf("size %d, want %d, %v", i.Size, whole, err)
+	}
+	if is, err := os.ReadFile(extent(p)); err != nil || !bytes.HasPrefix(is, image) {
+		t.Errorf("the disk does not hold the image (%v)", err)
+	}
+	put()
+	want(t, "import over a disk", d.Import(t.Context(), local, p), fault.Conflict)
+	if _, err := os.Stat(local); err != nil {
+		t.Errorf("the refused import took the local file: %v", err)
+	}
+	if err := d.Delete(t.Context(), p); err != nil {
+		t.Error(err)
+	}
+	if err := d.Import(t.Context(), filepath.Join(t.TempDir(), "none"), p); err == nil {
+		t.Error("a file that is not there was imported")
+	}
+	if names, err := d.List(t.Context(), s.disks); err != nil || len(names) != 0 {
+		t.Errorf("left: %v, %v", names, err)
+	}
+}
+
+func (s *suite) testFiles(t *testing.T) {
+	t.Run("directories come with their parents and go with their content", s.dirs)
+	t.Run("a small file is replaced whole", s.files)
+	t.Run("space proves that a directory can be written", s.space)
+}
+
+func (s *suite) dirs(t *testing.T) {
+	d := s.h.Disks()
+	deep := d.Join(s.disks, "a", "b")
+	for range 2 {
+		if err := d.MakeDir(t.Context(), deep); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"z", "y", "x"} {
+		if err := d.WriteFile(t.Context(), d.Join(deep, name), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if names, err := d.List(t.Context(), deep); err != nil || !slices.Equal(names, []string{"x", "y", "z"}) {
+		t.Errorf("list: %v, %v", names, err)
+	}
+	for range 2 {
+		if err := d.RemoveDir(t.Context(), d.Join(s.disks, "a")); err != nil {
+			t.Error(err)
+		}
+	}
+	_, err := d.List(t.Context(), deep)
+	want(t, "list a removed directory", err, fault.NotFound)
+	if names, err := d.List(t.Context(), s.disks); err != nil || len(names) != 0 {
+		t.Errorf("left: %v, %v", names, err)
+	}
+}
+
+func (s *suite) files(t *testing.T) {
+	d := s.h.Disks()
+	p := d.Join(s.disks, "volume.json")
+	_, err := d.ReadFile(t.Context(), p)
+	want(t, "read a missing file", err, fault.NotFound)
+	for _, text := range []string{"a first text, longer than the second", "second", ""} {
+		if err := d.WriteFile(t.Context(), p, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := d.ReadFile(t.Context(), p); err != nil || string(got) != text {
+			t.Errorf("read %q, %v, want %q", got, err, text)
+		}
+	}
+	if names, err := d.List(t.Context(), s.disks); err != nil || !slices.Equal(names, []string{"volume.json"}) {
+		t.Errorf("files %v, %v", names, err)
+	}
+	if err := os.Remove(string(p)); err != nil {
+		t.Error(err)
+	}
+}
+
+func (s *suite) space(t *testing.T) {
+	d := s.h.Disks()
+	total, free, err := d.Space(t.Context(), s.disks)
+	if err != nil || free <= 0 || total < free {
+		t.Errorf("total %d, free %d, %v", total, free, err)
+	}
+	if names, err := d.List(t.Context(), s.disks); err != nil || len(names) != 0 {
+		t.Errorf("the probe left %v, %v", names, err)
+	}
+	space := func(p portlayer.DiskPath) error { _, _, err := d.Space(t.Context(), p); return err }
+	want(t, "missing directory", space(d.Join(s.disks, "none")), fault.NotFound)
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "file", space(portlayer.DiskPath(file)), fault.Invalid)
+	shut := "/sys" // sysfs lets nobody make files, root included; for others a mode is enough
+	if os.Getuid() != 0 {
+		shut = t.TempDir()
+		if err := os.Chmod(shut, 0o500); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(t, "directory that cannot be written", space(portlayer.DiskPath(shut)), fault.Denied)
+}
