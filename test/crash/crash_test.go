@@ -1,0 +1,325 @@
+package crash
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"strings"
+	"testing"
+	"time"
+
+	"vch/internal/failpoint"
+)
+
+// limit is generous: everything here waits for an event, never for a time.
+const limit = 5 * time.Minute
+
+// host is one VCH whose daemon is killed again and again.
+type host struct {
+	t      *testing.T
+	dir    string
+	daemon *exec.Cmd
+	log    *os.File
+}
+
+var built struct {
+	dir string
+	err error
+}
+
+func TestMain(m *testing.M) {
+	code := func() int {
+		dir, err := os.MkdirTemp("", "vch-crash-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		built.dir = dir
+		out, err := exec.Command("make", "-C", "../..", "build", "BIN="+dir).CombinedOutput()
+		if err != nil {
+			built.err = fmt.Errorf("make build: %w\n%s", err, out)
+		}
+		return m.Run()
+	}()
+	os.Exit(code)
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs the whole machine; make test runs it")
+	}
+	if built.err != nil {
+		t.Fatal(built.err)
+	}
+	dir, err := os.MkdirTemp("", "vchc") // short: a socket's path has 107 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &host{t: t, dir: dir}
+	if err := os.Mkdir(filepath.Join(dir, "store"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if h.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		h.kill()
+		h.up("")
+		for _, id := range strings.Fields(h.docker("ps", "-aq")) {
+			h.docker("rm", "-f", "-v", id)
+		}
+		h.kill()
+		if t.Failed() {
+			text, _ := os.ReadFile(h.log.Name())
+			t.Logf("daemon's log:\n%s", text)
+		}
+		if left := h.qemus(); len(left) > 0 {
+			t.Errorf("machines left running: %v", left)
+		}
+		h.log.Close()
+		os.RemoveAll(dir)
+	})
+	h.up("")
+	h.importImage()
+	return h
+}
+
+// up starts a daemon with fail points armed and waits until it answers.
+func (h *host) up(points string) {
+	h.t.Helper()
+	h.daemon = exec.Command(filepath.Join(built.dir, "vch"), "serve", "--state", filepath.Join(h.dir, "state"), "--listen", "unix://"+h.dir+"/s",
+		"--volume-store", filepath.Join(h.dir, "store")+":default", "--accel", "tcg", "--default-capacity", "32M", "--anonymous-capacity", "32M")
+	h.daemon.Env = append(os.Environ(), failpoint.Env+"="+points)
+	h.daemon.Stdout, h.daemon.Stderr = h.log, h.log
+	if err := h.daemon.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
+		if _, err := h.try("version"); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			h.t.Fatal("the daemon does not answer")
+		}
+	}
+}
+
+// kill ends the daemon as kill -9 does.
+func (h *host) kill() {
+	if h.daemon != nil {
+		h.daemon.Process.Kill()
+		h.daemon.Wait()
+		h.daemon = nil
+	}
+}
+
+// died waits for the daemon to end at its fail point.
+func (h *host) died() {
+	h.t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- h.daemon.Wait() }()
+	select {
+	case err := <-done:
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != failpoint.ExitCode {
+			h.t.Fatalf("the daemon ended with %v, not at its fail point", err)
+		}
+	case <-time.After(limit):
+		h.t.Fatal("the daemon passed its fail point")
+	}
+	h.daemon = nil
+}
+
+func (h *host) try(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "docker", args...)
+	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+h.dir+"/s", "DOCKER_CONFIG="+h.dir)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func (h *host) docker(args ...string) string {
+	h.t.Helper()
+	out, err := h.try(args...)
+	if err != nil {
+		h.t.Errorf("docker %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+// importImage makes the image "box": busybox, and a directory to copy up.
+func (h *host) importImage() {
+	h.t.Helper()
+	box, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for _, f := range []struct {
+		h    tar.Header
+		data []byte
+	}{
+		{tar.Header{Name: "bin/", Typeflag: tar.TypeDir, Mode: 0o755}, nil},
+		{tar.Header{Name: "bin/busybox", Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(box))}, box},
+		{tar.Header{Name: "bin/sh", Typeflag: tar.TypeSymlink, Linkname: "busybox"}, nil},
+		{tar.Header{Name: "seed/", Typeflag: tar.TypeDir, Mode: 0o755}, nil},
+		{tar.Header{Name: "seed/f", Typeflag: tar.TypeReg, Mode: 0o644, Size: 4}, []byte("seed")},
+	} {
+		if err := w.WriteHeader(&f.h); err != nil {
+			h.t.Fatal(err)
+		}
+		if _, err := w.Write(f.data); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		h.t.Fatal(err)
+	}
+	path := filepath.Join(h.dir, "box.tar")
+	if err := os.WriteFile(path, buf.Bytes(), 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+	h.docker("import", path, "box")
+}
+
+// qemus gives the pids of this host's machines: QEMU processes that have its directory in their command line or working directory.
+func (h *host) qemus() (pids []string) {
+	procs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range procs {
+		line, _ := os.ReadFile(filepath.Join(p, "cmdline"))
+		cwd, _ := os.Readlink(filepath.Join(p, "cwd"))
+		if bytes.Contains(line, []byte("qemu-system")) && (bytes.Contains(line, []byte(h.dir+"/")) || strings.HasPrefix(cwd, h.dir+"/")) {
+			pids = append(pids, filepath.Base(p))
+		}
+	}
+	return pids
+}
+
+// left is what a host holds, by its own account and on disk.
+func (h *host) left() string {
+	names := func(dir string) string {
+		list, _ := os.ReadDir(filepath.Join(h.dir, dir))
+		var out []string
+		for _, e := range list {
+			out = append(out, e.Name())
+		}
+		sort.Strings(out)
+		return strings.Join(out, " ")
+	}
+	return fmt.Sprintf("containers[%s] volumes[%s] machines[%s] store[%s] processes%v",
+		strings.TrimSpace(h.docker("ps", "-aq", "--no-trunc")), strings.TrimSpace(h.docker("volume", "ls", "-q")), names("state/machines"), names("store/volumes"), h.qemus())
+}
+
+// A daemon killed at any step of a create leaves, after its next start, either the whole container or nothing but the named volume.
+func TestCreateKilledAtEveryStep(t *testing.T) {
+	h := newHost(t)
+	for _, point := range []string{"create.journal", "create.volumes", "create.populate", "create.define", "create.record", "create.recorded"} {
+		t.Run(point, func(t *testing.T) {
+			h.t = t
+			h.kill()
+			h.up(point + "=exit")
+			if out, err := h.try("create", "--name", "c", "-v", "named:/n", "-v", "/anon", "--mount", "type=volume,target=/seed,readonly", "box", "sh"); err == nil {
+				t.Fatalf("create answered: %s", out)
+			}
+			h.died()
+			h.up("")
+			if point == "create.recorded" { // on record: it exists, whole
+				h.docker("start", "c")
+				h.docker("rm", "-f", "-v", "c")
+			}
+			volumes := strings.Fields(h.docker("volume", "ls", "-q"))
+			for _, v := range volumes {
+				h.docker("volume", "rm", v)
+			}
+			if len(volumes) > 1 || len(volumes) == 1 && volumes[0] != "named" {
+				t.Errorf("volumes left: %v", volumes)
+			}
+			if got, want := h.left(), "containers[] volumes[] machines[] store[] processes[]"; got != want {
+				t.Errorf("left %s", got)
+			}
+			// The name is free, and a create without a crash works.
+			h.docker("create", "--name", "c", "box", "sh")
+			h.docker("rm", "c")
+		})
+	}
+}
+
+// A daemon killed in the middle of a remove finishes it at its next start.
+func TestRemoveKilledAtEveryStep(t *testing.T) {
+	h := newHost(t)
+	for _, point := range []string{"remove.journal", "remove.machine", "remove.record"} {
+		t.Run(point, func(t *testing.T) {
+			h.t = t
+			h.kill()
+			h.up(point + "=exit")
+			h.docker("create", "--name", "c", "-v", "/anon", "box", "sh")
+			if out, err := h.try("rm", "-v", "c"); err == nil {
+				t.Fatalf("rm answered: %s", out)
+			}
+			h.died()
+			h.up("")
+			if got, want := h.left(), "containers[] volumes[] machines[] store[] processes[]"; got != want {
+				t.Errorf("left %s", got)
+			}
+		})
+	}
+}
+
+// A daemon killed at any step of a start leaves no machine running that it does not know, and the container starts afterwards.
+func TestStartKilledAtEveryStep(t *testing.T) {
+	h := newHost(t)
+	h.docker("create", "--name", "c", "-v", "data:/d", "box", "sh", "-c", "busybox echo run >>/d/f; busybox cat /d/f")
+	for _, point := range []string{"start.power", "start.configure", "start.record"} {
+		t.Run(point, func(t *testing.T) {
+			h.t = t
+			h.kill()
+			h.up(point + "=exit")
+			if out, err := h.try("start", "c"); err == nil {
+				t.Fatalf("start answered: %s", out)
+			}
+			h.died()
+			h.up("")
+			if left := h.qemus(); len(left) > 0 {
+				t.Errorf("machines running: %v", left)
+			}
+			out := h.docker("start", "-a", "c")
+			if !strings.HasPrefix(out, "run\n") {
+				t.Errorf("start said %q", out)
+			}
+		})
+	}
+}
+
+// A running container goes on over kill -9 of its daemon: no output is lost or doubled, and its exit is known.
+func TestRunningContainerOutlivesTheDaemon(t *testing.T) {
+	h := newHost(t)
+	h.docker("run", "-d", "--name", "c", "-v", "data:/d", "box", "sh", "-c",
+		`i=0; while [ $i -lt 300 ]; do busybox echo line $i; i=$((i+1)); [ -e /d/go ] || busybox usleep 20000; done; exit 9`)
+	for range 3 {
+		h.kill()
+		h.up("")
+	}
+	h.docker("exec", "c", "busybox", "touch", "/d/go")
+	h.kill()
+	h.up("")
+	if got := strings.TrimSpace(h.docker("wait", "c")); got != "9" {
+		t.Errorf("exit code %s", got)
+	}
+	var want strings.Builder
+	for i := range 300 {
+		fmt.Fprintf(&want, "line %d\n", i)
+	}
+	if got := h.docker("logs", "c"); got != want.String() {
+		t.Errorf("log differs: %d bytes, want %d", len(got), want.Len())
+	}
+}

@@ -1,0 +1,337 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// host is one VCH: its directory, and its daemon while it runs.
+type host struct {
+	bin  string
+	dir  string   // short: a unix socket's path has 107 bytes
+	args []string // of the last serve
+	bare bool     // serve gets neither stores nor sizes but those in args
+	tiny bool     // the default store is on a medium that is all but full
+	uid  int      // of the daemon; 0: the test's own
+
+	mu     sync.Mutex // guards below
+	daemon *exec.Cmd
+	ended  chan struct{} // closed when daemon has ended
+}
+
+func newHost(bin string) *host {
+	dir, err := os.MkdirTemp("", "v")
+	if err != nil {
+		panic(err)
+	}
+	for _, store := range []string{"a", "b"} {
+		if err := os.Mkdir(filepath.Join(dir, store), 0o755); err != nil {
+			panic(err)
+		}
+	}
+	return &host{bin: bin, dir: dir}
+}
+
+func (h *host) address() string { return "unix://" + h.dir + "/s" }
+
+// setenv tells a script where things are.
+func (h *host) setenv(set func(name, value string)) {
+	set("DOCKER_HOST", h.address())
+	set("SOCKET", h.dir+"/s")
+	set("STATE", h.dir+"/state")
+	set("STORE", h.dir+"/a")
+	set("STORE2", h.dir+"/b")
+}
+
+// ordinaryUser is nobody's number on Debian (base-passwd).
+const ordinaryUser = 65534
+
+// becomeOrdinary gives the host's directory to an ordinary user, who will run the daemon. A test that runs as one has nothing to do.
+func (h *host) becomeOrdinary() error {
+	if os.Getuid() != 0 {
+		return nil
+	}
+	h.uid = ordinaryUser
+	for _, dir := range []string{"", "a", "b"} {
+		if err := os.Chown(filepath.Join(h.dir, dir), h.uid, h.uid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stores are the arguments that give a host its two stores; a script that names one of these flags says them all.
+func (h *host) stores() []string {
+	return []string{"--volume-store", h.dir + "/a:default", "--volume-store", h.dir + "/b:second"}
+}
+
+// command is vch serve with args beside the host's own.
+func (h *host) command(args ...string) *exec.Cmd {
+	all := []string{filepath.Join(h.bin, "vch"), "serve", "--state", h.dir + "/state", "--listen", h.address()}
+	if !h.bare {
+		all = append(all, "--accel", "tcg", "--memory", "128M", "--default-capacity", "64M", "--anonymous-capacity", "32M")
+		if !strings.Contains(strings.Join(args, " "), "--volume-store") {
+			all = append(all, h.stores()...)
+		}
+	}
+	all = append(all, args...)
+	if h.tiny {
+		all = append(medium("tiny", h.dir+"/a"), all...)
+	}
+	cmd := exec.Command(all[0], all[1:]...)
+	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	if h.uid != 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(h.uid), Gid: uint32(h.uid)}}
+		cmd.Env = append(cmd.Env, "HOME="+h.dir)
+		cmd.Dir = h.dir
+	}
+	return cmd
+}
+
+// serve starts the daemon and waits until it answers.
+func (h *host) serve(args ...string) error {
+	if h.running() {
+		return errors.New("the daemon is running already")
+	}
+	log, err := os.OpenFile(filepath.Join(h.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	h.args = args
+	cmd := h.command(args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	go func() { cmd.Wait(); close(ended) }()
+	h.mu.Lock()
+	h.daemon, h.ended = cmd, ended
+	h.mu.Unlock()
+	deadline := time.Now().Add(limit)
+	for {
+		conn, err := net.Dial("unix", h.dir+"/s")
+		if err == nil {
+			conn.Close()
+			return nil
+		}
+		select {
+		case <-ended:
+			return fmt.Errorf("the daemon ended at once (%v):\n%s", cmd.ProcessState, h.logTail(20))
+		case <-time.After(20 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the daemon does not answer after %v", limit)
+		}
+	}
+}
+
+func (h *host) running() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.daemon == nil {
+		return false
+	}
+	select {
+	case <-h.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+// signal sends sig to the daemon and waits for its end.
+func (h *host) signal(sig syscall.Signal) (*os.ProcessState, error) {
+	h.mu.Lock()
+	cmd := h.daemon
+	h.mu.Unlock()
+	if cmd == nil {
+		return nil, errors.New("there is no daemon")
+	}
+	if err := cmd.Process.Signal(sig); err != nil {
+		return nil, err
+	}
+	return h.wait()
+}
+
+// wait waits for the daemon's end.
+func (h *host) wait() (*os.ProcessState, error) {
+	h.mu.Lock()
+	cmd, ended := h.daemon, h.ended
+	h.mu.Unlock()
+	select {
+	case <-ended:
+		return cmd.ProcessState, nil
+	case <-time.After(limit):
+		return nil, errors.New("the daemon goes on")
+	}
+}
+
+// docker runs the CLI against this host.
+func (h *host) docker(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "docker", args...)
+	cmd.Env = append(os.Environ(), "DOCKER_HOST="+h.address(), "DOCKER_CONFIG="+h.dir, "DOCKER_API_VERSION=")
+	var out, diag bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &diag
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("docker %s: %w: %s", strings.Join(args, " "), err, diag.String())
+	}
+	return out.String(), nil
+}
+
+// sweep removes the containers and volumes whose names begin with me, and says what is left of them.
+func (h *host) sweep(me string) (wrong []string) {
+	ids, err := h.docker("ps", "-aq", "--no-trunc", "--filter", "name=^/?"+me+"(-|$)")
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for _, id := range strings.Fields(ids) {
+		if _, err := h.docker("rm", "-f", "-v", id); err != nil {
+			wrong = append(wrong, err.Error())
+		}
+		wrong = append(wrong, h.traces(id)...)
+	}
+	volumes, err := h.docker("volume", "ls", "-q", "--filter", "name=^"+me+"(-|$)")
+	if err != nil {
+		return append(wrong, err.Error())
+	}
+	for _, v := range strings.Fields(volumes) {
+		if _, err := h.docker("volume", "rm", v); err != nil {
+			wrong = append(wrong, err.Error())
+		}
+	}
+	images, err := h.docker("images", "--format", "{{.Repository}}:{{.Tag}}")
+	if err != nil {
+		return append(wrong, err.Error())
+	}
+	for _, image := range strings.Fields(images) {
+		if repository, _, _ := strings.Cut(image, ":"); repository == me || strings.HasPrefix(repository, me+"/") {
+			if _, err := h.docker("rmi", image); err != nil {
+				wrong = append(wrong, err.Error())
+			}
+		}
+	}
+	return wrong
+}
+
+// held says what a host holds beside its image box, when it should hold nothing.
+func (h *host) held() (wrong []string) {
+	for _, ask := range [][]string{{"ps", "-a", "--format", "container {{.Names}} of {{.Image}}"}, {"volume", "ls", "--format", "volume {{.Name}}"},
+		{"images", "-a", "--format", "image {{.Repository}}:{{.Tag}} {{.ID}}"}} {
+		out, err := h.docker(ask...)
+		if err != nil {
+			return append(wrong, err.Error())
+		}
+		for line := range strings.Lines(out) {
+			if !strings.HasPrefix(line, "image box:latest ") {
+				wrong = append(wrong, "some script left "+strings.TrimSpace(line))
+			}
+		}
+	}
+	return wrong
+}
+
+// traces says what is left on this machine of a container that was removed.
+func (h *host) traces(id string) (wrong []string) {
+	if pids := machines(id); len(pids) > 0 {
+		wrong = append(wrong, fmt.Sprintf("container %s is gone and its machine runs: %v", id[:12], pids))
+	}
+	filepath.WalkDir(filepath.Join(h.dir, "state"), func(path string, _ os.DirEntry, err error) error {
+		if err == nil && strings.Contains(filepath.Base(path), id) {
+			wrong = append(wrong, fmt.Sprintf("container %s is gone and there is %s", id[:12], path))
+		}
+		return nil
+	})
+	return wrong
+}
+
+// end removes everything of this host, stops its daemon, and says what should not be there then.
+func (h *host) end() (wrong []string) {
+	defer func() {
+		if h.running() {
+			h.signal(syscall.SIGKILL)
+		}
+		for _, pid := range machines(h.dir + "/") {
+			wrong = append(wrong, fmt.Sprintf("machine %d of %s was left running", pid, h.dir))
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}()
+	if h.args == nil && h.daemon == nil {
+		return nil // it never served
+	}
+	if !h.running() {
+		if err := h.serve(h.args...); err != nil {
+			return []string{"for cleaning up: " + err.Error()}
+		}
+	}
+	ids, err := h.docker("ps", "-aq", "--no-trunc")
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for _, id := range strings.Fields(ids) {
+		if _, err := h.docker("rm", "-f", "-v", id); err != nil {
+			wrong = append(wrong, err.Error())
+		}
+		wrong = append(wrong, h.traces(id)...)
+	}
+	volumes, err := h.docker("volume", "ls", "-q")
+	if err != nil {
+		wrong = append(wrong, err.Error())
+	}
+	for _, v := range strings.Fields(volumes) {
+		if _, err := h.docker("volume", "rm", v); err != nil {
+			wrong = append(wrong, err.Error())
+		}
+	}
+	for _, dir := range []string{"state/machines", "a/volumes", "b/volumes"} {
+		if left, _ := os.ReadDir(filepath.Join(h.dir, dir)); len(left) > 0 {
+			wrong = append(wrong, fmt.Sprintf("%s is not empty: %v", dir, left))
+		}
+	}
+	state, err := h.signal(syscall.SIGTERM)
+	if err != nil {
+		return append(wrong, err.Error())
+	}
+	if !state.Success() {
+		wrong = append(wrong, fmt.Sprintf("SIGTERM ended the daemon with %v", state))
+	}
+	return wrong
+}
+
+// logTail is the end of the daemon's log.
+func (h *host) logTail(lines int) string {
+	text, _ := os.ReadFile(filepath.Join(h.dir, "log"))
+	all := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// machines gives the QEMU processes that have text in their command line or working directory.
+func machines(text string) (pids []int) {
+	procs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range procs {
+		line, _ := os.ReadFile(filepath.Join(p, "cmdline"))
+		cwd, _ := os.Readlink(filepath.Join(p, "cwd"))
+		if !bytes.Contains(bytes.SplitN(line, []byte{0}, 2)[0], []byte("qemu-system")) {
+			continue
+		}
+		if bytes.Contains(line, []byte(text)) || strings.Contains(cwd+"/", text) {
+			var pid int
+			fmt.Sscan(filepath.Base(p), &pid)
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
