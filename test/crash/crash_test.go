@@ -300,6 +300,37 @@ func TestStartKilledAtEveryStep(t *testing.T) {
 	}
 }
 
+// A daemon killed while it mends a volume that a killed machine left unclean loses nothing of it, and mends it at the next start.
+func TestMendKilled(t *testing.T) {
+	h := newHost(t)
+	h.docker("run", "-d", "--name", "w", "-v", "data:/d", "box", "sh", "-c", "busybox echo kept >/d/f; busybox sync; busybox echo synced; busybox sleep 1000")
+	for deadline := time.Now().Add(limit); !strings.Contains(h.docker("logs", "w"), "synced"); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the container does not write")
+		}
+	}
+	for _, pid := range h.qemus() {
+		if out, err := exec.Command("kill", "-9", pid).CombinedOutput(); err != nil {
+			t.Fatalf("kill %s: %v %s", pid, err, out)
+		}
+	}
+	h.docker("wait", "w")
+	h.docker("create", "--name", "r", "-v", "data:/d:ro", "box", "busybox", "cat", "/d/f")
+	h.kill()
+	h.up("mend.journal=exit")
+	if out, err := h.try("start", "-a", "r"); err == nil {
+		t.Fatalf("start answered: %s", out)
+	}
+	h.died()
+	h.up("")
+	if left := h.qemus(); len(left) > 0 {
+		t.Errorf("machines running: %v", left)
+	}
+	if out := h.docker("start", "-a", "r"); out != "kept\n" {
+		t.Errorf("start said %q", out)
+	}
+}
+
 // A running container goes on over kill -9 of its daemon: no output is lost or doubled, and its exit is known.
 func TestRunningContainerOutlivesTheDaemon(t *testing.T) {
 	h := newHost(t)

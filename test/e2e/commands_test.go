@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -47,26 +48,28 @@ import (
 //	ptyrun SCRIPT CMD ARG…     run a program on a terminal, as SCRIPT says; see pty_test.go
 //	truncate FILE SIZE         cut a file
 //	tiny DIR CMD ARG…          run a program with DIR on a medium that is all but full
+//	untethered FILE            build a vch without a tether in it
 //	readonly DIR CMD ARG…      run a program with DIR on a medium that takes no write
 func commands() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
-		"docker":   dockerCmd,
-		"code":     codeCmd,
-		"same":     sameCmd,
-		"capture":  captureCmd,
-		"waitfor":  waitforCmd,
-		"api":      apiCmd,
-		"headers":  headersCmd,
-		"daemon":   daemonCmd,
-		"box":      boxCmd,
-		"machines": machinesCmd,
-		"dead":     deadCmd,
-		"archive":  archiveCmd,
-		"registry": registryCmd,
-		"ptyrun":   ptyrunCmd,
-		"truncate": truncateCmd,
-		"tiny":     mediumCmd("tiny"),
-		"readonly": mediumCmd("readonly"),
+		"docker":     dockerCmd,
+		"code":       codeCmd,
+		"same":       sameCmd,
+		"capture":    captureCmd,
+		"waitfor":    waitforCmd,
+		"api":        apiCmd,
+		"headers":    headersCmd,
+		"daemon":     daemonCmd,
+		"box":        boxCmd,
+		"machines":   machinesCmd,
+		"dead":       deadCmd,
+		"archive":    archiveCmd,
+		"registry":   registryCmd,
+		"ptyrun":     ptyrunCmd,
+		"truncate":   truncateCmd,
+		"untethered": untetheredCmd,
+		"tiny":       mediumCmd("tiny"),
+		"readonly":   mediumCmd("readonly"),
 	}
 }
 
@@ -361,4 +364,21 @@ func medium(kind, dir string) []string {
 		words = append(words, "--map-root-user")
 	}
 	return append(words, "sh", "-c", `mount -t tmpfs -o "$1" test "$2" && shift 2 && exec "$@"`, "sh", options[kind], dir)
+}
+
+// untetheredCmd builds vch as go build does in a fresh checkout, where make has not put a tether into it.
+func untetheredCmd(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 1, "untethered FILE")
+	root, err := filepath.Abs("../..")
+	ts.Check(err)
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {filepath.Join(root, "cmd/vch/embed/tether"): ""}})
+	ts.Check(err)
+	file := ts.MkAbs(".overlay.json")
+	ts.Check(os.WriteFile(file, overlay, 0o600))
+	cmd := exec.Command("go", "build", "-overlay", file, "-o", ts.MkAbs(args[0]), "./cmd/vch")
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		ts.Fatalf("go build: %v\n%s", err, out)
+	}
 }
