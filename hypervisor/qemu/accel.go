@@ -99,7 +99,7 @@ func (h *Hypervisor) tryKVM(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	p, err := h.launch(limited, dir, arguments(shape{name: "vch-try-kvm", accel: "kvm", memory: 128 * portlayer.MiB, cpus: 1, boot: h.boot, append: h.cmdline}))
+	p, err := h.launch(limited, dir, shape{name: "vch-try-kvm", accel: "kvm", memory: 128 * portlayer.MiB, cpus: 1, boot: h.boot, append: h.cmdline})
 	if err != nil {
 		return err
 	}

@@ -9,11 +9,15 @@ import (
 	"vch/portlayer"
 )
 
-// The file descriptors that QEMU inherits: sockets that listen already, so that nobody has to wait for them (QEMU docs, -chardev socket,fd=).
+// The file descriptors that QEMU inherits. Sockets listen already, so that nobody has to wait for them (QEMU docs, -chardev socket,fd=). Files are opened by
+// this process, so that QEMU needs the right to none: it may run as a user who can open nothing.
 const (
 	fdQMP = 3 + iota
 	fdChannel
 	fdConsole
+	fdKernel
+	fdInitrd
+	fdDisks // and on, one a drive
 )
 
 // drive is a disk as QEMU gets it.
@@ -48,7 +52,7 @@ func arguments(s shape) []string {
 		"-accel", s.accel, "-cpu", cpu,
 		"-m", strconv.FormatInt(int64((s.memory+portlayer.MiB-1)/portlayer.MiB), 10) + "M",
 		"-smp", strconv.Itoa(s.cpus),
-		"-kernel", s.boot.kernel, "-initrd", s.boot.initrd, "-append", s.append,
+		"-kernel", fmt.Sprintf("/proc/self/fd/%d", fdKernel), "-initrd", fmt.Sprintf("/proc/self/fd/%d", fdInitrd), "-append", s.append,
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d,server=on,wait=off", fdQMP), "-mon", "chardev=qmp,mode=control",
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d,server=on,wait=off", fdConsole), "-serial", "chardev:console",
 		"-chardev", fmt.Sprintf("socket,id=channel,fd=%d,server=on,wait=off", fdChannel),
@@ -57,10 +61,9 @@ func arguments(s shape) []string {
 	}
 	for i, d := range s.drives {
 		node := "disk" + strconv.Itoa(i)
-		// In JSON no character of a path has a meaning.
-		args = append(args,
+		args = append(args, "-add-fd", fmt.Sprintf("fd=%d,set=%d", fdDisks+i, i),
 			"-blockdev", object(map[string]any{"driver": "raw", "node-name": node, "read-only": d.readOnly, "discard": "unmap",
-				"file": map[string]any{"driver": "file", "filename": d.file, "read-only": d.readOnly, "discard": "unmap"}}),
+				"file": map[string]any{"driver": "file", "filename": fmt.Sprintf("/dev/fdset/%d", i), "read-only": d.readOnly, "discard": "unmap"}}),
 			"-device", object(map[string]any{"driver": "scsi-hd", "bus": "scsi0.0", "channel": 0, "scsi-id": 0, "lun": i, "drive": node, "serial": d.serial}))
 	}
 	return args

@@ -33,7 +33,7 @@ func prepareBoot(cache string, k Kernel, tether []byte) (bootFiles, error) {
 	}
 	b.kernel = filepath.Join(cache, "vmlinux-"+digest(image))
 	if _, err := os.Stat(b.kernel); err != nil {
-		err := atomicfile.WriteFrom(b.kernel, 0o600, func(w io.Writer) error { return vmlinux(image, w) })
+		err := atomicfile.WriteFrom(b.kernel, 0o444, func(w io.Writer) error { return vmlinux(image, w) })
 		if fault.Is(err, fault.Unsupported) {
 			b.kernel = k.Image
 		} else if err != nil {
@@ -46,7 +46,7 @@ func prepareBoot(cache string, k Kernel, tether []byte) (bootFiles, error) {
 	}
 	b.initrd = filepath.Join(cache, "initramfs-"+digest(initrd.Bytes()))
 	if _, err := os.Stat(b.initrd); err != nil {
-		if err := atomicfile.Write(b.initrd, initrd.Bytes(), 0o600); err != nil {
+		if err := atomicfile.Write(b.initrd, initrd.Bytes(), 0o444); err != nil {
 			return b, err
 		}
 	}

@@ -213,7 +213,7 @@ func (m *machine) PowerOn(ctx context.Context) error {
 		}
 		s.drives = append(s.drives, v)
 	}
-	p, err := m.h.launch(ctx, m.dir(), arguments(s))
+	p, err := m.h.launch(ctx, m.dir(), s)
 	if err != nil {
 		return err
 	}

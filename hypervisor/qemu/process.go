@@ -3,6 +3,8 @@ package qemu
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -40,8 +42,8 @@ type process struct {
 	console tail
 }
 
-// launch starts QEMU in dir and returns when its machine executes. After an error nothing runs.
-func (h *Hypervisor) launch(ctx context.Context, dir string, args []string) (p *process, err error) {
+// launch starts QEMU in dir with a machine of the shape s and returns when that executes. After an error nothing runs.
+func (h *Hypervisor) launch(ctx context.Context, dir string, s shape) (p *process, err error) {
 	var files []*os.File
 	defer func() {
 		for _, f := range files {
@@ -55,17 +57,52 @@ func (h *Hypervisor) launch(ctx context.Context, dir string, args []string) (p *
 		}
 		files = append(files, f)
 	}
+	for _, name := range []string{s.boot.kernel, s.boot.initrd} {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, kindOf(err)
+		}
+		files = append(files, f)
+	}
+	for _, d := range s.drives {
+		flag := os.O_RDWR
+		if d.readOnly {
+			flag = os.O_RDONLY
+		}
+		f, err := os.OpenFile(d.file, flag, 0)
+		if err != nil {
+			return nil, kindOf(err)
+		}
+		files = append(files, f)
+	}
+	home, err := os.Open(dir)
+	if err != nil {
+		return nil, kindOf(err)
+	}
+	defer home.Close()
 	words, err := os.OpenFile(filepath.Join(dir, wordsFile), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, kindOf(err)
 	}
 	defer words.Close()
-	cmd := exec.Command(h.qemu, args...)
-	cmd.Dir = dir // by which a later daemon finds it, and the only place where it writes
+	cmd := exec.Command(h.qemu, arguments(s)...)
+	// Where it works is how a later daemon finds it. By descriptor: its user may not come there by the path.
+	cmd.Dir = fmt.Sprintf("/proc/self/fd/%d", home.Fd())
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
 	cmd.Stdout, cmd.Stderr = words, words
 	cmd.ExtraFiles = files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // it outlives this daemon, and the daemon's terminal
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr.Credential = nobody(s.name)
+		if st, err := os.Stat(kvmDevice); err == nil && s.accel == "kvm" {
+			if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+				cmd.SysProcAttr.Credential.Groups = []uint32{sys.Gid} // whom the host lets use KVM
+			}
+		}
+		if err := home.Chmod(0o711); err != nil { // it works there, and can neither list nor write
+			return nil, kindOf(err)
+		}
+	}
 	if err := cmd.Start(); err != nil {
 		return nil, fault.New(fault.Unavailable, "cannot run %s: %w", h.qemu, err)
 	}
@@ -82,6 +119,15 @@ func (h *Hypervisor) launch(ctx context.Context, dir string, args []string) (p *
 		return nil, err
 	}
 	return p, nil
+}
+
+// nobody is a user that a machine has for itself: in no password file, owner of nothing, so that a guest that breaks into its QEMU finds itself with what is
+// open there and no more, and cannot touch another machine's. The range is one that nothing assigns (systemd, "Users, Groups, UIDs and GIDs on systemd Systems").
+func nobody(name string) *syscall.Credential {
+	const first, mask = 0x70000000, 0x0fffffff
+	sum := sha256.Sum256([]byte(name))
+	id := first + binary.LittleEndian.Uint32(sum[:])&mask
+	return &syscall.Credential{Uid: id, Gid: id}
 }
 
 // awaitMachine returns when QMP answers, which it does once every device is made.

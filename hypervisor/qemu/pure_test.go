@@ -106,11 +106,10 @@ func TestApply(t *testing.T) {
 	}
 }
 
-// Nothing in a path or a name may become an option of QEMU's.
-func TestArgumentsQuote(t *testing.T) {
-	evil := `/st,ore/a"b\c/x,file.locking=off-flat.vmdk`
+// QEMU opens no disk by its path: each is a descriptor that it inherits, in the order of the drives.
+func TestArguments(t *testing.T) {
 	args := arguments(shape{name: "vch-1", accel: "tcg", memory: 100<<20 + 1, cpus: 2, boot: bootFiles{kernel: "/k", initrd: "/i"}, append: "quiet",
-		drives: []drive{{serial: "s0", file: evil, readOnly: true}, {serial: "s1", file: "/w"}}})
+		drives: []drive{{serial: "s0", file: "/image", readOnly: true}, {serial: "s1", file: "/w"}}})
 	var files []string
 	var readOnly []bool
 	for i, a := range args {
@@ -132,20 +131,30 @@ func TestArgumentsQuote(t *testing.T) {
 		}
 		files, readOnly = append(files, b.File.Filename), append(readOnly, b.ReadOnly)
 	}
-	if diff := cmp.Diff([]string{evil, "/w"}, files); diff != "" {
+	if diff := cmp.Diff([]string{"/dev/fdset/0", "/dev/fdset/1"}, files); diff != "" {
 		t.Error(diff)
 	}
 	if diff := cmp.Diff([]bool{true, false}, readOnly); diff != "" {
 		t.Error(diff)
 	}
 	line := " " + strings.Join(args, " ") + " "
-	for _, want := range []string{" -m 101M ", " -smp 2 ", " -accel tcg ", " -nodefaults ", "spawn=deny", " -no-reboot "} {
+	for _, want := range []string{" -m 101M ", " -smp 2 ", " -accel tcg ", " -nodefaults ", "spawn=deny", " -no-reboot ", " -add-fd fd=8,set=0 ", " -add-fd fd=9,set=1 "} {
 		if !strings.Contains(line, want) {
 			t.Errorf("no %q in %s", want, line)
 		}
 	}
-	if strings.Contains(line, "netdev") || strings.Contains(line, "-nic") {
-		t.Error("a network card")
+	for _, never := range []string{"netdev", "-nic", "/image", "/w ", "/k ", "/i "} {
+		if strings.Contains(line, never) {
+			t.Errorf("%q in %s", never, line)
+		}
+	}
+}
+
+// Two machines never share a user, and none is anyone's.
+func TestNobody(t *testing.T) {
+	a, b := nobody("vch-a"), nobody("vch-b")
+	if a.Uid == b.Uid || a.Uid < 0x70000000 || a.Uid > 0x7fffffff || a.Gid != a.Uid || len(a.Groups) > 0 {
+		t.Errorf("%+v %+v", a, b)
 	}
 }
 

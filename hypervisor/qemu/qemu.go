@@ -4,9 +4,9 @@
 // its own, so that it outlives this process; the next one finds it by its pid and start time. Machines boot cold: Debian's kernel and an initramfs that is
 // written here (initramfs.go). Disks are flat VMDKs, run as raw.
 //
-// The jail, as it is today: QEMU runs as the daemon's user, with -sandbox denying privilege elevation, spawning and resource control, sees only the files in
-// its command line, and has no network card. It does not yet run as a user of its own; run the daemon as an ordinary user where that matters. Under TCG, which
-// QEMU itself calls no security boundary, this jail is the boundary.
+// The jail: under a daemon that is root, each machine's QEMU runs as a user of its own that owns nothing; under an ordinary user's daemon it runs as that user. It is
+// given its disks and sockets open, with -sandbox denying privilege elevation, spawning and resource control, and has no network card. It has no cgroup of its
+// own yet. Under TCG, which QEMU itself calls no security boundary, this jail is the boundary.
 package qemu
 
 import (
