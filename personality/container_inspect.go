@@ -1,0 +1,182 @@
+package personality
+
+import (
+	"context"
+	"net/http"
+	"path"
+	"strconv"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/storage"
+
+	"vch/portlayer"
+)
+
+// The shapes of API 1.50 that the types of 1.56 no longer have.
+
+// inspectResponse is container.InspectResponse with them.
+type inspectResponse struct {
+	container.InspectResponse
+	HostConfig      hostConfig
+	NetworkSettings networkSettings
+}
+
+// hostConfig adds the limits on kernel memory, gone with 1.42.
+type hostConfig struct {
+	container.HostConfig
+	KernelMemory    *int64 `json:",omitempty"`
+	KernelMemoryTCP *int64 `json:",omitempty"`
+}
+
+// networkSettings adds the addresses on the default bridge, gone with 1.52. They are empty: there is no network card.
+type networkSettings struct {
+	Bridge                 string
+	SandboxID              string
+	SandboxKey             string
+	Ports                  network.PortMap
+	HairpinMode            bool
+	LinkLocalIPv6Address   string
+	LinkLocalIPv6PrefixLen int
+	SecondaryIPAddresses   []string
+	SecondaryIPv6Addresses []string
+	EndpointID             string
+	Gateway                string
+	GlobalIPv6Address      string
+	GlobalIPv6PrefixLen    int
+	IPAddress              string
+	IPPrefixLen            int
+	IPv6Gateway            string
+	MacAddress             string
+	Networks               map[string]*network.EndpointSettings
+}
+
+// containerInspect is GET /containers/{id}/json.
+func (s *Server) containerInspect(w http.ResponseWriter, r *http.Request) error {
+	c, err := s.Containers.Get(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	d, err := openDoor(c)
+	if err != nil {
+		return err
+	}
+	answer := inspectOf(c, d, s.storeLocations(r.Context()), versionOf(r))
+	if boolValue(r, "size") {
+		// What the container itself has written is known to its machine only: SizeRw stays away.
+		if img, err := s.Images.Get(r.Context(), string(c.Image)); err == nil {
+			size := int64(img.Size)
+			answer.SizeRootFs = &size
+		}
+	}
+	return writeJSON(w, http.StatusOK, answer)
+}
+
+// inspectOf is what inspect shows of a container. It is pure.
+func inspectOf(c portlayer.Container, d door, stores map[portlayer.StoreName]string, v apiVersion) inspectResponse {
+	args := c.Spec.Process.Args
+	host := d.HostConfig
+	answer := inspectResponse{
+		InspectResponse: container.InspectResponse{
+			ID:          string(c.ID),
+			Created:     c.Created.UTC().Format(time.RFC3339Nano),
+			Path:        args[0],
+			Args:        append([]string{}, args[1:]...),
+			State:       stateOf(c.State),
+			Image:       string(c.Image),
+			LogPath:     c.LogPath,
+			Name:        "/" + c.Spec.Name,
+			Driver:      storageDriver,
+			Platform:    "linux",
+			ExecIDs:     c.Execs,
+			GraphDriver: &storage.DriverData{Name: storageDriver},
+			Mounts:      mountPoints(c.Spec.Mounts, stores),
+			Config:      &d.Config,
+		},
+		HostConfig:      hostConfig{HostConfig: host},
+		NetworkSettings: networkSettings{Ports: network.PortMap{}, Networks: networksOf(c)},
+	}
+	if !v.atLeast(1, 42) {
+		none := int64(0)
+		answer.HostConfig.KernelMemory, answer.HostConfig.KernelMemoryTCP = &none, &none
+	}
+	return answer
+}
+
+// stateOf is a container's state in Docker's words.
+func stateOf(st portlayer.State) *container.State {
+	return &container.State{
+		Status:     statusWord(st),
+		Running:    st.Phase == portlayer.Running,
+		Restarting: st.Restarting,
+		OOMKilled:  st.OOMKilled,
+		Dead:       st.Phase == portlayer.Dead,
+		Pid:        st.Pid,
+		ExitCode:   st.ExitCode,
+		Error:      st.Error,
+		StartedAt:  st.StartedAt.UTC().Format(time.RFC3339Nano),
+		FinishedAt: st.FinishedAt.UTC().Format(time.RFC3339Nano),
+	}
+}
+
+func statusWord(st portlayer.State) container.ContainerState {
+	if st.Restarting {
+		return container.StateRestarting
+	}
+	return container.ContainerState(st.Phase) // the port layer's five words are Docker's too
+}
+
+// statusText is the STATUS column of docker ps.
+func statusText(st portlayer.State, now time.Time) string {
+	switch {
+	case st.Phase == portlayer.Running:
+		return "Up " + units.HumanDuration(now.Sub(st.StartedAt))
+	case st.Phase == portlayer.Removing:
+		return "Removal In Progress"
+	case st.Phase == portlayer.Dead:
+		return "Dead"
+	case st.StartedAt.IsZero():
+		return "Created"
+	case st.FinishedAt.IsZero():
+		return ""
+	}
+	return "Exited (" + strconv.Itoa(st.ExitCode) + ") " + units.HumanDuration(now.Sub(st.FinishedAt)) + " ago"
+}
+
+// networksOf is the one network that a container is on: none.
+func networksOf(portlayer.Container) map[string]*network.EndpointSettings {
+	return map[string]*network.EndpointSettings{network.NetworkNone: {}}
+}
+
+// storeLocations says where each volume store is, for the Source of mounts.
+func (s *Server) storeLocations(ctx context.Context) map[portlayer.StoreName]string {
+	locations := map[portlayer.StoreName]string{}
+	for _, st := range s.Volumes.Stores(ctx) {
+		locations[st.Name] = st.Location
+	}
+	return locations
+}
+
+// mountPoints is what Docker calls a container's Mounts. Those of --tmpfs are in HostConfig.Tmpfs only, as in Moby.
+func mountPoints(mounts []portlayer.Mount, stores map[portlayer.StoreName]string) []container.MountPoint {
+	points := []container.MountPoint{}
+	for _, m := range mounts {
+		p := container.MountPoint{Destination: m.Target, Mode: m.Mode, RW: !m.ReadOnly}
+		switch {
+		case m.Kind == portlayer.VolumeMount:
+			p.Type, p.Name, p.Driver = mount.TypeVolume, string(m.Volume), m.Driver
+			if at, ok := stores[m.Store]; ok {
+				p.Source = path.Join(at, "volumes", p.Name, p.Name+".vmdk")
+			}
+		case m.Origin == portlayer.FromTmpfs:
+			continue
+		default:
+			p.Type = mount.TypeTmpfs
+		}
+		points = append(points, p)
+	}
+	return points
+}

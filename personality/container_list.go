@@ -1,0 +1,205 @@
+package personality
+
+import (
+	"context"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+
+	"vch/internal/fault"
+	"vch/portlayer"
+)
+
+// containerList is GET /containers/json.
+func (s *Server) containerList(w http.ResponseWriter, r *http.Request) error {
+	limit, _, err := intValue(r, "limit")
+	if err != nil {
+		return err
+	}
+	f, err := filtersOf(r)
+	if err != nil {
+		return err
+	}
+	pick, err := s.containerFilter(r.Context(), f)
+	if err != nil {
+		return err
+	}
+	// A limit and a wish for a state both mean stopped ones too, as in Moby.
+	stopped := boolValue(r, "all") || limit > 0 || len(f["status"]) > 0
+	all, err := s.Containers.List(r.Context())
+	if err != nil {
+		return err
+	}
+	stores, images := s.storeLocations(r.Context()), imageNames{s: s, known: map[string]portlayer.Image{}}
+	list := []container.Summary{}
+	for _, c := range all {
+		if !stopped && c.State.Phase != portlayer.Running || !pick(c) {
+			continue
+		}
+		summary, err := summaryOf(c, stores, time.Now())
+		if err != nil {
+			return err
+		}
+		named := images.get(r.Context(), c.Spec.Image)
+		if named.ID != c.Image { // the name is another image's by now
+			summary.Image = string(c.Image)
+		}
+		if boolValue(r, "size") { // SizeRw is not known: see containerInspect
+			summary.SizeRootFs = int64(images.get(r.Context(), string(c.Image)).Size)
+		}
+		if list = append(list, summary); limit > 0 && len(list) == limit {
+			break
+		}
+	}
+	return writeJSON(w, http.StatusOK, list)
+}
+
+// summaryOf is a container's line in a list.
+func summaryOf(c portlayer.Container, stores map[portlayer.StoreName]string, now time.Time) (container.Summary, error) {
+	d, err := openDoor(c)
+	if err != nil {
+		return container.Summary{}, err
+	}
+	summary := container.Summary{
+		ID:              string(c.ID),
+		Names:           []string{"/" + c.Spec.Name},
+		Image:           c.Spec.Image,
+		ImageID:         string(c.Image),
+		Command:         commandLine(c.Spec.Process.Args),
+		Created:         c.Created.Unix(),
+		Ports:           []container.PortSummary{},
+		Labels:          d.Config.Labels,
+		State:           statusWord(c.State),
+		Status:          statusText(c.State, now),
+		NetworkSettings: &container.NetworkSettingsSummary{Networks: networksOf(c)},
+		Mounts:          mountPoints(c.Spec.Mounts, stores),
+	}
+	summary.HostConfig.NetworkMode = string(d.HostConfig.NetworkMode)
+	summary.HostConfig.Annotations = d.HostConfig.Annotations
+	return summary, nil
+}
+
+// commandLine is a command as docker ps shows it (moby daemon/container/view.go).
+func commandLine(args []string) string {
+	words := slices.Clone(args)
+	for i, w := range words {
+		if i > 0 && strings.Contains(w, " ") {
+			words[i] = "'" + w + "'"
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// imageNames looks images up, each once.
+type imageNames struct {
+	s     *Server
+	known map[string]portlayer.Image
+}
+
+// get gives the image, or none.
+func (n imageNames) get(ctx context.Context, ref string) portlayer.Image {
+	img, ok := n.known[ref]
+	if !ok {
+		img, _ = n.s.Images.Get(ctx, ref) // an image may be gone: the container shows its id then
+		n.known[ref] = img
+	}
+	return img
+}
+
+// containerFilter makes filters a question to one container. Values of one key are alternatives, but for labels; keys add up.
+func (s *Server) containerFilter(ctx context.Context, f filters) (func(portlayer.Container) bool, error) {
+	if err := f.only("id", "name", "label", "label!", "exited", "status", "ancestor", "before", "since", "volume", "network", "is-task", "health", "publish"); err != nil {
+		return nil, err
+	}
+	var tests []func(portlayer.Container) bool
+	add := func(key string, match func(c portlayer.Container, value string) bool) {
+		if values := f[key]; len(values) > 0 {
+			tests = append(tests, func(c portlayer.Container) bool {
+				return slices.ContainsFunc(values, func(v string) bool { return match(c, v) })
+			})
+		}
+	}
+	add("id", func(c portlayer.Container, v string) bool { return matches(v, string(c.ID)) })
+	add("name", func(c portlayer.Container, v string) bool {
+		return matches(v, c.Spec.Name) || matches(v, "/"+c.Spec.Name)
+	})
+	tests = append(tests, func(c portlayer.Container) bool { return f.labels(c.Spec.Labels) })
+
+	for _, v := range f["exited"] {
+		if _, err := strconv.Atoi(v); err != nil {
+			return nil, fault.New(fault.Invalid, "invalid filter 'exited=[%s]'", v)
+		}
+	}
+	add("exited", func(c portlayer.Container, v string) bool {
+		return c.State.Phase == portlayer.Exited && strconv.Itoa(c.State.ExitCode) == v
+	})
+	for _, v := range f["status"] {
+		if err := container.ValidateContainerState(container.ContainerState(v)); err != nil {
+			return nil, fault.New(fault.Invalid, "invalid filter 'status=[%s]': %w", v, err)
+		}
+	}
+	add("status", func(c portlayer.Container, v string) bool { return string(statusWord(c.State)) == v })
+
+	for _, v := range f["health"] {
+		if err := container.ValidateHealthStatus(container.HealthStatus(v)); err != nil {
+			return nil, fault.New(fault.Invalid, "invalid filter 'health=[%s]': %w", v, err)
+		}
+	}
+	add("health", func(_ portlayer.Container, v string) bool { return v == string(container.NoHealthcheck) })
+
+	ancestors := map[portlayer.ImageID]bool{}
+	for _, v := range f["ancestor"] {
+		if img, err := s.Images.Get(ctx, v); err == nil {
+			ancestors[img.ID] = true
+		} else if !fault.Is(err, fault.NotFound) {
+			return nil, err
+		}
+	}
+	add("ancestor", func(c portlayer.Container, v string) bool { return ancestors[c.Image] || c.Spec.Image == v })
+
+	for _, key := range []string{"before", "since"} {
+		ref, err := f.single(key)
+		if err != nil {
+			return nil, err
+		}
+		if ref == "" {
+			continue
+		}
+		mark, err := s.Containers.Get(ctx, ref)
+		if err != nil {
+			return nil, err
+		}
+		tests = append(tests, func(c portlayer.Container) bool {
+			if key == "before" {
+				return c.Created.Before(mark.Created)
+			}
+			return c.Created.After(mark.Created)
+		})
+	}
+	add("volume", func(c portlayer.Container, v string) bool {
+		return slices.ContainsFunc(c.Spec.Mounts, func(m portlayer.Mount) bool {
+			return m.Kind == portlayer.VolumeMount && (string(m.Volume) == v || m.Target == v)
+		})
+	})
+	add("network", func(_ portlayer.Container, v string) bool { return v == network.NetworkNone })
+	add("publish", func(portlayer.Container, string) bool { return false }) // no container publishes a port
+	task, err := f.boolean("is-task", false)
+	if err != nil {
+		return nil, err
+	}
+	return func(c portlayer.Container) bool {
+		return !task && !slices.ContainsFunc(tests, func(ok func(portlayer.Container) bool) bool { return !ok(c) })
+	}, nil
+}
+
+// matches is how Moby compares ids and names with a filter: an unanchored regular expression, or the very text.
+func matches(pattern, text string) bool {
+	re, err := regexp.Compile(pattern)
+	return err == nil && re.MatchString(text) || pattern == text
+}
