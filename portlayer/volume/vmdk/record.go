@@ -52,12 +52,11 @@ func (s *Store) read(ctx context.Context, name portlayer.VolumeName) (rec record
 	case fault.Is(err, fault.NotFound):
 		st, err = s.withoutRecord(ctx, name)
 		return rec, st, err
-	case fault.Is(err, fault.Invalid):
-		return rec, unknown, fault.New(fault.Conflict, "%s in volume store %s is not a volume's directory; move it elsewhere: %w", s.dir(name), s.o.Name, err)
 	case fault.Is(err, fault.Unavailable):
 		return rec, unknown, s.blame(ctx, err)
 	case err != nil:
-		return rec, damaged, s.blame(ctx, s.damage(name, "%s cannot be read: %w", recordFile, err))
+		st, err = s.illegible(ctx, name, err)
+		return rec, st, err
 	}
 	if err := json.Unmarshal(data, &rec); err != nil {
 		return rec, damaged, s.damage(name, "%s is not readable: %w", recordFile, err)
@@ -91,6 +90,17 @@ func (s *Store) withoutRecord(ctx context.Context, name portlayer.VolumeName) (s
 		}
 	}
 	return unfinished, nil
+}
+
+// illegible tells a volume whose volume.json cannot be read from what is no volume's directory at all: somebody's file.
+func (s *Store) illegible(ctx context.Context, name portlayer.VolumeName, why error) (state, error) {
+	if gone := s.reach(ctx); gone != nil {
+		return unknown, gone
+	}
+	if _, err := s.o.Disks.List(ctx, s.dir(name)); err != nil {
+		return unknown, fault.New(fault.Conflict, "%s in volume store %s is not a volume's directory, or cannot be read; move it elsewhere: %w", s.dir(name), s.o.Name, err)
+	}
+	return damaged, s.damage(name, "%s cannot be read: %w", recordFile, why)
 }
 
 // damage is the error for a volume whose files are not what they were.
