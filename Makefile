@@ -57,7 +57,7 @@ check: ## gofmt, go vet, staticcheck, and the rules of the repository
 	  if [ -n "$$unformatted" ]; then echo "not formatted (gofmt -w): $$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
-	$(GO) test ./test/rules
+	$(GO) test -count=1 ./test/rules
 
 .PHONY: bench
 bench: build ## measure create, start, run, volume create, inspect, ls; writes doc/performance.md
