@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -15,17 +16,11 @@ import (
 func serve(ctx context.Context, conn net.Conn, h Handler) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	var hello [helloLen]byte
-	copy(hello[:], helloMagic[:])
-	hello[8] = Version
-	if err := scanHello(conn, func(_ byte, nonce []byte) bool { copy(hello[9:], nonce); return true }); err != nil {
-		if err == io.EOF {
-			return nil
-		}
-		return err
+	conn, err := greet(conn)
+	if err == io.EOF {
+		return nil
 	}
-	// Another version is told by the echo, which carries this end's.
-	if _, err := conn.Write(hello[:]); err != nil {
+	if err != nil {
 		return err
 	}
 	mux, err := yamux.Server(conn, yamuxConfig())
@@ -49,6 +44,45 @@ func serve(ctx context.Context, conn net.Conn, h Handler) error {
 			answerCall(cctx, cancel, st, h)
 		}()
 	}
+}
+
+// greet answers hellos until a session begins. One hello is not enough: it may be what a host that is gone left in the pipe, and a host repeats its own.
+func greet(conn net.Conn) (net.Conn, error) {
+	var hello [helloLen]byte
+	copy(hello[:], helloMagic[:])
+	hello[8] = Version
+	var next []byte // read already
+	for {
+		if err := scanHello(io.MultiReader(bytes.NewReader(next), conn), func(_ byte, nonce []byte) bool { copy(hello[9:], nonce); return true }); err != nil {
+			return nil, err
+		}
+		// Another version is told by the echo, which carries this end's.
+		if _, err := conn.Write(hello[:]); err != nil {
+			return nil, err
+		}
+		next = make([]byte, 1)
+		if _, err := io.ReadFull(conn, next); err != nil {
+			return nil, err
+		}
+		if next[0] == sessionStart {
+			return &prefixed{Conn: conn, prefix: next}, nil
+		}
+	}
+}
+
+// prefixed is a connection from which prefix was read already.
+type prefixed struct {
+	net.Conn
+	prefix []byte
+}
+
+func (c *prefixed) Read(p []byte) (int, error) {
+	if len(c.prefix) == 0 {
+		return c.Conn.Read(p)
+	}
+	n := copy(p, c.prefix)
+	c.prefix = c.prefix[n:]
+	return n, nil
 }
 
 // answerCall reads a stream's request, does it, and answers. cancel ends the call when the host leaves the stream.
@@ -156,6 +190,8 @@ func serveWatch(ctx context.Context, cancel context.CancelFunc, st *yamux.Stream
 	}
 }
 
+var errLeft = fault.New(fault.Unavailable, "the host left")
+
 // serveOutput sends frames up to a window ahead of the acknowledgements. Output(after) lets the tether forget only what was acknowledged, so the frames
 // in flight are read ahead by number and forgotten by the last call's argument.
 func serveOutput(ctx context.Context, cancel context.CancelFunc, st *yamux.Stream, h Handler, after uint64) error {
@@ -201,7 +237,7 @@ func serveOutput(ctx context.Context, cancel context.CancelFunc, st *yamux.Strea
 		left := gone
 		mu.Unlock()
 		if left {
-			return fault.New(fault.Unavailable, "the host left")
+			return errLeft
 		}
 		f, err := h.Output(ctx, keep, next)
 		if err == io.EOF {
@@ -209,7 +245,11 @@ func serveOutput(ctx context.Context, cancel context.CancelFunc, st *yamux.Strea
 			for acked < next-1 && !gone {
 				moved.Wait()
 			}
+			taken := acked == next-1
 			mu.Unlock()
+			if !taken {
+				return errLeft // what it did not acknowledge stays for the next host
+			}
 			h.Forget(next - 1)
 			return writeMessage(st, msgEOF, nil)
 		}

@@ -151,6 +151,71 @@ func scanHello(r io.Reader, match func(version byte, nonce []byte) bool) error {
 	}
 }
 
+// sessionStart is the first byte of every yamux frame (its spec's protocol version), and so of what follows the hellos.
+const sessionStart = 0
+
+// helloAgain is how often a host repeats its hello until it is answered: the first one may go to the session of an earlier host that the guest has not seen leave.
+const helloAgain = time.Second
+
+// sayHello says hello until match accepts an answer. When it returns, no hello is half written.
+func sayHello(conn net.Conn, hello []byte, match func(version byte, nonce []byte) bool) error {
+	var talking sync.WaitGroup
+	answered := make(chan struct{})
+	var werr error
+	talking.Go(func() {
+		again := time.NewTicker(helloAgain)
+		defer again.Stop()
+		for {
+			if _, werr = conn.Write(hello); werr != nil {
+				conn.Close() // ends the wait for an answer
+				return
+			}
+			select {
+			case <-again.C:
+			case <-answered:
+				return
+			}
+		}
+	})
+	err := scanHello(conn, match)
+	close(answered)
+	if err != nil {
+		conn.Close()
+	}
+	talking.Wait()
+	if werr != nil {
+		return werr
+	}
+	return err
+}
+
+// echoes is a connection whose first bytes may be more answers to a hello that was repeated.
+type echoes struct {
+	net.Conn
+	echo  []byte
+	begun bool
+}
+
+func (c *echoes) Read(p []byte) (int, error) {
+	for !c.begun && len(p) > 0 {
+		if _, err := io.ReadFull(c.Conn, p[:1]); err != nil {
+			return 0, err
+		}
+		if p[0] == sessionStart {
+			c.begun = true
+			return 1, nil
+		}
+		rest := make([]byte, helloLen-1)
+		if _, err := io.ReadFull(c.Conn, rest); err != nil {
+			return 0, err
+		}
+		if p[0] != c.echo[0] || !bytes.Equal(rest, c.echo[1:]) {
+			return 0, errors.New("guest channel: nonsense after the hello")
+		}
+	}
+	return c.Conn.Read(p)
+}
+
 func yamuxConfig() *yamux.Config {
 	c := yamux.DefaultConfig()
 	c.EnableKeepAlive = false // a stopped machine or a busy emulator is not a broken one; the hypervisor tells when it ends
@@ -182,16 +247,16 @@ func connect(ctx context.Context, conn net.Conn) (_ *Client, err error) {
 	hello := append(append(make([]byte, 0, helloLen), helloMagic[:]...), Version)
 	var nonce [nonceLen]byte
 	rand.Read(nonce[:])
-	if _, err := conn.Write(append(hello, nonce[:]...)); err != nil {
+	hello = append(hello, nonce[:]...)
+	echo := make([]byte, helloLen)
+	copy(echo, hello)
+	if err := sayHello(conn, hello, func(v byte, n []byte) bool { echo[8] = v; return bytes.Equal(n, nonce[:]) }); err != nil {
 		return nil, err
 	}
-	var other byte
-	if err := scanHello(conn, func(v byte, n []byte) bool { other = v; return bytes.Equal(n, nonce[:]) }); err != nil {
-		return nil, err
-	}
-	if other != Version {
+	if other := echo[8]; other != Version {
 		return nil, fmt.Errorf("it speaks version %d of the protocol, this vch speaks %d", other, Version)
 	}
+	conn = &echoes{Conn: conn, echo: echo}
 	mux, err := yamux.Client(conn, yamuxConfig())
 	if err != nil {
 		return nil, err
