@@ -148,7 +148,7 @@ func statusText(st portlayer.State, now time.Time) string {
 
 // networksOf is the one network that a container is on: none.
 func networksOf(portlayer.Container) map[string]*network.EndpointSettings {
-	return map[string]*network.EndpointSettings{network.NetworkNone: {}}
+	return map[string]*network.EndpointSettings{network.NetworkNone: {NetworkID: noneID()}}
 }
 
 // storeLocations says where each volume store is, for the Source of mounts.

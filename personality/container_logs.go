@@ -1,10 +1,8 @@
 package personality
 
 import (
-	"math"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"vch/guest"
@@ -83,25 +81,15 @@ func logOptions(r *http.Request) (o portlayer.LogOptions, err error) {
 	return o, err
 }
 
-// unixTime reads seconds since 1970, with a fraction of up to nine digits (moby timestamp.ParseTimestamps). "" and 0 are no time.
+// unixTime is a bound in time, as logs and events take it: seconds since 1970, or what else parseMoment knows. "" and 0 are none.
 func unixTime(r *http.Request, name string) (time.Time, error) {
 	text := r.URL.Query().Get(name)
 	if text == "" || text == "0" {
 		return time.Time{}, nil
 	}
-	whole, fraction, _ := strings.Cut(text, ".")
-	seconds, err := strconv.ParseInt(whole, 10, 64)
-	nanos := int64(0)
-	if err == nil && fraction != "" {
-		if len(fraction) > 9 {
-			fraction = fraction[:9]
-		}
-		var n uint64
-		n, err = strconv.ParseUint(fraction, 10, 64)
-		nanos = int64(float64(n) * math.Pow10(9-len(fraction)))
-	}
+	t, err := parseMoment(text, time.Now())
 	if err != nil {
-		return time.Time{}, fault.New(fault.Invalid, "%s=%s: it takes seconds since 1970, with or without a fraction", name, text)
+		return t, fault.New(fault.Invalid, "%s: %w", name, err)
 	}
-	return time.Unix(seconds, nanos), nil
+	return t, nil
 }
