@@ -3,7 +3,6 @@ package personality
 import (
 	"net/http"
 	"strconv"
-	"time"
 
 	"vch/guest"
 	"vch/internal/fault"
@@ -79,17 +78,4 @@ func logOptions(r *http.Request) (o portlayer.LogOptions, err error) {
 	}
 	o.Until, err = unixTime(r, "until")
 	return o, err
-}
-
-// unixTime is a bound in time, as logs and events take it: seconds since 1970, or what else parseMoment knows. "" and 0 are none.
-func unixTime(r *http.Request, name string) (time.Time, error) {
-	text := r.URL.Query().Get(name)
-	if text == "" || text == "0" {
-		return time.Time{}, nil
-	}
-	t, err := parseMoment(text, time.Now())
-	if err != nil {
-		return t, fault.New(fault.Invalid, "%s: %w", name, err)
-	}
-	return t, nil
 }
