@@ -7,6 +7,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
 	"vch/internal/fault"
 )
@@ -119,4 +120,13 @@ func (f filters) pruneAll() (all, given bool, err error) {
 		return false, true, fault.New(fault.Invalid, "invalid filter 'all': %w", err)
 	}
 	return all, true, nil
+}
+
+// until is the filter "until" of a prune: the time before which a thing must have been made; zero where it is not given.
+func (f filters) until(now time.Time) (time.Time, error) {
+	text, err := f.single("until")
+	if err != nil || text == "" {
+		return time.Time{}, err
+	}
+	return parseMoment(text, now)
 }

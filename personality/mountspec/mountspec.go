@@ -10,6 +10,7 @@ package mountspec
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"sort"
 	"strings"
@@ -29,6 +30,9 @@ type Input struct {
 	ImageVolumes []string            // the image's VOLUMEs
 	VolumeDriver string              // HostConfig.VolumeDriver; "" : the store decides
 }
+
+// AnonymousLabel is what Docker marks a volume with that was made without a name; a prune without "all" takes only such ones.
+const AnonymousLabel = "com.docker.volume.anonymous"
 
 // Version is the API version that the client speaks: some rules came with one.
 type Version struct{ Major, Minor int }
@@ -91,6 +95,15 @@ func Parse(in Input, v Version) ([]portlayer.Mount, []string, error) {
 		return nil, nil, err
 	}
 	all = append(all, bare...)
+	for i := range all {
+		if m := &all[i]; m.Kind == portlayer.VolumeMount && m.Volume == "" {
+			m.Labels = maps.Clone(m.Labels)
+			if m.Labels == nil {
+				m.Labels = map[string]string{}
+			}
+			m.Labels[AnonymousLabel] = ""
+		}
+	}
 	sort.Slice(all, func(a, b int) bool { return all[a].Target < all[b].Target })
 	return all, warnings, nil
 }

@@ -261,6 +261,7 @@ func showMoby(c mobyCase) string {
 
 func TestParse(t *testing.T) {
 	empty := struct{}{}
+	marked := map[string]string{AnonymousLabel: ""}
 	for _, tt := range []struct {
 		name     string
 		in       Input
@@ -271,7 +272,7 @@ func TestParse(t *testing.T) {
 		{"text", Input{Binds: []string{"data:/srv/:ro,nocopy"}, VolumeDriver: "local"},
 			[]portlayer.Mount{{Kind: portlayer.VolumeMount, Volume: "data", Driver: "local", Target: "/srv", ReadOnly: true, NoCopy: true, Mode: "ro,nocopy", Origin: portlayer.FromSpec}}, nil},
 		{"bare text is anonymous", Input{Binds: []string{"/srv"}},
-			[]portlayer.Mount{{Kind: portlayer.VolumeMount, Target: "/srv", Origin: portlayer.FromSpec}}, nil},
+			[]portlayer.Mount{{Kind: portlayer.VolumeMount, Labels: marked, Target: "/srv", Origin: portlayer.FromSpec}}, nil},
 		{"everything of a structure", Input{Mounts: []mount.Mount{{Type: mount.TypeVolume, Source: "data", Target: "/srv", ReadOnly: true, VolumeOptions: &mount.VolumeOptions{
 			NoCopy: true, Labels: map[string]string{"a": "b"}, DriverConfig: &mount.Driver{Name: "qemu-vmdk", Options: map[string]string{"Capacity": "2GB"}}}}}},
 			[]portlayer.Mount{{Kind: portlayer.VolumeMount, Volume: "data", Driver: "qemu-vmdk", Options: map[string]string{"Capacity": "2GB"}, Labels: map[string]string{"a": "b"},
@@ -284,8 +285,8 @@ func TestParse(t *testing.T) {
 			[]portlayer.Mount{
 				{Kind: portlayer.VolumeMount, Volume: "data", Target: "/a", Origin: portlayer.FromSpec},
 				{Kind: portlayer.TmpfsMount, Target: "/b", Origin: portlayer.FromTmpfs},
-				{Kind: portlayer.VolumeMount, Target: "/c", Origin: portlayer.FromImage},
-				{Kind: portlayer.VolumeMount, Target: "/d", Origin: portlayer.FromImage},
+				{Kind: portlayer.VolumeMount, Labels: marked, Target: "/c", Origin: portlayer.FromImage},
+				{Kind: portlayer.VolumeMount, Labels: marked, Target: "/d", Origin: portlayer.FromImage},
 			}, nil},
 		{"a driver is not for structures", Input{Mounts: []mount.Mount{{Type: mount.TypeVolume, Source: "data", Target: "/a"}}, VolumeDriver: "qemu-vmdk"},
 			[]portlayer.Mount{{Kind: portlayer.VolumeMount, Volume: "data", Target: "/a", Origin: portlayer.FromMount}},
