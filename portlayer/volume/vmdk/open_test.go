@@ -1,6 +1,7 @@
 package vmdk
 
 import (
+	"context"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -204,6 +205,28 @@ func TestJoinRefusesACopyBesideItsOriginal(t *testing.T) {
 	b.Store = "elsewhere"
 	if err := s.Join(t.Context(), h, b, portlayer.Mount{Target: "/b"}); !fault.Is(err, fault.Internal) {
 		t.Errorf("join of another store's volume: %v", err)
+	}
+}
+
+// vanishing is a medium that goes away just before a directory is removed.
+type vanishing struct{ *volumetest.Disks }
+
+func (v vanishing) RemoveDir(ctx context.Context, dir portlayer.DiskPath) error {
+	v.Unmount("/s")
+	return v.Disks.RemoveDir(ctx, dir)
+}
+
+// Disks.RemoveDir of what is not there is no error, also when all of the medium is not there: the volume is then not reported removed.
+func TestRemoveOnAVanishingMedium(t *testing.T) {
+	d := volumetest.NewDisks()
+	s := mustOpen(t, vanishing{d}, "/s")
+	mustEnsure(t, s, "data")
+	if err := s.Remove(t.Context(), "data"); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("remove: %v", err)
+	}
+	d.Unmount("")
+	if _, err := s.Get(t.Context(), "data"); err != nil {
+		t.Errorf("get: %v", err)
 	}
 }
 

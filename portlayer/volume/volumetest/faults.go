@@ -2,6 +2,7 @@ package volumetest
 
 import (
 	"context"
+	"runtime"
 	"sync"
 
 	"vch/internal/fault"
@@ -73,7 +74,9 @@ func (f *Faulty) next() (done, fails bool) {
 	return f.way == LostAnswer || f.way == DiesAfter, true
 }
 
+// pass makes a call or lets it fail. It lets other goroutines run first, so that calls of operations that run at once do interleave.
 func (f *Faulty) pass(call func() error) error {
+	runtime.Gosched()
 	done, fails := f.next()
 	var err error
 	if done {

@@ -74,6 +74,7 @@ func Run(t *testing.T, place func(t *testing.T, dir string) Place) {
 	}
 	for _, l := range laws {
 		t.Run(strings.ReplaceAll(l.name, " ", "_"), func(t *testing.T) {
+			t.Parallel() // they wait for disks, mostly
 			l.law(&bench{T: t, place: place})
 		})
 	}
@@ -365,7 +366,7 @@ func removeLaw(b *bench) {
 func edgeNames() []portlayer.VolumeName {
 	return []portlayer.VolumeName{
 		"ab", "0x", "A-b_c.d", "sp..", "a.", "data", "DATA", "data-flat", "data.vmdk", "data-flat.vmdk", "volume.json", "volumes", "metadata.db",
-		portlayer.VolumeName(strings.Repeat("f", 64)), portlayer.VolumeName(strings.Repeat("x", 200)), portlayer.VolumeName(strings.Repeat("x", 201)),
+		portlayer.VolumeName(strings.Repeat("f", 64)), portlayer.VolumeName(strings.Repeat("x", 200)), portlayer.VolumeName(strings.Repeat("x", 201)), portlayer.VolumeName(strings.Repeat("x", 246)),
 		portlayer.VolumeName(strings.Repeat("x", 255)), portlayer.VolumeName(strings.Repeat("x", 254) + "y"),
 	}
 }
