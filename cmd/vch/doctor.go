@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"vch/hypervisor/qemu"
+	"vch/internal/fault"
+	"vch/portlayer"
+)
+
+// errDoctor is that a check failed; the table has said which.
+var errDoctor = errors.New("this machine is not ready for vch")
+
+// check is one row of doctor's table.
+type check struct {
+	name, verdict, detail string
+}
+
+// The verdicts: only fail keeps vch serve from working.
+const (
+	ok   = "ok"
+	warn = "warn"
+	fail = "FAIL"
+)
+
+func doctorCommand(stdout io.Writer) *cobra.Command {
+	var w words
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Say whether vch serve would work on this machine, and what to do where not",
+		Long: `vch doctor looks at what vch serve with the same flags would need: QEMU, a guest kernel with its modules, e2fsprogs, hardware
+virtualisation, the stores and their free space, the socket, the docker CLI. It changes nothing.
+
+It ends with exit code 1 if a check says FAIL. One that says warn does not keep vch from working.`,
+		Example: "  vch doctor --volume-store ~/volumes:default",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := w.resolve(cmd.Flags())
+			if err != nil {
+				return err
+			}
+			checks := examine(cmd.Context(), s)
+			if err := printChecks(stdout, checks); err != nil {
+				return err
+			}
+			for _, c := range checks {
+				if c.verdict == fail {
+					return errDoctor
+				}
+			}
+			return nil
+		},
+	}
+	w.flags(cmd.Flags())
+	return cmd
+}
+
+// examine looks at everything that a vch serve with s would need.
+func examine(ctx context.Context, s settings) []check {
+	checks := []check{tetherCheck(tetherProgram())}
+	for _, c := range qemu.Checks(ctx, machineOptions(s, slog.New(slog.DiscardHandler))) {
+		checks = append(checks, check{c.Name, verdictOf(c.OK), c.Detail})
+	}
+	found, err := lookAtState(s.State)
+	checks = append(checks, rowOf("state", found, err))
+	checks = append(checks, storeChecks(s.Stores)...)
+	for _, path := range s.Sockets {
+		checks = append(checks, socketCheck(path))
+	}
+	return append(checks, dockerCheck(s.Sockets[0], exec.LookPath))
+}
+
+func verdictOf(good bool) string {
+	if good {
+		return ok
+	}
+	return fail
+}
+
+// rowOf is the row of a place that was looked at.
+func rowOf(name string, f finding, err error) check {
+	switch {
+	case err != nil:
+		return check{name, fail, err.Error()}
+	case f.warning != "":
+		return check{name, warn, f.warning + " (" + f.detail + ")"}
+	}
+	return check{name, ok, f.detail}
+}
+
+func tetherCheck(program []byte) check {
+	if len(program) == 0 {
+		return check{"vch", fail, noTether}
+	}
+	return check{"vch", ok, fmt.Sprintf("%s, tether of %s inside", version, size(portlayer.Bytes(len(program))))}
+}
+
+func storeChecks(stores []storePlace) (checks []check) {
+	withDefault := false
+	for _, place := range stores {
+		found, err := lookAtStore(place)
+		checks = append(checks, rowOf("store "+string(place.Name), found, err))
+		withDefault = withDefault || place.Name == portlayer.DefaultStore
+	}
+	if !withDefault {
+		checks = append(checks, check{"store default", warn, noDefaultStore})
+	}
+	return checks
+}
+
+// socketCheck also finds a VCH that is serving there already, which is no fault of the machine.
+func socketCheck(path string) check {
+	stale, err := lookAtSocket(path)
+	switch {
+	case fault.Is(err, fault.InUse):
+		return check{"socket", warn, "a program answers at " + path + " already; if that is vch serve, all is well"}
+	case err != nil:
+		return check{"socket", fail, err.Error()}
+	case stale:
+		return check{"socket", ok, path + " was left by a daemon that has died; vch serve will replace it"}
+	}
+	return check{"socket", ok, path}
+}
+
+// dockerCheck says how the docker CLI gets to the socket; look is exec.LookPath.
+func dockerCheck(socket string, look func(string) (string, error)) check {
+	path, err := look("docker")
+	if err != nil {
+		return check{"docker CLI", warn, "there is none in PATH; make setup gets one"}
+	}
+	return check{"docker CLI", ok, fmt.Sprintf("%s; point it here: export DOCKER_HOST=unix://%s", path, socket)}
+}
+
+// printChecks prints the table.
+func printChecks(w io.Writer, checks []check) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "CHECK\tVERDICT\tDETAIL")
+	for _, c := range checks {
+		fmt.Fprintf(t, "%s\t%s\t%s\n", c.name, c.verdict, strings.ReplaceAll(c.detail, "\n", "; "))
+	}
+	if uid := os.Geteuid(); uid == 0 {
+		fmt.Fprintln(t, "user\tok\troot; an ordinary user would do")
+	} else {
+		fmt.Fprintf(t, "user\tok\tuid %d; root is not needed\n", uid)
+	}
+	return t.Flush()
+}

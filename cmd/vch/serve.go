@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"vch/hypervisor/qemu"
+	"vch/internal/broadcast"
+	"vch/internal/failpoint"
+	"vch/internal/fault"
+	"vch/personality"
+	"vch/portlayer"
+	"vch/portlayer/exec"
+	"vch/portlayer/image"
+	"vch/portlayer/record"
+	"vch/portlayer/volume"
+	"vch/portlayer/volume/vmdk"
+)
+
+// stopLimit bounds how long a stop waits for requests that are being answered, and then again for the services.
+const stopLimit = 10 * time.Second
+
+func serveCommand(stderr io.Writer) *cobra.Command {
+	var w words
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the daemon that the docker CLI speaks to",
+		Long: `vch serve answers the docker CLI at a unix socket. Every container is a virtual machine, every volume a disk in a volume store.
+
+It runs in the foreground and logs to standard error. SIGTERM or Ctrl-C stops it; running containers go on, and the next vch serve
+with the same --state finds them again. A second signal ends it at once. It needs no root.
+
+Sizes are a number and a unit, as in 512M or 2G. Every flag but --config may also stand in the configuration file, under the same name.`,
+		Example: `  vch serve --volume-store ~/volumes:default
+  export DOCKER_HOST=unix://$XDG_RUNTIME_DIR/vch.sock
+
+  vch serve --config /etc/vch.toml --log-format json
+  vch serve --volume-store /srv/ssd:default --volume-store /srv/big:archive`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := w.resolve(cmd.Flags())
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), s, newLog(s, stderr))
+		},
+	}
+	w.flags(cmd.Flags())
+	return cmd
+}
+
+// resolve is the settings of the flags f, the configuration file and the defaults.
+func (w *words) resolve(f *pflag.FlagSet) (settings, error) {
+	if w.config != "" {
+		if err := fromFile(f, w.config); err != nil {
+			return settings{}, err
+		}
+	}
+	return w.settings(here())
+}
+
+func newLog(s settings, stderr io.Writer) *slog.Logger {
+	o := &slog.HandlerOptions{Level: s.LogLevel}
+	if s.LogJSON {
+		return slog.New(slog.NewJSONHandler(stderr, o))
+	}
+	return slog.New(slog.NewTextHandler(stderr, o))
+}
+
+// serve runs a VCH until ctx ends. What can be seen to be wrong without changing anything is looked at first.
+func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
+	points, err := failpoint.FromEnv()
+	if err != nil {
+		return usageError{err}
+	}
+	if err := preflight(s, log); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.State, 0o700); err != nil {
+		return fault.New(fault.Denied, "cannot make the state directory: %w; give another with --state", err)
+	}
+	db, err := record.Open(filepath.Join(s.State, "vch.db"))
+	if err != nil {
+		return err
+	}
+	defer closing(&err, db.Close)
+	hypervisor, err := qemu.New(ctx, machineOptions(s, log))
+	if err != nil {
+		return stopped(ctx, log, err)
+	}
+	defer closing(&err, hypervisor.Close)
+	info, err := hypervisor.Info(ctx)
+	if err != nil {
+		return stopped(ctx, log, err)
+	}
+	log.Info("machines", "qemu", info.Version, "accel", info.Accel, "kernel", info.Kernel, "detail", info.Detail)
+	var events broadcast.Topic[portlayer.Event]
+	containers, handler, err := connect(ctx, s, db, hypervisor, &events, points, log)
+	if err != nil {
+		return stopped(ctx, log, err)
+	}
+	defer closing(&err, func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
+		defer cancel()
+		return containers.Close(ctx)
+	})
+	return answer(ctx, s.Sockets, handler, log)
+}
+
+// closing closes a room at the end, and joins what goes wrong there to what went wrong before.
+func closing(err *error, close func() error) { *err = errors.Join(*err, close()) }
+
+// stopped is the outcome of a start that failed: none, if that is because it was told to stop.
+func stopped(ctx context.Context, log *slog.Logger, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	log.Info("stopped before it listened")
+	return nil
+}
+
+// machineOptions is what QEMU is to be run with.
+func machineOptions(s settings, log *slog.Logger) qemu.Options {
+	return qemu.Options{StateDir: s.State, QEMU: s.QEMU, Kernel: s.Kernel, Tether: tetherProgram(), Accel: s.Accel, Log: log}
+}
+
+// connect constructs the rooms bottom up: stores, services, the door.
+func connect(ctx context.Context, s settings, db *record.DB, hypervisor portlayer.Hypervisor, events *broadcast.Topic[portlayer.Event], points failpoint.Set, log *slog.Logger) (*exec.Service, *personality.Server, error) {
+	var stores []portlayer.VolumeStore
+	for _, place := range s.Stores {
+		store, err := vmdk.Open(ctx, vmdk.Options{
+			Name: place.Name, Location: place.Path, Root: portlayer.DiskPath(place.Path),
+			Disks: hypervisor.Disks(), Driver: driver, DefaultCapacity: s.DefaultCapacity,
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+		stores = append(stores, store)
+		log.Info("volume store", "name", place.Name, "path", place.Path)
+	}
+	volumes, err := volume.New(volume.Options{Stores: stores, AnonymousCapacity: s.AnonymousCapacity, DefaultCapacity: s.DefaultCapacity, Publish: events.Publish, Log: log})
+	if err != nil {
+		return nil, nil, err
+	}
+	// Images ask who uses them, and containers are made of images: the answer comes a little later than the question.
+	var users atomic.Pointer[exec.Service]
+	images, err := image.New(ctx, image.Options{
+		Dir: filepath.Join(s.State, "images"), Disks: hypervisor.Disks(), DB: db, Publish: events.Publish, Log: log,
+		InUse: func(id portlayer.ImageID) []portlayer.ContainerID {
+			if containers := users.Load(); containers != nil {
+				return containers.InUse(id)
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	containers, err := exec.New(ctx, exec.Options{
+		DB: db, Hypervisor: hypervisor, Volumes: volumes, Binder: volumes, Images: images, Publish: events.Publish, Log: log,
+		Dir: filepath.Join(s.State, "containers"), Memory: s.Memory, CPUs: s.CPUs, Failpoints: points,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	users.Store(containers)
+	name, err := os.Hostname()
+	if err != nil {
+		name = "vch"
+	}
+	server, err := personality.New(personality.Options{
+		Containers: containers, Volumes: volumes, Images: images, Events: events, Machine: hypervisor.Info,
+		Name: name, Version: version, Commit: commit, BuildTime: built, StateDir: s.State,
+		Defaults: personality.Defaults{Memory: s.Memory, CPUs: s.CPUs}, Log: log,
+	})
+	if err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
+		defer cancel()
+		return nil, nil, errors.Join(err, containers.Close(ctx))
+	}
+	return containers, server, nil
+}
+
+// preflight looks at what is named in the settings, changes nothing, and fails where a start could not work.
+func preflight(s settings, log *slog.Logger) error {
+	for _, path := range s.Sockets {
+		if _, err := lookAtSocket(path); err != nil {
+			return err
+		}
+	}
+	if _, err := lookAtState(s.State); err != nil {
+		return err
+	}
+	withDefault := false
+	for _, place := range s.Stores {
+		found, err := lookAtStore(place)
+		if err != nil {
+			return err
+		}
+		if found.warning != "" {
+			log.Warn(fmt.Sprintf("volume store %s: %s", place.Name, found.warning))
+		}
+		withDefault = withDefault || place.Name == portlayer.DefaultStore
+	}
+	if !withDefault {
+		log.Warn(noDefaultStore)
+	}
+	if len(tetherProgram()) == 0 {
+		return fault.New(fault.Unsupported, "%s", noTether)
+	}
+	return nil
+}
+
+// noTether is what is wrong with a vch that go build made.
+const noTether = "this vch was built without its tether, the program that runs in every container VM; build it with make build"
+
+// noDefaultStore is what an administrator hears who gave no default store.
+const noDefaultStore = "there is no volume store called default: anonymous volumes, and new volumes that name no store, will be refused; add one with --volume-store PATH:default"

@@ -1,0 +1,338 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strconv"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+	"github.com/docker/go-units"
+	"github.com/spf13/pflag"
+
+	"vch/portlayer"
+)
+
+// driver is what volumes of a store on this host are called.
+const driver = "qemu-vmdk"
+
+// settings is a VCH's configuration, checked as far as that goes without touching the machine.
+type settings struct {
+	State             string   // absolute
+	Sockets           []string // absolute paths
+	Stores            []storePlace
+	AnonymousCapacity portlayer.Bytes
+	DefaultCapacity   portlayer.Bytes
+	Memory            portlayer.Bytes
+	CPUs              int64 // billionths of a processor
+	Accel             string
+	QEMU              string
+	Kernel            string
+	LogLevel          slog.Level
+	LogJSON           bool
+}
+
+// storePlace is one --volume-store.
+type storePlace struct {
+	Path string // absolute, clean
+	Name portlayer.StoreName
+}
+
+// surroundings is what defaults depend on.
+type surroundings struct {
+	Root bool
+	Home string            // "" : unknown
+	Dir  string            // the working directory
+	Env  map[string]string // XDG_DATA_HOME, XDG_RUNTIME_DIR
+}
+
+func here() surroundings {
+	s := surroundings{Root: os.Geteuid() == 0, Env: map[string]string{}}
+	s.Home, _ = os.UserHomeDir() // "" is what it means to have none
+	s.Dir, _ = os.Getwd()
+	for _, name := range []string{"XDG_DATA_HOME", "XDG_RUNTIME_DIR"} {
+		s.Env[name] = os.Getenv(name)
+	}
+	return s
+}
+
+// words are the settings as they are written: flags, and the same names in the configuration file.
+type words struct {
+	state, accel, qemu, kernel, logLevel, logFormat, config string
+	anonymousCapacity, defaultCapacity, memory, cpus        string
+	listen, stores                                          []string
+}
+
+// configFlag is the one flag that a configuration file cannot hold.
+const configFlag = "config"
+
+// flags adds the flags that fill w.
+func (w *words) flags(f *pflag.FlagSet) {
+	f.SortFlags = false
+	f.StringArrayVar(&w.listen, "listen", nil, "unix:///PATH to listen at; may be given several times (root: unix:///var/run/vch.sock; otherwise vch.sock in $XDG_RUNTIME_DIR or the state directory)")
+	f.StringArrayVar(&w.stores, "volume-store", nil, "PATH:NAME, a directory that keeps volumes, and its name; may be given several times; the one called default takes anonymous volumes and those that name no store")
+	f.StringVar(&w.state, "state", "", "directory of everything else that is kept (root: /var/lib/vch; otherwise vch in $XDG_DATA_HOME or ~/.local/share)")
+	f.StringVar(&w.defaultCapacity, "default-capacity", "1G", "size of a new named volume that names none; sparse: it takes what is written")
+	f.StringVar(&w.anonymousCapacity, "anonymous-capacity", "1G", "size of a new anonymous volume")
+	f.StringVar(&w.memory, "memory", "512M", "memory of a container that names none (docker run --memory)")
+	f.StringVar(&w.cpus, "cpus", "1", "processors of a container that names none (docker run --cpus)")
+	f.StringVar(&w.accel, "accel", "auto", "kvm, tcg (emulation), or auto: kvm where it really boots a machine")
+	f.StringVar(&w.qemu, "qemu", "", "QEMU's program (default: qemu-system-x86_64 in PATH)")
+	f.StringVar(&w.kernel, "kernel", "", "the guests' kernel, with its modules in /lib/modules (default: the newest in /boot that has them)")
+	f.StringVar(&w.logLevel, "log-level", "info", "debug, info, warn, error")
+	f.StringVar(&w.logFormat, "log-format", "text", "text, json")
+	f.StringVar(&w.config, configFlag, "", "a TOML file with the same names; flags win")
+}
+
+// fromFile puts what a configuration file says into the flags that the command line left alone.
+func fromFile(f *pflag.FlagSet, path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		var pe *fs.PathError
+		if errors.As(err, &pe) {
+			err = pe.Err
+		}
+		return usagef("cannot read configuration file %s: %w", path, err)
+	}
+	return fromText(f, path, string(text))
+}
+
+func fromText(f *pflag.FlagSet, path, text string) error {
+	var table map[string]any
+	if _, err := toml.Decode(text, &table); err != nil {
+		return usagef("configuration file %s is not TOML: %w", path, err)
+	}
+	keys := make([]string, 0, len(table))
+	for key := range table {
+		keys = append(keys, key)
+	}
+	sort.Strings(keys)
+	for _, key := range keys {
+		flag := f.Lookup(key)
+		if flag == nil || key == configFlag || key == "help" {
+			return usagef("configuration file %s: there is no setting %q; the settings are %s", path, key, names(f))
+		}
+		if flag.Changed {
+			continue
+		}
+		values, err := textsOf(table[key])
+		if err != nil {
+			return usagef("configuration file %s: %s: %w", path, key, err)
+		}
+		list, many := flag.Value.(pflag.SliceValue)
+		if many {
+			err = list.Replace(values)
+		} else if len(values) != 1 {
+			err = fmt.Errorf("one value is wanted, not a list")
+		} else {
+			err = flag.Value.Set(values[0])
+		}
+		if err != nil {
+			return usagef("configuration file %s: %s: %w", path, key, err)
+		}
+	}
+	return nil
+}
+
+func names(f *pflag.FlagSet) string {
+	var all []string
+	f.VisitAll(func(flag *pflag.Flag) {
+		if flag.Name != configFlag && flag.Name != "help" {
+			all = append(all, flag.Name)
+		}
+	})
+	return strings.Join(all, ", ")
+}
+
+// textsOf gives a TOML value as it would be written on a command line.
+func textsOf(value any) ([]string, error) {
+	switch v := value.(type) {
+	case string:
+		return []string{v}, nil
+	case int64:
+		return []string{strconv.FormatInt(v, 10)}, nil
+	case float64:
+		return []string{strconv.FormatFloat(v, 'f', -1, 64)}, nil
+	case []any:
+		texts := []string{}
+		for _, item := range v {
+			text, ok := item.(string)
+			if !ok {
+				return nil, fmt.Errorf("a list of strings is wanted; %v is none", item)
+			}
+			texts = append(texts, text)
+		}
+		return texts, nil
+	}
+	return nil, fmt.Errorf("a string, a number or a list of strings is wanted, not %v", value)
+}
+
+// settings checks the words and fills in the defaults.
+func (w words) settings(at surroundings) (settings, error) {
+	s := settings{Accel: w.accel, QEMU: w.qemu, Kernel: w.kernel}
+	var err error
+	if s.State, err = statePath(w.state, at); err != nil {
+		return s, err
+	}
+	if s.Sockets, err = socketPaths(w.listen, s.State, at); err != nil {
+		return s, err
+	}
+	if s.Stores, err = storePlaces(w.stores, at); err != nil {
+		return s, err
+	}
+	// The least that a file system (portlayer.DiskSpec) and a container (Docker's own bound) can be.
+	for _, size := range []struct {
+		into  *portlayer.Bytes
+		flag  string
+		text  string
+		least portlayer.Bytes
+	}{
+		{&s.DefaultCapacity, "default-capacity", w.defaultCapacity, 4 * portlayer.MiB},
+		{&s.AnonymousCapacity, "anonymous-capacity", w.anonymousCapacity, 4 * portlayer.MiB},
+		{&s.Memory, "memory", w.memory, 6 * portlayer.MiB},
+	} {
+		n, err := units.RAMInBytes(size.text)
+		if err != nil {
+			return s, usagef("--%s %q is not a size; write a number and a unit, as in 512M or 2G", size.flag, size.text)
+		}
+		if portlayer.Bytes(n) < size.least {
+			return s, usagef("--%s %s is too small; the least is %s", size.flag, size.text, units.BytesSize(float64(size.least)))
+		}
+		*size.into = portlayer.Bytes(n)
+	}
+	cpus, err := strconv.ParseFloat(w.cpus, 64)
+	if err != nil || !(cpus >= 0.01 && cpus <= 255) { // NaN is not either
+		return s, usagef("--cpus %q is not a number of processors between 0.01 and 255", w.cpus)
+	}
+	s.CPUs = int64(cpus*1e9 + 0.5)
+	switch s.Accel {
+	case "auto", "kvm", "tcg":
+	default:
+		return s, usagef("--accel %q is none of auto, kvm, tcg", w.accel)
+	}
+	switch w.logLevel {
+	case "debug":
+		s.LogLevel = slog.LevelDebug
+	case "info":
+		s.LogLevel = slog.LevelInfo
+	case "warn":
+		s.LogLevel = slog.LevelWarn
+	case "error":
+		s.LogLevel = slog.LevelError
+	default:
+		return s, usagef("--log-level %q is none of debug, info, warn, error", w.logLevel)
+	}
+	switch w.logFormat {
+	case "text", "json":
+		s.LogJSON = w.logFormat == "json"
+	default:
+		return s, usagef("--log-format %q is none of text, json", w.logFormat)
+	}
+	return s, nil
+}
+
+func statePath(text string, at surroundings) (string, error) {
+	switch {
+	case text != "":
+		return absolute(text, at), nil
+	case at.Root:
+		return "/var/lib/vch", nil
+	case filepath.IsAbs(at.Env["XDG_DATA_HOME"]): // XDG Base Directory Specification: a relative one is ignored
+		return filepath.Join(at.Env["XDG_DATA_HOME"], "vch"), nil
+	case at.Home != "":
+		return filepath.Join(at.Home, ".local/share/vch"), nil
+	}
+	return "", usagef("this user has no home directory to keep state in; give --state DIRECTORY")
+}
+
+// socketPathMax is what sun_path holds beside its final zero (unix(7)).
+const socketPathMax = 107
+
+func socketPaths(listen []string, state string, at surroundings) (paths []string, err error) {
+	if len(listen) == 0 {
+		dir := state
+		switch {
+		case at.Root:
+			dir = "/var/run"
+		case filepath.IsAbs(at.Env["XDG_RUNTIME_DIR"]):
+			dir = at.Env["XDG_RUNTIME_DIR"]
+		}
+		listen = []string{"unix://" + filepath.Join(dir, "vch.sock")}
+	}
+	for _, text := range listen {
+		scheme, path, ok := strings.Cut(text, "://")
+		switch {
+		case ok && (scheme == "tcp" || scheme == "https" || scheme == "http"):
+			return nil, usagef("--listen %s: listening on a network is not supported yet; use unix:///PATH, and ssh -L to reach it from elsewhere", text)
+		case !ok || scheme != "unix":
+			return nil, usagef("--listen %q is not unix:///PATH", text)
+		case !filepath.IsAbs(path):
+			return nil, usagef("--listen %s: the path must be absolute, with three slashes: unix:///run/vch.sock", text)
+		}
+		path = filepath.Clean(path)
+		if len(path) > socketPathMax {
+			return nil, usagef("--listen %s: a unix socket's path has at most %d bytes, and this one has %d; choose a shorter one", text, socketPathMax, len(path))
+		}
+		for _, have := range paths {
+			if have == path {
+				return nil, usagef("--listen %s is given twice", text)
+			}
+		}
+		paths = append(paths, path)
+	}
+	return paths, nil
+}
+
+// storeName is portlayer.StoreName's rule.
+var storeName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_-]*$`)
+
+func storePlaces(texts []string, at surroundings) (places []storePlace, err error) {
+	for _, text := range texts {
+		if scheme, _, ok := strings.Cut(text, "://"); ok {
+			return nil, usagef("--volume-store %s: stores of the kind %s:// are not supported yet; use a directory of this host: PATH:NAME", text, scheme)
+		}
+		// The name stands after the last colon: a path may hold others.
+		colon := strings.LastIndexByte(text, ':')
+		if colon <= 0 || colon == len(text)-1 {
+			return nil, usagef("--volume-store %q is not PATH:NAME", text)
+		}
+		place := storePlace{Path: absolute(text[:colon], at), Name: portlayer.StoreName(text[colon+1:])}
+		if strings.HasPrefix(text, "[") {
+			return nil, usagef("--volume-store %s: datastores are not supported yet; use a directory of this host: PATH:NAME", text)
+		}
+		if !storeName.MatchString(string(place.Name)) {
+			return nil, usagef("--volume-store %s: %q cannot be a store's name: it begins with a letter or a digit, and holds letters, digits, _ and - only", text, place.Name)
+		}
+		if strings.ContainsAny(place.Path, "\x00\n\r\"") {
+			return nil, usagef("--volume-store %q: a path with a line break or a quotation mark cannot be written into a disk's descriptor", text)
+		}
+		for _, other := range places {
+			switch {
+			case other.Name == place.Name:
+				return nil, usagef("two volume stores are called %s: %s and %s; give one another name", place.Name, other.Path, place.Path)
+			case other.Path == place.Path:
+				return nil, usagef("volume stores %s and %s are one directory, %s; leave one out", other.Name, place.Name, place.Path)
+			case within(other.Path, place.Path) || within(place.Path, other.Path):
+				return nil, usagef("volume stores %s and %s lie one inside the other (%s, %s); give them separate directories", other.Name, place.Name, other.Path, place.Path)
+			}
+		}
+		places = append(places, place)
+	}
+	return places, nil
+}
+
+// within says whether path lies below dir.
+func within(dir, path string) bool { return strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/") }
+
+func absolute(path string, at surroundings) string {
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(at.Dir, path)
+}

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+
+	"vch/portlayer"
+)
+
+// parse is what serve does with a command line, up to where the machine is touched.
+func parse(at surroundings, file string, args ...string) (settings, error) {
+	var w words
+	f := pflag.NewFlagSet("vch", pflag.ContinueOnError)
+	w.flags(f)
+	if err := f.Parse(args); err != nil {
+		return settings{}, err
+	}
+	if file != "" {
+		if err := fromText(f, "vch.toml", file); err != nil {
+			return settings{}, err
+		}
+	}
+	return w.settings(at)
+}
+
+var (
+	asRoot = surroundings{Root: true, Home: "/root", Dir: "/work", Env: map[string]string{}}
+	asUser = surroundings{Home: "/home/ann", Dir: "/home/ann/src", Env: map[string]string{}}
+)
+
+func TestDefaults(t *testing.T) {
+	common := settings{AnonymousCapacity: portlayer.GiB, DefaultCapacity: portlayer.GiB, Memory: 512 * portlayer.MiB, CPUs: 1e9, Accel: "auto", LogLevel: slog.LevelInfo}
+	for _, tc := range []struct {
+		name          string
+		at            surroundings
+		state, socket string
+	}{
+		{"root", asRoot, "/var/lib/vch", "/var/run/vch.sock"},
+		{"user", asUser, "/home/ann/.local/share/vch", "/home/ann/.local/share/vch/vch.sock"},
+		{"user with XDG", surroundings{Home: "/home/ann", Env: map[string]string{"XDG_DATA_HOME": "/data", "XDG_RUNTIME_DIR": "/run/user/7"}}, "/data/vch", "/run/user/7/vch.sock"},
+		{"a relative XDG directory does not count", surroundings{Home: "/home/ann", Env: map[string]string{"XDG_DATA_HOME": "data", "XDG_RUNTIME_DIR": "run"}}, "/home/ann/.local/share/vch", "/home/ann/.local/share/vch/vch.sock"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			want := common
+			want.State, want.Sockets = tc.state, []string{tc.socket}
+			got, err := parse(tc.at, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestEverySetting(t *testing.T) {
+	want := settings{
+		State: "/work/st", Sockets: []string{"/run/a", "/run/b"},
+		Stores:          []storePlace{{"/disks:with colon", "default"}, {"/work/rel", "fast-1"}},
+		DefaultCapacity: 2 * portlayer.GiB, AnonymousCapacity: 64 * portlayer.MiB, Memory: portlayer.GiB, CPUs: 15e8,
+		Accel: "tcg", QEMU: "/opt/qemu", Kernel: "/k", LogLevel: slog.LevelDebug, LogJSON: true,
+	}
+	byFlags := []string{"--state", "st", "--listen", "unix:///run/a", "--listen", "unix:///run/./b", "--volume-store", "/disks:with colon:default", "--volume-store", "rel/:fast-1",
+		"--default-capacity", "2G", "--anonymous-capacity", "64m", "--memory", "1g", "--cpus", "1.5", "--accel", "tcg", "--qemu", "/opt/qemu", "--kernel", "/k", "--log-level", "debug", "--log-format", "json"}
+	const byFile = `
+state = "st"
+listen = ["unix:///run/a", "unix:///run/b"]
+volume-store = ["/disks:with colon:default", "rel/:fast-1"]
+default-capacity = "2G"
+anonymous-capacity = "64m"
+memory = "1g"
+cpus = 1.5
+accel = "tcg"
+qemu = "/opt/qemu"
+kernel = "/k"
+log-level = "debug"
+log-format = "json"
+`
+	for _, tc := range []struct {
+		name, file string
+		args       []string
+	}{
+		{"by flags", "", byFlags},
+		{"by file", byFile, nil},
+		{"flags win", strings.NewReplacer("64m", "8m", "/run/a", "/run/c", "tcg", "kvm").Replace(byFile), byFlags},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got, err := parse(asRoot, tc.file, tc.args...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestRefused(t *testing.T) {
+	long := "unix:///" + strings.Repeat("x", 107)
+	for _, tc := range []struct {
+		args []string
+		file string
+		want string
+	}{
+		{[]string{"--listen", "tcp://0.0.0.0:2375"}, "", "not supported yet"},
+		{[]string{"--listen", "/run/vch.sock"}, "", "is not unix:///PATH"},
+		{[]string{"--listen", "unix://run/vch.sock"}, "", "three slashes"},
+		{[]string{"--listen", long}, "", "has 108; choose a shorter one"},
+		{[]string{"--listen", "unix:///a", "--listen", "unix:////a"}, "", "twice"},
+		{[]string{"--volume-store", "/a"}, "", `"/a" is not PATH:NAME`},
+		{[]string{"--volume-store", ":default"}, "", "is not PATH:NAME"},
+		{[]string{"--volume-store", "/a:"}, "", "is not PATH:NAME"},
+		{[]string{"--volume-store", "/a:de fault"}, "", "cannot be a store's name"},
+		{[]string{"--volume-store", "/a:../x"}, "", "cannot be a store's name"},
+		{[]string{"--volume-store", "/a:ü"}, "", "cannot be a store's name"},
+		{[]string{"--volume-store", "/a\"b:x"}, "", "quotation mark"},
+		{[]string{"--volume-store", "nfs://host/export:nas"}, "", "nfs:// are not supported yet"},
+		{[]string{"--volume-store", "ds://store/dir:x"}, "", "ds:// are not supported yet"},
+		{[]string{"--volume-store", "[store] dir:x"}, "", "datastores are not supported yet"},
+		{[]string{"--volume-store", "/a:x", "--volume-store", "/b:x"}, "", "two volume stores are called x: /a and /b"},
+		{[]string{"--volume-store", "/a:x", "--volume-store", "/a/:y"}, "", "x and y are one directory, /a"},
+		{[]string{"--volume-store", "/a:x", "--volume-store", "/a/b:y"}, "", "one inside the other"},
+		{[]string{"--volume-store", "/a/b:x", "--volume-store", "/a:y"}, "", "one inside the other"},
+		{[]string{"--default-capacity", "much"}, "", `--default-capacity "much" is not a size`},
+		{[]string{"--default-capacity", "-1G"}, "", "is not a size"},
+		{[]string{"--anonymous-capacity", "1M"}, "", "the least is 4MiB"},
+		{[]string{"--memory", "1M"}, "", "the least is 6MiB"},
+		{[]string{"--cpus", "0"}, "", "--cpus"},
+		{[]string{"--cpus", "NaN"}, "", "--cpus"},
+		{[]string{"--cpus", "1e9"}, "", "--cpus"},
+		{[]string{"--accel", "hvf"}, "", "none of auto, kvm, tcg"},
+		{[]string{"--log-level", "loud"}, "", "none of debug, info, warn, error"},
+		{[]string{"--log-format", "xml"}, "", "none of text, json"},
+		{nil, "colour = \"red\"", `there is no setting "colour"; the settings are listen, volume-store`},
+		{nil, "config = \"x\"", `there is no setting "config"`},
+		{nil, "listen = [1]", "a list of strings is wanted"},
+		{nil, "memory = [\"1G\", \"2G\"]", "one value is wanted"},
+		{nil, "memory = true", "a string, a number or a list"},
+		{nil, "[memory]\nx = 1", "a string, a number or a list"},
+		{nil, "memory = ", "is not TOML"},
+		{nil, "memory = 512", "the least is 6MiB"},
+	} {
+		t.Run(strings.Join(tc.args, " ")+tc.file, func(t *testing.T) {
+			_, err := parse(asRoot, tc.file, tc.args...)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("error %q does not say %q", err, tc.want)
+			}
+			if strings.Contains(err.Error(), "\n") && !strings.Contains(err.Error(), "TOML") {
+				t.Errorf("error %q has more than one line", err)
+			}
+		})
+	}
+	if _, err := parse(surroundings{}, ""); err == nil || !strings.Contains(err.Error(), "give --state") {
+		t.Errorf("without a home: %v", err)
+	}
+}
