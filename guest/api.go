@@ -49,7 +49,9 @@ func Serve(ctx context.Context, conn net.Conn, h Handler) error { return serve(c
 type Client struct{ session }
 
 // Connect says hello on conn and returns the host's end. It owns conn from now on, also on error.
-func Connect(ctx context.Context, conn net.Conn) (*Client, error) { return connect(ctx, conn) }
+func Connect(ctx context.Context, conn net.Conn) (*Client, error) {
+	return connect(ctx, conn, helloAgain)
+}
 
 // Close drops the connection; the guest goes on.
 func (c *Client) Close() error { return c.close() }

@@ -6,8 +6,8 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"vch/internal/fault"
@@ -23,6 +23,25 @@ type port struct{ net.Conn }
 
 func (port) Close() error { return nil }
 
+// soon is a wait before the next hello that a test has the time for.
+const soon = 2 * time.Millisecond
+
+// late is a host's end of a pipe in which others left stale.
+type late struct {
+	net.Conn
+	stale []byte
+}
+
+func (c *late) Write(p []byte) (int, error) {
+	if stale := c.stale; len(stale) > 0 {
+		c.stale = nil
+		if _, err := c.Conn.Write(stale); err != nil {
+			return 0, err
+		}
+	}
+	return c.Conn.Write(p)
+}
+
 // What hosts before left in the pipe, hellos of theirs included, does not keep the next one out.
 func TestStaleBytesBeforeTheHello(t *testing.T) {
 	partial := hello(Version, "cut off")
@@ -37,30 +56,26 @@ func TestStaleBytesBeforeTheHello(t *testing.T) {
 		"a hello and half a header": append(hello(Version, "stale"), 0, 1, 0),
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { // a repeated hello waits for the clock
-				ours, theirs := net.Pipe()
-				ctx, cancel := context.WithCancel(t.Context())
-				served := make(chan struct{})
-				go func() { // as the tether does: whatever ends a session, the port is served again
-					defer close(served)
-					for ctx.Err() == nil {
-						_ = Serve(ctx, port{theirs}, newHandler())
-					}
-				}()
-				go func() { _, _ = ours.Write(stale) }()
-				synctest.Wait()
-				c, err := Connect(t.Context(), ours)
-				if err != nil {
-					t.Fatal(err)
+			ours, theirs := net.Pipe()
+			ctx, cancel := context.WithCancel(t.Context())
+			served := make(chan struct{})
+			go func() { // as the tether does: whatever ends a session, the port is served again
+				defer close(served)
+				for ctx.Err() == nil {
+					_ = Serve(ctx, port{theirs}, newHandler())
 				}
-				if st, err := c.Status(t.Context()); err != nil || st.Phase != Waiting {
-					t.Errorf("status %+v, %v", st, err)
-				}
-				c.Close()
-				cancel()
-				theirs.Close()
-				<-served
-			})
+			}()
+			c, err := connect(limited(t), &late{Conn: ours, stale: stale}, soon)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if st, err := c.Status(limited(t)); err != nil || st.Phase != Waiting {
+				t.Errorf("status %+v, %v", st, err)
+			}
+			c.Close()
+			cancel()
+			theirs.Close()
+			<-served
 		})
 	}
 }
@@ -85,38 +100,32 @@ func TestStaleBytesBeforeTheAnswer(t *testing.T) {
 	<-served
 }
 
-// The guest boots slowly: the host repeats its hello, and every one that was answered late is skipped.
+// The guest boots slowly: the host repeats its hello, and every answer that comes late is skipped.
 func TestHellosPileUpWhileTheGuestBoots(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ours, near := net.Pipe()
-		far, theirs := net.Pipe()
-		go func() { // the pipe between has room, as a real one
-			var held bytes.Buffer
-			deadline := time.Now().Add(10500 * time.Millisecond)
-			_ = near.SetReadDeadline(deadline)
-			_, _ = io.Copy(&held, near)
-			_ = near.SetReadDeadline(time.Time{})
-			if n := held.Len(); n != 11*helloLen {
-				t.Errorf("%d bytes in 10.5 s, want 11 hellos", n)
-			}
-			go func() { _, _ = io.Copy(near, far); near.Close() }()
-			_, _ = io.Copy(far, io.MultiReader(&held, near))
-			far.Close()
-		}()
-		served := make(chan error, 1)
-		go func() { served <- Serve(context.Background(), theirs, newHandler()) }()
-		c, err := Connect(t.Context(), ours)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := c.Status(t.Context()); err != nil {
+	ours, near := net.Pipe()
+	far, theirs := net.Pipe()
+	var wires, serving sync.WaitGroup
+	serving.Go(func() {
+		piled := make([]byte, 5*helloLen) // the pipe between has room, as a real one
+		if _, err := io.ReadFull(near, piled); err != nil {
 			t.Error(err)
 		}
-		c.Close()
-		if err := <-served; err != nil {
+		wires.Go(func() { _, _ = io.Copy(near, far); near.Close() })
+		wires.Go(func() { _, _ = io.Copy(far, io.MultiReader(bytes.NewReader(piled), near)); far.Close() })
+		if err := Serve(context.Background(), theirs, newHandler()); err != nil {
 			t.Error(err)
 		}
 	})
+	c, err := connect(limited(t), ours, soon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Status(limited(t)); err != nil {
+		t.Error(err)
+	}
+	c.Close()
+	serving.Wait()
+	wires.Wait()
 }
 
 func TestOtherVersionIsRefused(t *testing.T) {

@@ -16,14 +16,14 @@ import (
 func serve(ctx context.Context, conn net.Conn, h Handler) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	conn, err := greet(conn)
+	session, err := greet(conn)
 	if err == io.EOF {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	mux, err := yamux.Server(conn, yamuxConfig())
+	mux, err := yamux.Server(session, yamuxConfig())
 	if err != nil {
 		return err
 	}

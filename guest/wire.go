@@ -157,13 +157,13 @@ const sessionStart = 0
 // helloAgain is how often a host repeats its hello until it is answered: the first one may go to the session of an earlier host that the guest has not seen leave.
 const helloAgain = time.Second
 
-// sayHello says hello until match accepts an answer. When it returns, no hello is half written.
-func sayHello(conn net.Conn, hello []byte, match func(version byte, nonce []byte) bool) error {
+// sayHello says hello every so often until match accepts an answer. When it returns, no hello is half written.
+func sayHello(conn net.Conn, hello []byte, every time.Duration, match func(version byte, nonce []byte) bool) error {
 	var talking sync.WaitGroup
 	answered := make(chan struct{})
 	var werr error
 	talking.Go(func() {
-		again := time.NewTicker(helloAgain)
+		again := time.NewTicker(every)
 		defer again.Stop()
 		for {
 			if _, werr = conn.Write(hello); werr != nil {
@@ -230,7 +230,7 @@ func yamuxConfig() *yamux.Config {
 // session is the host's end of a connection.
 type session struct{ mux *yamux.Session }
 
-func connect(ctx context.Context, conn net.Conn) (_ *Client, err error) {
+func connect(ctx context.Context, conn net.Conn, every time.Duration) (_ *Client, err error) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer func() {
 		if !stop() && err == nil {
@@ -250,7 +250,7 @@ func connect(ctx context.Context, conn net.Conn) (_ *Client, err error) {
 	hello = append(hello, nonce[:]...)
 	echo := make([]byte, helloLen)
 	copy(echo, hello)
-	if err := sayHello(conn, hello, func(v byte, n []byte) bool { echo[8] = v; return bytes.Equal(n, nonce[:]) }); err != nil {
+	if err := sayHello(conn, hello, every, func(v byte, n []byte) bool { echo[8] = v; return bytes.Equal(n, nonce[:]) }); err != nil {
 		return nil, err
 	}
 	if other := echo[8]; other != Version {
