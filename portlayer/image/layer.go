@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
 	"os"
@@ -67,7 +68,7 @@ func (s *Service) place(ctx context.Context, d diffID, src layerSource, report f
 		}
 		if got := "sha256:" + hex.EncodeToString(raw.hash.Sum(nil)); src.digest != "" && got != src.digest {
 			if raw.err != nil && raw.err != io.EOF && raw.n < src.size {
-				return fault.New(fault.Unavailable, "the transfer of layer %s broke after %d of %d bytes; try again: %w", src.digest, raw.n, src.size, raw.err)
+				return fault.As(fault.Unavailable, &brokenTransfer{digest: src.digest, got: raw.n, size: src.size, err: raw.err})
 			}
 			return fault.New(src.broken, "filesystem layer verification failed for digest %s: what came has the digest %s; it was refused", src.digest, got)
 		}
@@ -91,6 +92,19 @@ func (s *Service) place(ctx context.Context, d diffID, src layerSource, report f
 		return nil
 	}))
 }
+
+// brokenTransfer is a layer that ended too early: worth another try.
+type brokenTransfer struct {
+	digest    string
+	got, size int64
+	err       error
+}
+
+func (b *brokenTransfer) Error() string {
+	return fmt.Sprintf("the transfer of layer %s broke after %d of %d bytes; try again: %v", b.digest, b.got, b.size, b.err)
+}
+
+func (b *brokenTransfer) Unwrap() error { return b.err }
 
 // unpack writes what raw holds, uncompressed, to w and to sum.
 func unpack(w, sum io.Writer, raw io.Reader) error {
@@ -171,7 +185,8 @@ func (s *Service) ensureLayer(ctx context.Context, d diffID, src layerSource, pr
 		}
 		var err error
 		for range transferTries {
-			if err = s.place(ctx, d, src, report); err == nil || !fault.Is(err, fault.Unavailable) || ctx.Err() != nil || src.broken != fault.Unavailable {
+			err = s.place(ctx, d, src, report)
+			if broken := (*brokenTransfer)(nil); !errors.As(err, &broken) || ctx.Err() != nil {
 				break
 			}
 			report(stepWaiting, 0, 0)

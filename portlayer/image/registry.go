@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -87,10 +88,10 @@ func refused(ctx context.Context, ref reference.Named, err error) error {
 	what, repo := reference.FamiliarString(ref), reference.FamiliarName(ref)
 	var te *transport.Error
 	if !errors.As(err, &te) {
-		if strings.Contains(err.Error(), "does not match requested digest") || strings.Contains(err.Error(), "manifest digest") {
-			return fault.New(fault.Unavailable, "the registry sent another manifest than %s; it was refused: %w", what, err)
+		if ue := (*url.Error)(nil); errors.As(err, &ue) {
+			return fault.New(fault.Unavailable, "cannot reach the registry %s: %w", reference.Domain(ref), err)
 		}
-		return fault.New(fault.Unavailable, "cannot reach the registry %s: %w", reference.Domain(ref), err)
+		return fault.New(fault.Unavailable, "the registry %s sent for %s what cannot be used; it was refused: %w", reference.Domain(ref), what, err) // such as a manifest with another digest
 	}
 	code := transport.ErrorCode("")
 	if len(te.Errors) > 0 {
