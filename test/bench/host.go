@@ -35,13 +35,7 @@ type host struct {
 
 // inspected is what is of interest in a container's inspect.
 type inspected struct {
-	State struct {
-		Pid     int
-		Timings []struct {
-			Name string
-			Took time.Duration
-		}
-	}
+	State struct{ Pid int }
 }
 
 // serve starts a VCH in dir, with the image in it.
@@ -60,7 +54,7 @@ func serve(ctx context.Context, dir string, o options) (*host, error) {
 		return nil, err
 	}
 	h.daemon = exec.Command(o.vch, "serve", "--state", filepath.Join(dir, "state"), "--listen", "unix://"+h.socket, "--volume-store", store+":default",
-		"--accel", o.accel, "--memory", o.memory)
+		"--accel", o.accel, "--memory", o.memory, "--log-format", "json")
 	h.daemon.Stdout, h.daemon.Stderr = h.log, h.log
 	// A Ctrl-C is for this program, which then ends containers and daemon in order.
 	h.daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -174,6 +168,35 @@ func (h *host) api(ctx context.Context, method, path string, in, out any) error 
 func (h *host) inspect(ctx context.Context, name string) (c inspected, err error) {
 	err = h.api(ctx, "GET", "/containers/"+name+"/json", nil, &c)
 	return c, err
+}
+
+// lastStart is the phases of the last start, as the daemon logged them: what follows "took" in the line, in nanoseconds.
+func (h *host) lastStart() (phases []phase, err error) {
+	for _, line := range strings.Split(h.said(), "\n") {
+		if !strings.Contains(line, `"msg":"container started"`) {
+			continue
+		}
+		phases = nil
+		dec := json.NewDecoder(strings.NewReader(line))
+		if _, err := dec.Token(); err != nil {
+			return nil, err
+		}
+		for told := false; dec.More(); {
+			key, err := dec.Token()
+			if err != nil {
+				return nil, err
+			}
+			value, err := dec.Token()
+			if err != nil {
+				return nil, err
+			}
+			if ns, ok := value.(float64); ok && told {
+				phases = append(phases, phase{fmt.Sprint(key), time.Duration(ns)})
+			}
+			told = told || key == "took"
+		}
+	}
+	return phases, nil
 }
 
 // docker runs the CLI.

@@ -217,15 +217,15 @@ func start(ctx context.Context, h *host, n int, r *results) error {
 		if err != nil {
 			return 0, err
 		}
-		c, err := h.inspect(ctx, "bench")
+		phases, err := h.lastStart()
 		if err != nil {
 			return 0, err
 		}
-		for _, t := range c.State.Timings {
-			if times[t.Name] == nil {
-				order = append(order, t.Name)
+		for _, p := range phases {
+			if times[p.name] == nil {
+				order = append(order, p.name)
 			}
-			times[t.Name] = append(times[t.Name], t.Took)
+			times[p.name] = append(times[p.name], p.took)
 		}
 		return took, h.remove(ctx, "bench")
 	}
@@ -246,7 +246,7 @@ func start(ctx context.Context, h *host, n int, r *results) error {
 		r.phases = append(r.phases, phase{name, middle(times[name])})
 	}
 	if len(order) == 0 {
-		return errors.New("inspect does not show the phases of a start (State.Timings)")
+		return errors.New("the daemon's log does not tell the phases of a start")
 	}
 	return nil
 }
@@ -321,7 +321,7 @@ func (r results) page(o options, at time.Time) string {
 	for _, p := range r.phases {
 		sum += p.took
 	}
-	b.WriteString("\n## A start, by phase\n\n`define` makes the machine ready on the host, `boot` is from power-on to the tether's first word (the guest's kernel included), `tether` until it waits for its\nconfiguration, `mount` puts the root and the volumes together, `process` starts the container's process. As `docker inspect` shows them in `State.Timings`.\n\n| phase | time | share |\n|---|---:|---:|\n")
+	b.WriteString("\n## A start, by phase\n\n`define` makes the machine ready on the host, `boot` is from power-on to the tether's first word (the guest's kernel included), `tether` until it waits for its\nconfiguration, `mount` puts the root and the volumes together, `process` starts the container's process. The daemon's log tells them for every start.\n\n| phase | time | share |\n|---|---:|---:|\n")
 	for _, p := range r.phases {
 		fmt.Fprintf(&b, "| %s | %s | %.0f %% |\n", p.name, ms(p.took), 100*float64(p.took)/float64(max(sum, 1)))
 	}
