@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -114,6 +115,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		defer cancel()
 		return containers.Close(ctx)
 	})
+	debug.FreeOSMemory() // unpacking a kernel took 60 MB that are not wanted again
 	return answer(ctx, s.Sockets, handler, log)
 }
 

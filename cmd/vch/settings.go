@@ -75,19 +75,20 @@ const configFlag = "config"
 // flags adds the flags that fill w.
 func (w *words) flags(f *pflag.FlagSet) {
 	f.SortFlags = false
-	f.StringArrayVar(&w.listen, "listen", nil, "unix:///PATH to listen at; may be given several times (root: unix:///var/run/vch.sock; otherwise vch.sock in $XDG_RUNTIME_DIR or the state directory)")
-	f.StringArrayVar(&w.stores, "volume-store", nil, "PATH:NAME, a directory that keeps volumes, and its name; may be given several times; the one called default takes anonymous volumes and those that name no store")
-	f.StringVar(&w.state, "state", "", "directory of everything else that is kept (root: /var/lib/vch; otherwise vch in $XDG_DATA_HOME or ~/.local/share)")
-	f.StringVar(&w.defaultCapacity, "default-capacity", "1G", "size of a new named volume that names none; sparse: it takes what is written")
-	f.StringVar(&w.anonymousCapacity, "anonymous-capacity", "1G", "size of a new anonymous volume")
-	f.StringVar(&w.memory, "memory", "512M", "memory of a container that names none (docker run --memory)")
-	f.StringVar(&w.cpus, "cpus", "1", "processors of a container that names none (docker run --cpus)")
-	f.StringVar(&w.accel, "accel", "auto", "kvm, tcg (emulation), or auto: kvm where it really boots a machine")
-	f.StringVar(&w.qemu, "qemu", "", "QEMU's program (default: qemu-system-x86_64 in PATH)")
-	f.StringVar(&w.kernel, "kernel", "", "the guests' kernel, with its modules in /lib/modules (default: the newest in /boot that has them)")
-	f.StringVar(&w.logLevel, "log-level", "info", "debug, info, warn, error")
-	f.StringVar(&w.logFormat, "log-format", "text", "text, json")
-	f.StringVar(&w.config, configFlag, "", "a TOML file with the same names; flags win")
+	// The word in back quotes stands for the value in the help (pflag.UnquoteUsage).
+	f.StringArrayVar(&w.listen, "listen", nil, "listen at this `ADDRESS`, unix:///PATH; may be given several times (root: unix:///var/run/vch.sock; otherwise vch.sock in $XDG_RUNTIME_DIR or the state directory)")
+	f.StringArrayVar(&w.stores, "volume-store", nil, "keep volumes in the directory PATH, as the store NAME: `PATH:NAME`; may be given several times; the one called default takes anonymous volumes and those that name no store")
+	f.StringVar(&w.state, "state", "", "keep everything else in this `DIRECTORY` (root: /var/lib/vch; otherwise vch in $XDG_DATA_HOME or ~/.local/share)")
+	f.StringVar(&w.defaultCapacity, "default-capacity", "1G", "`SIZE` of a new named volume that names none; sparse: it takes what is written")
+	f.StringVar(&w.anonymousCapacity, "anonymous-capacity", "1G", "`SIZE` of a new anonymous volume")
+	f.StringVar(&w.memory, "memory", "512M", "memory of a container that names none, a `SIZE` (docker run --memory)")
+	f.StringVar(&w.cpus, "cpus", "1", "processors of a container that names none, a `NUMBER` (docker run --cpus)")
+	f.StringVar(&w.accel, "accel", "auto", "`HOW` machines run: kvm, tcg (emulation), or auto: kvm where it really boots a machine")
+	f.StringVar(&w.qemu, "qemu", "", "QEMU's `PROGRAM` (default: qemu-system-x86_64 in PATH)")
+	f.StringVar(&w.kernel, "kernel", "", "the guests' kernel, a `FILE` whose modules are in /lib/modules (default: the newest in /boot that has them)")
+	f.StringVar(&w.logLevel, "log-level", "info", "`LEVEL` to log from: debug, info, warn, error")
+	f.StringVar(&w.logFormat, "log-format", "text", "`FORMAT` of the log: text, json")
+	f.StringVar(&w.config, configFlag, "", "a TOML `FILE` with the same names; flags win")
 }
 
 // fromFile puts what a configuration file says into the flags that the command line left alone.
