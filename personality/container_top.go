@@ -86,6 +86,7 @@ func psColumns(args string) ([]psColumn, error) {
 			continue
 		case slices.Contains([]string{"aux", "-aux", "au", "ax", "u"}, word):
 			chosen = pick("user", "pid", "pcpu", "tty", "stime", "time", "cmd") // of its columns those that are known of a container VM
+			continue
 		case word == "-o" || word == "-eo" || word == "o" || word == "-Ao":
 			if i++; i == len(words) {
 				return nil, fault.New(fault.Invalid, "ps_args %q: -o takes a list of columns", args)
