@@ -42,7 +42,8 @@ type Handler interface {
 }
 
 // Serve is the guest's end on conn: it waits for a host's hello, answers calls through h, and returns when the host is gone (nil) or conn
-// broke. The caller calls it again on a new connection, or on the same port.
+// broke. It owns conn and closes it in every case: a virtio-serial port can be opened once at a time. The caller then calls it again on a new connection, or
+// on the same port opened anew.
 func Serve(ctx context.Context, conn net.Conn, h Handler) error { return serve(ctx, conn, h) }
 
 // Client is the host's end. All methods may be called at once. An error of a connection that broke is Unavailable.

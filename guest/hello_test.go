@@ -3,6 +3,7 @@ package guest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"strings"
@@ -180,6 +181,9 @@ func TestHostLeavesEarly(t *testing.T) {
 		ours.Close()
 		if err := <-served; err != nil {
 			t.Errorf("left after %d bytes: %v", n, err)
+		}
+		if _, err := theirs.Write([]byte{0}); !errors.Is(err, io.ErrClosedPipe) {
+			t.Errorf("left after %d bytes: the guest did not close its end: %v", n, err)
 		}
 	}
 }

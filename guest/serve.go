@@ -16,6 +16,7 @@ import (
 func serve(ctx context.Context, conn net.Conn, h Handler) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+	defer conn.Close()
 	session, err := greet(conn)
 	if err == io.EOF {
 		return nil

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -38,10 +39,9 @@ func (Disks) Create(ctx context.Context, path portlayer.DiskPath, spec portlayer
 
 // createDisk makes a disk with an empty simulated file system.
 func createDisk(path portlayer.DiskPath, size portlayer.Bytes, label portlayer.Label) error {
-	if size < minDisk {
+	if size = roundUp(size); size < minDisk {
 		return fault.New(fault.Invalid, "a disk has at least %d bytes; %d were asked for", minDisk, size)
 	}
-	size = roundUp(size)
 	return place(path, size, func(extent string) error {
 		f, err := os.OpenFile(extent, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 		if err != nil {
@@ -197,12 +197,15 @@ func (Disks) RemoveDir(ctx context.Context, dir portlayer.DiskPath) error {
 	return fault.Wrap("remove directory", string(dir), removeDir(string(dir)))
 }
 
+// gravePrefix begins the names of directories that are being removed.
+const gravePrefix = ".removed-"
+
 func removeDir(dir string) error {
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	parent := filepath.Dir(dir)
-	grave, err := os.MkdirTemp(parent, ".removed-*")
+	grave, err := os.MkdirTemp(parent, gravePrefix+"*")
 	if err != nil {
 		return err
 	}
@@ -228,9 +231,11 @@ func (Disks) List(ctx context.Context, dir portlayer.DiskPath) ([]string, error)
 	if err != nil {
 		return nil, err
 	}
-	names := make([]string, len(entries))
-	for i, e := range entries {
-		names[i] = e.Name()
+	names := []string{}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), gravePrefix) {
+			names = append(names, e.Name())
+		}
 	}
 	return names, nil
 }
@@ -274,11 +279,11 @@ func (Disks) Space(ctx context.Context, dir portlayer.DiskPath) (total, free por
 		return 0, 0, fault.New(fault.Denied, "%s cannot be read: %w", dir, err)
 	}
 	probe, err := os.CreateTemp(string(dir), ".probe-*")
-	if err != nil {
-		return 0, 0, fault.New(fault.Denied, "%s cannot be written: %w", dir, err)
+	if err == nil {
+		err = errors.Join(probe.Close(), os.Remove(probe.Name()))
 	}
-	if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
-		return 0, 0, err
+	if err != nil && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) { // a full one can still be read
+		return 0, 0, fault.New(fault.Denied, "%s cannot be written: %w", dir, err)
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(string(dir), &st); err != nil {

@@ -90,7 +90,7 @@ func (s *suite) createAtOnce(t *testing.T) {
 
 func (s *suite) badDisks(t *testing.T) {
 	d := s.h.Disks()
-	small := portlayer.DiskSpec{Size: 4*portlayer.MiB - 1, Label: label("small")}
+	small := portlayer.DiskSpec{Size: 4*portlayer.MiB - 512, Label: label("small")}
 	want(t, "too small", d.Create(t.Context(), d.Join(s.disks, "small.vmdk"), small), fault.Invalid)
 	if err := d.Create(t.Context(), d.Join(s.disks, "nowhere", "x.vmdk"), portlayer.DiskSpec{Size: 4 * portlayer.MiB, Label: label("x")}); err == nil {
 		t.Error("a disk was made in a directory that is not there")

@@ -105,7 +105,7 @@ func (s *suite) connect(t *testing.T, m portlayer.Machine) *guest.Client {
 	t.Helper()
 	conn, err := m.Channel(s.limit(t))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v; the machine said: %s", err, m.Diagnosis())
 	}
 	c, err := guest.Connect(s.limit(t), conn)
 	if err != nil {
