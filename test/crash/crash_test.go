@@ -228,14 +228,14 @@ func TestCreateKilledAtEveryStep(t *testing.T) {
 			h.t = t
 			h.kill()
 			h.up(point + "=exit")
-			if out, err := h.try("create", "--name", "c", "-v", "named:/n", "-v", "/anon", "--mount", "type=volume,target=/seed,readonly", "box", "sh"); err == nil {
+			if out, err := h.try("create", "--name", "con", "-v", "named:/n", "-v", "/anon", "--mount", "type=volume,target=/seed,readonly", "box", "sh"); err == nil {
 				t.Fatalf("create answered: %s", out)
 			}
 			h.died()
 			h.up("")
 			if point == "create.recorded" { // on record: it exists, whole
-				h.docker("start", "c")
-				h.docker("rm", "-f", "-v", "c")
+				h.docker("start", "con")
+				h.docker("rm", "-f", "-v", "con")
 			}
 			volumes := strings.Fields(h.docker("volume", "ls", "-q"))
 			for _, v := range volumes {
@@ -248,8 +248,8 @@ func TestCreateKilledAtEveryStep(t *testing.T) {
 				t.Errorf("left %s", got)
 			}
 			// The name is free, and a create without a crash works.
-			h.docker("create", "--name", "c", "box", "sh")
-			h.docker("rm", "c")
+			h.docker("create", "--name", "con", "box", "sh")
+			h.docker("rm", "con")
 		})
 	}
 }
@@ -262,8 +262,8 @@ func TestRemoveKilledAtEveryStep(t *testing.T) {
 			h.t = t
 			h.kill()
 			h.up(point + "=exit")
-			h.docker("create", "--name", "c", "-v", "/anon", "box", "sh")
-			if out, err := h.try("rm", "-v", "c"); err == nil {
+			h.docker("create", "--name", "con", "-v", "/anon", "box", "sh")
+			if out, err := h.try("rm", "-v", "con"); err == nil {
 				t.Fatalf("rm answered: %s", out)
 			}
 			h.died()
@@ -278,13 +278,13 @@ func TestRemoveKilledAtEveryStep(t *testing.T) {
 // A daemon killed at any step of a start leaves no machine running that it does not know, and the container starts afterwards.
 func TestStartKilledAtEveryStep(t *testing.T) {
 	h := newHost(t)
-	h.docker("create", "--name", "c", "-v", "data:/d", "box", "sh", "-c", "busybox echo run >>/d/f; busybox cat /d/f")
+	h.docker("create", "--name", "con", "-v", "data:/d", "box", "sh", "-c", "busybox echo run >>/d/f; busybox cat /d/f")
 	for _, point := range []string{"start.power", "start.configure", "start.record"} {
 		t.Run(point, func(t *testing.T) {
 			h.t = t
 			h.kill()
 			h.up(point + "=exit")
-			if out, err := h.try("start", "c"); err == nil {
+			if out, err := h.try("start", "con"); err == nil {
 				t.Fatalf("start answered: %s", out)
 			}
 			h.died()
@@ -292,7 +292,7 @@ func TestStartKilledAtEveryStep(t *testing.T) {
 			if left := h.qemus(); len(left) > 0 {
 				t.Errorf("machines running: %v", left)
 			}
-			out := h.docker("start", "-a", "c")
+			out := h.docker("start", "-a", "con")
 			if !strings.HasPrefix(out, "run\n") {
 				t.Errorf("start said %q", out)
 			}
@@ -303,8 +303,8 @@ func TestStartKilledAtEveryStep(t *testing.T) {
 // A daemon killed while it mends a volume that a killed machine left unclean loses nothing of it, and mends it at the next start.
 func TestMendKilled(t *testing.T) {
 	h := newHost(t)
-	h.docker("run", "-d", "--name", "w", "-v", "data:/d", "box", "sh", "-c", "busybox echo kept >/d/f; busybox sync; busybox echo synced; busybox sleep 1000")
-	for deadline := time.Now().Add(limit); !strings.Contains(h.docker("logs", "w"), "synced"); time.Sleep(20 * time.Millisecond) {
+	h.docker("run", "-d", "--name", "wri", "-v", "data:/d", "box", "sh", "-c", "busybox echo kept >/d/f; busybox sync; busybox echo synced; busybox sleep 1000")
+	for deadline := time.Now().Add(limit); !strings.Contains(h.docker("logs", "wri"), "synced"); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the container does not write")
 		}
@@ -314,11 +314,11 @@ func TestMendKilled(t *testing.T) {
 			t.Fatalf("kill %s: %v %s", pid, err, out)
 		}
 	}
-	h.docker("wait", "w")
-	h.docker("create", "--name", "r", "-v", "data:/d:ro", "box", "busybox", "cat", "/d/f")
+	h.docker("wait", "wri")
+	h.docker("create", "--name", "rea", "-v", "data:/d:ro", "box", "busybox", "cat", "/d/f")
 	h.kill()
 	h.up("mend.journal=exit")
-	if out, err := h.try("start", "-a", "r"); err == nil {
+	if out, err := h.try("start", "-a", "rea"); err == nil {
 		t.Fatalf("start answered: %s", out)
 	}
 	h.died()
@@ -326,7 +326,7 @@ func TestMendKilled(t *testing.T) {
 	if left := h.qemus(); len(left) > 0 {
 		t.Errorf("machines running: %v", left)
 	}
-	if out := h.docker("start", "-a", "r"); out != "kept\n" {
+	if out := h.docker("start", "-a", "rea"); out != "kept\n" {
 		t.Errorf("start said %q", out)
 	}
 }
@@ -334,23 +334,23 @@ func TestMendKilled(t *testing.T) {
 // A running container goes on over kill -9 of its daemon: no output is lost or doubled, and its exit is known.
 func TestRunningContainerOutlivesTheDaemon(t *testing.T) {
 	h := newHost(t)
-	h.docker("run", "-d", "--name", "c", "-v", "data:/d", "box", "sh", "-c",
+	h.docker("run", "-d", "--name", "con", "-v", "data:/d", "box", "sh", "-c",
 		`i=0; while [ $i -lt 300 ]; do busybox echo line $i; i=$((i+1)); [ -e /d/go ] || busybox usleep 20000; done; exit 9`)
 	for range 3 {
 		h.kill()
 		h.up("")
 	}
-	h.docker("exec", "c", "busybox", "touch", "/d/go")
+	h.docker("exec", "con", "busybox", "touch", "/d/go")
 	h.kill()
 	h.up("")
-	if got := strings.TrimSpace(h.docker("wait", "c")); got != "9" {
+	if got := strings.TrimSpace(h.docker("wait", "con")); got != "9" {
 		t.Errorf("exit code %s", got)
 	}
 	var want strings.Builder
 	for i := range 300 {
 		fmt.Fprintf(&want, "line %d\n", i)
 	}
-	if got := h.docker("logs", "c"); got != want.String() {
+	if got := h.docker("logs", "con"); got != want.String() {
 		t.Errorf("log differs: %d bytes, want %d", len(got), want.Len())
 	}
 }
