@@ -75,7 +75,7 @@ func understand(rec imageRecord) (known, error) {
 			User: doc.Config.User, Env: doc.Config.Env, Entrypoint: doc.Config.Entrypoint, Cmd: doc.Config.Cmd, WorkingDir: doc.Config.WorkingDir,
 			Volumes: slices.Sorted(maps.Keys(doc.Config.Volumes)), ExposedPorts: slices.Sorted(maps.Keys(doc.Config.ExposedPorts)),
 			Labels: doc.Config.Labels, StopSignal: doc.Config.StopSignal, Shell: doc.Config.Shell, OnBuild: doc.Config.OnBuild,
-			ArgsEscaped: doc.Config.ArgsEscaped, //nolint:staticcheck // old images carry it, and doors show it
+			ArgsEscaped: doc.Config.ArgsEscaped, //lint:ignore SA1019 old images carry it, and doors show it
 		},
 	}
 	if doc.Created != nil {

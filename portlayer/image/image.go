@@ -95,7 +95,7 @@ func (s *Service) diskPath(disk string) portlayer.DiskPath {
 	return s.disks.Join(s.diskDir(), disk+".vmdk")
 }
 
-// spool makes an unnamed-to-others file in tmp; done closes and removes it.
+// spool makes a file in tmp; done closes and removes it.
 func (s *Service) spool(kind string) (f *os.File, done func(), err error) {
 	f, err = os.CreateTemp(s.tmpDir(), kind+"-*")
 	if err != nil {

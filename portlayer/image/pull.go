@@ -3,6 +3,7 @@ package image
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"sync"
 
@@ -47,7 +48,11 @@ func (s *Service) Pull(ctx context.Context, what, platformText string, cred port
 	if p.puller, err = s.puller(cred); err != nil {
 		return portlayer.Image{}, err
 	}
-	return p.run(ctx)
+	img, disk, err := p.run(ctx)
+	if err != nil && disk != "" {
+		return img, errors.Join(err, s.discard(ctx, []string{disk})) // whole layers stay for the next try
+	}
+	return img, err
 }
 
 func (p *pull) line(id, status string, current, total int64) {
@@ -59,36 +64,37 @@ func (p *pull) line(id, status string, current, total int64) {
 	p.progress(portlayer.Progress{ID: id, Status: status, Current: current, Total: total})
 }
 
-func (p *pull) run(ctx context.Context) (portlayer.Image, error) {
-	var none portlayer.Image
+// run does it. disk is the one that it may have made, "" if it did not come so far.
+func (p *pull) run(ctx context.Context) (img portlayer.Image, disk string, err error) {
 	desc, err := p.puller.Get(ctx, p.remote)
 	if err != nil {
-		return none, refused(ctx, p.ref, err)
+		return img, "", refused(ctx, p.ref, err)
 	}
 	p.line(tagOrDigest(p.ref), "Pulling from "+reference.Path(p.ref), 0, 0)
 	manifest, err := p.manifest(ctx, desc)
 	if err != nil {
-		return none, err
+		return img, "", err
 	}
 	config, layers, err := p.config(ctx, manifest)
 	if err != nil {
-		return none, err
+		return img, "", err
 	}
 	release, err := p.s.catalog.hold(ctx, keys(layers)...)
 	if err != nil {
-		return none, err
+		return img, "", err
 	}
 	defer release()
+	disk = diskName(layers)
 	fetched, err := p.layers(ctx, manifest, layers)
 	if err != nil {
-		return none, err
+		return img, disk, err
 	}
 	for _, m := range fetched {
 		p.line(short(m.Digest.String()), stepExtracting, m.Size, m.Size)
 	}
 	canonical, err := reference.WithDigest(reference.TrimNamed(p.ref), digest.Digest(desc.Digest.String()))
 	if err != nil {
-		return none, err
+		return img, disk, err
 	}
 	names := []string{canonical.String()}
 	if _, ok := p.ref.(reference.Tagged); ok {
@@ -96,7 +102,7 @@ func (p *pull) run(ctx context.Context) (portlayer.Image, error) {
 	}
 	img, changed, err := p.s.keep(ctx, config, layers, names...)
 	if err != nil {
-		return none, err
+		return img, disk, err
 	}
 	for _, m := range fetched {
 		p.line(short(m.Digest.String()), stepComplete, 0, 0)
@@ -109,7 +115,7 @@ func (p *pull) run(ctx context.Context) (portlayer.Image, error) {
 		p.line("", "Status: Image is up to date for "+what, 0, 0)
 	}
 	p.s.event("pull", what, reference.FamiliarName(p.ref)) // moby names the reference, not the id, as the one that it happened to
-	return img, nil
+	return img, disk, nil
 }
 
 // maxIndexDepth is how many indexes may name each other; registries have one, an index of indexes is allowed by image-index.md.

@@ -480,6 +480,56 @@ func TestPullDamagedConfig(t *testing.T) {
 	wantKind(t, err, fault.Unavailable, "image config verification failed for digest "+config.String())
 }
 
+// A manifest that is not the one asked for by digest is refused.
+func TestPullDamagedManifest(t *testing.T) {
+	b, h := newBox(t), newHub(t)
+	img := twoLayers(t)
+	h.push("app", img)
+	digest, _ := img.Digest()
+	h.set(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+		damage(digest.String(), func(b []byte) []byte { return append(b, ' ') })(w, r)
+	})
+	_, err := b.Pull(t.Context(), h.host+"/app@"+digest.String(), "", portlayer.Credentials{}, nil)
+	wantKind(t, err, fault.Unavailable, "it was refused")
+}
+
+// A pull whose disk cannot be made keeps the layers, which are whole, and no disk.
+func TestPullOfNonsense(t *testing.T) {
+	b, h := newBox(t), newHub(t)
+	_, err := b.Pull(t.Context(), h.push("app", makeImage(t, hostPlatform().Architecture, makeTar(t, ent{name: "a"}), makeTar(t, ent{name: "../x"}))), "", portlayer.Credentials{}, nil)
+	wantKind(t, err, fault.Invalid, `"../x" lies outside`)
+	if n := b.keysHere(); n != 2 {
+		t.Errorf("%d things kept, want the two layers", n)
+	}
+}
+
+// Where a reference leads: the registry, the repository, and whether plain HTTP is tried.
+func TestRemoteName(t *testing.T) {
+	for text, want := range map[string]string{
+		"busybox":              "https index.docker.io/library/busybox:latest",
+		"a/b:c":                "https index.docker.io/a/b:c",
+		"localhost/x":          "http localhost/x:latest",
+		"localhost:5000/x":     "http localhost:5000/x:latest",
+		"127.0.0.1:5000/x/y:z": "http 127.0.0.1:5000/x/y:z",
+		"[::1]:5000/x":         "http [::1]:5000/x:latest",
+		"registry.example/x@sha256:" + strings.Repeat("a", 64): "https registry.example/x@sha256:" + strings.Repeat("a", 64),
+	} {
+		ref, err := parseName(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := remoteName(ref)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got := r.Context().Scheme() + " " + r.Name(); got != want {
+			t.Errorf("%s leads to %s, want %s", text, got, want)
+		}
+	}
+}
+
 // Eight pulls of one image fetch each layer once and make one disk.
 func TestPullsShare(t *testing.T) {
 	b, h := newBox(t), newHub(t)

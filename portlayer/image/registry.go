@@ -65,13 +65,33 @@ func (s *Service) puller(c portlayer.Credentials) (*remote.Puller, error) {
 	)
 }
 
-// remoteName turns a reference into go-containerregistry's form.
+// remoteName turns a reference into go-containerregistry's form, part by part: parsed as a whole, localhost/x would be Docker Hub's.
 func remoteName(ref reference.Named) (name.Reference, error) {
-	r, err := name.ParseReference(ref.String())
+	reg, err := registryAt(reference.Domain(ref))
 	if err != nil {
-		return nil, fault.New(fault.Invalid, "invalid reference format: %q: %w", ref, err)
+		return nil, err
 	}
-	return r, nil
+	repo := reg.Repo(reference.Path(ref))
+	switch r := ref.(type) {
+	case reference.Digested:
+		return repo.Digest(r.Digest().String()), nil
+	case reference.Tagged:
+		return repo.Tag(r.Tag()), nil
+	}
+	return nil, fault.New(fault.Invalid, "invalid reference format: %q has neither tag nor digest", ref)
+}
+
+// registryAt is the registry at host[:port], where plain HTTP is tried if it is this machine.
+func registryAt(host string) (name.Registry, error) {
+	var options []name.Option
+	if u := (&url.URL{Host: host}); isLoopback(u.Hostname()) {
+		options = append(options, name.Insecure)
+	}
+	reg, err := name.NewRegistry(host, options...)
+	if err != nil {
+		return reg, fault.New(fault.Invalid, "invalid registry address %q: %w", host, err)
+	}
+	return reg, nil
 }
 
 // refused gives a registry's error its kind, in Docker's words. what is the reference as the user knows it.
@@ -116,9 +136,9 @@ func (s *Service) Login(ctx context.Context, registry string, cred portlayer.Cre
 	if host == "" || host == "docker.io" {
 		host = name.DefaultRegistry
 	}
-	reg, err := name.NewRegistry(host)
+	reg, err := registryAt(host)
 	if err != nil {
-		return "", fault.New(fault.Invalid, "invalid registry address %q: %w", registry, err)
+		return "", err
 	}
 	if err := s.login(ctx, reg, cred); err != nil {
 		if ctx.Err() != nil {

@@ -380,26 +380,19 @@ func TestRestartDamagedLayer(t *testing.T) {
 	fsck(t, b.diskOf(img.ID))
 }
 
-// A store that cannot be written says so.
+// A store that is full, or cannot be written, says so and what to do.
 func TestStoreErrors(t *testing.T) {
 	b := newBox(t)
-	if err := b.storage(&os.PathError{Op: "write", Path: "x", Err: errors.ErrUnsupported}); fault.KindOf(err) != fault.Internal {
-		t.Errorf("some error: %v", err)
-	}
-	full := filepath.Join(b.Service.dir, "tmp")
-	if err := os.Remove(full); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink("/dev/full", filepath.Join(b.Service.dir, "sink")); err != nil {
-		t.Fatal(err)
-	}
-	sink, err := os.OpenFile(filepath.Join(b.Service.dir, "sink"), os.O_WRONLY, 0)
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = sink.Write([]byte("x"))
-	wantKind(t, b.storage(err), fault.Unavailable, "no space left for images in "+b.Service.dir+"; free some")
-	if err := errors.Join(sink.Close(), os.Mkdir(full, 0o700)); err != nil {
-		t.Fatal(err)
+	defer full.Close()
+	_, err = full.Write([]byte("x"))
+	wantKind(t, b.storage(err), fault.Unavailable, "no space left for images in "+b.Service.dir+"; free some (docker image prune)")
+	_, err = os.Create("/proc/nothing")
+	if wantErr := b.storage(err); fault.KindOf(wantErr) != fault.Internal || wantErr != err {
+		t.Errorf("another error was changed: %v", wantErr)
 	}
+	wantKind(t, b.storage(&os.PathError{Op: "open", Path: "x", Err: os.ErrPermission}), fault.Denied, "cannot be written")
 }
