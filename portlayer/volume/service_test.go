@@ -449,6 +449,25 @@ func TestPrune(t *testing.T) {
 	}
 }
 
+// What was picked is what is removed: a volume that was made anew under its name meanwhile stays.
+func TestPruneSparesWhatWasMadeAnew(t *testing.T) {
+	h := newHost(t, volumetest.NewStore("default"))
+	h.create("data")
+	gone, _, err := h.Prune(t.Context(), func(portlayer.Volume) bool {
+		if err := h.Remove(t.Context(), "data"); err != nil {
+			t.Error(err)
+		}
+		h.create("data")
+		return true
+	})
+	if len(gone) > 0 || err != nil {
+		t.Errorf("%v, %v", gone, err)
+	}
+	if _, err := h.Get(t.Context(), "data"); err != nil {
+		t.Error(err)
+	}
+}
+
 // A degraded store: what is elsewhere goes on, what might be in it is neither missing nor made, and its names fall to no other store.
 func TestDegradedStore(t *testing.T) {
 	def, nas := volumetest.NewStore("default"), volumetest.NewStore("nas")

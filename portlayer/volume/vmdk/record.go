@@ -3,7 +3,6 @@ package vmdk
 import (
 	"context"
 	"encoding/json"
-	"regexp"
 	"strings"
 	"time"
 
@@ -66,10 +65,15 @@ func (s *Store) read(ctx context.Context, name portlayer.VolumeName) (rec record
 		return rec, unknown, fault.New(fault.Conflict, "volume %s in store %s was written by a newer vch (format %d, this one knows %d); use that one", name, s.o.Name, rec.Format, format)
 	case rec.Making:
 		return rec, unfinished, nil
-	case rec.Format < 1 || rec.Size <= 0 || !regexp.MustCompile(`^[0-9a-f]{32}$`).MatchString(string(rec.Label)):
+	case rec.Format < 1 || rec.Size <= 0 || !isLabel(rec.Label):
 		return rec, damaged, s.damage(name, "%s lacks its format, size or label", recordFile)
 	}
 	return rec, whole, nil
+}
+
+// isLabel reports whether l is 32 lower-case hex digits.
+func isLabel(l portlayer.Label) bool {
+	return len(l) == 32 && strings.Trim(string(l), "0123456789abcdef") == ""
 }
 
 // withoutRecord tells a make that was interrupted at its very beginning from a volume that lost its volume.json.
