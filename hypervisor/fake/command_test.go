@@ -221,13 +221,13 @@ func TestPowerOffUnderFullOutput(t *testing.T) {
 		}
 	}()
 	const held = 1 << 20 // by the tether
-	for {
+	for more := 50; more > 0; { // calls to and fro once it is full, so that the process comes to wait
 		st, err := m.c.Status(limited(t))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if st.Frames*guest.MaxFrame >= held {
-			break
+			more--
 		}
 	}
 	if err := m.PowerOff(limited(t)); err != nil {
