@@ -335,12 +335,10 @@ func (r results) page(o options, at time.Time) string {
 // about says what was measured on.
 func (h *host) about(ctx context.Context) ([]string, error) {
 	var info struct {
-		DriverStatus    [][2]string
-		OperatingSystem string
-		NCPU            int
-		MemTotal        int64
-		KernelVersion   string
-		ServerVersion   string
+		DriverStatus  [][2]string
+		NCPU          int
+		MemTotal      int64
+		ServerVersion string
 	}
 	if err := h.api(ctx, "GET", "/info", nil, &info); err != nil {
 		return nil, err
@@ -360,10 +358,14 @@ func (h *host) about(ctx context.Context) ([]string, error) {
 			break
 		}
 	}
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return nil, err
+	}
 	lines := []string{
 		fmt.Sprintf("vch %s", info.ServerVersion),
 		fmt.Sprintf("%s, %d processors, %d MiB of memory, %s", model, info.NCPU, info.MemTotal>>20, strings.TrimSpace(string(kernel))),
-		fmt.Sprintf("guest kernel %s", info.KernelVersion),
+		"load average at the start: " + strings.Join(strings.Fields(string(load))[:3], " ") + " (what else runs here is in the numbers)",
 	}
 	for _, s := range info.DriverStatus {
 		lines = append(lines, s[0]+": "+strings.ReplaceAll(s[1], filepath.Dir(h.socket), "DIR"))
