@@ -32,7 +32,7 @@ func (s *Server) imagePull(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if named, err := reference.ParseNormalizedNamed(name); err == nil && reference.IsNameOnly(named) {
-		return fault.New(fault.Unsupported, "pulling all tags of %s (--all-tags) is not supported by vch: name one, such as %[1]s:latest", name)
+		return fault.New(fault.Unsupported, "pulling all tags of %s (--all-tags) is not supported by vch: name one, such as %[1]s:latest", reference.FamiliarName(named))
 	}
 	auth, err := authconfig.Decode(r.Header.Get(registry.AuthHeader))
 	if err != nil {

@@ -217,8 +217,8 @@ func (s *Server) imageInspect(w http.ResponseWriter, r *http.Request) error {
 type imageInspection struct {
 	image.InspectResponse
 	Config          map[string]any
-	Parent          string  // until 1.5x always there; vch builds nothing, so no image has one
-	DockerVersion   string  `json:",omitempty"`
+	Parent          string  // of an image that was built here: never, as vch builds nothing
+	DockerVersion   string  // that built it; not in what vch keeps of an image
 	VirtualSize     *int64  `json:",omitempty"` // before 1.44
 	Container       *string `json:",omitempty"` // before 1.45: what docker build ran last
 	ContainerConfig any     `json:",omitempty"` // before 1.45
