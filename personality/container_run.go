@@ -153,7 +153,8 @@ func (s *Server) containerWait(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	answer := container.WaitResponse{StatusCode: int64(state.ExitCode)}
-	if state.Error != "" {
+	// Why a start failed, the start itself says; here it would be said twice.
+	if state.Error != "" && state.Phase != portlayer.Created {
 		answer.Error = &container.WaitExitError{Message: state.Error}
 	}
 	if err != nil {

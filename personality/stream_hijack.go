@@ -39,7 +39,8 @@ func (d *duplex) begin() {
 			d.err = fmt.Errorf("cannot take the connection over: %w", err)
 			return
 		}
-		d.conn, d.in = conn, rw.Reader
+		// Past what is buffered the connection itself is read: net/http's reader would cancel the request's context at the client's half-close.
+		d.conn, d.in = conn, io.MultiReader(io.LimitReader(rw.Reader, int64(rw.Reader.Buffered())), conn)
 		head := "HTTP/1.1 200 OK\r\nContent-Type: " + d.mediaType + "\r\n"
 		if d.r.Header.Get("Upgrade") != "" {
 			head = "HTTP/1.1 101 UPGRADED\r\nContent-Type: " + d.mediaType + "\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
