@@ -7,7 +7,7 @@ type route struct {
 	method, path string // the path without its version; {x} is one segment or, in an image's or plugin's name, several; {x...} is the rest
 	// handler answers; nil: 501 with the endpoint's name.
 	handler func(*Server, http.ResponseWriter, *http.Request) error
-	// test is what proves the endpoint: a test function of this package, or a script of test/e2e/testdata ("volume_named.txtar"). "": it is unsupported.
+	// test is what proves the endpoint: test functions of this package and scripts of test/e2e/testdata ("volume_prune.txtar"). "": it is unsupported.
 	test string
 }
 
@@ -17,12 +17,12 @@ func routes() []route {
 	return []route{
 		// system
 		{"HEAD", "/_ping", (*Server).ping, "TestPing"},
-		{"GET", "/_ping", (*Server).ping, "TestPing"},
-		{"GET", "/version", (*Server).version, ""},
-		{"GET", "/info", (*Server).info, ""},
-		{"GET", "/events", (*Server).eventStream, ""},
-		{"GET", "/system/df", (*Server).systemDF, ""},
-		{"POST", "/auth", (*Server).login, ""},
+		{"GET", "/_ping", (*Server).ping, "TestPing system_ping.txtar"},
+		{"GET", "/version", (*Server).version, "TestVersion system_version.txtar"},
+		{"GET", "/info", (*Server).info, "TestInfo system_info.txtar"},
+		{"GET", "/events", (*Server).eventStream, "TestEvents TestEventsAreStreamed system_events_live.txtar"},
+		{"GET", "/system/df", (*Server).systemDF, "TestSystemDF system_df.txtar"},
+		{"POST", "/auth", (*Server).login, "TestImagePull TestLogin system_login.txtar"},
 		{"POST", "/session", nil, ""},
 		{"POST", "/grpc", nil, ""},
 
@@ -64,14 +64,14 @@ func routes() []route {
 		{"GET", "/exec/{id}/json", (*Server).execInspect, "TestExec"},
 
 		// images
-		{"POST", "/images/create", (*Server).imageCreate, ""},
-		{"POST", "/images/load", (*Server).imageLoad, ""},
-		{"GET", "/images/json", (*Server).imageList, ""},
-		{"GET", "/images/{name}/json", (*Server).imageInspect, ""},
-		{"GET", "/images/{name}/history", (*Server).imageHistory, ""},
-		{"POST", "/images/{name}/tag", (*Server).imageTag, ""},
-		{"DELETE", "/images/{name}", (*Server).imageRemove, ""},
-		{"POST", "/images/prune", (*Server).imagePrune, ""},
+		{"POST", "/images/create", (*Server).imageCreate, "TestImagePull TestImageImport image_pull.txtar image_import.txtar"},
+		{"POST", "/images/load", (*Server).imageLoad, "TestImageLoad image_load_docker.txtar image_load_oci.txtar"},
+		{"GET", "/images/json", (*Server).imageList, "TestImageList image_ls.txtar"},
+		{"GET", "/images/{name}/json", (*Server).imageInspect, "TestImageInspect image_inspect.txtar"},
+		{"GET", "/images/{name}/history", (*Server).imageHistory, "TestImageHistory image_history.txtar"},
+		{"POST", "/images/{name}/tag", (*Server).imageTag, "TestImageTag image_tag.txtar"},
+		{"DELETE", "/images/{name}", (*Server).imageRemove, "TestImageRemove image_rm_in_use.txtar"},
+		{"POST", "/images/prune", (*Server).imagePrune, "TestImagePrune image_prune.txtar"},
 		{"POST", "/images/{name}/push", nil, ""},
 		{"GET", "/images/{name}/get", nil, ""},
 		{"GET", "/images/get", nil, ""},
@@ -80,25 +80,25 @@ func routes() []route {
 		{"GET", "/distribution/{name}/json", nil, ""},
 		{"POST", "/commit", nil, ""},
 		{"POST", "/build", nil, ""},
-		{"POST", "/build/prune", (*Server).buildPrune, ""},
+		{"POST", "/build/prune", (*Server).buildPrune, "TestBuildPrune"},
 		{"POST", "/build/cancel", nil, ""},
 
 		// volumes
-		{"POST", "/volumes/create", (*Server).volumeCreate, ""},
-		{"GET", "/volumes", (*Server).volumeList, ""},
-		{"GET", "/volumes/{name...}", (*Server).volumeInspect, ""},
-		{"DELETE", "/volumes/{name...}", (*Server).volumeRemove, ""},
-		{"POST", "/volumes/prune", (*Server).volumePrune, ""},
+		{"POST", "/volumes/create", (*Server).volumeCreate, "TestVolumeCreate volume_create_again.txtar"},
+		{"GET", "/volumes", (*Server).volumeList, "TestVolumeList volume_ls_filters.txtar"},
+		{"GET", "/volumes/{name...}", (*Server).volumeInspect, "TestVolumeInspect volume_inspect.txtar"},
+		{"DELETE", "/volumes/{name...}", (*Server).volumeRemove, "TestVolumeRemove volume_rm_referred.txtar"},
+		{"POST", "/volumes/prune", (*Server).volumePrune, "TestVolumePrune volume_prune.txtar"},
 		{"PUT", "/volumes/{name...}", (*Server).noSwarm, ""},
 
 		// networks
-		{"GET", "/networks", (*Server).networkList, ""},
-		{"GET", "/networks/{id}", (*Server).networkInspect, ""},
+		{"GET", "/networks", (*Server).networkList, "TestNetworkList"},
+		{"GET", "/networks/{id}", (*Server).networkInspect, "TestNetworkInspect"},
 		{"POST", "/networks/create", nil, ""},
 		{"DELETE", "/networks/{id}", nil, ""},
 		{"POST", "/networks/{id}/connect", nil, ""},
 		{"POST", "/networks/{id}/disconnect", nil, ""},
-		{"POST", "/networks/prune", (*Server).networkPrune, ""},
+		{"POST", "/networks/prune", (*Server).networkPrune, "TestNetworkPrune"},
 
 		// plugins
 		{"GET", "/plugins", nil, ""},
