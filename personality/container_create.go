@@ -49,6 +49,11 @@ func (s *Server) containerCreate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if p := spec.Process; p.Rows != 0 || p.Cols != 0 { // what the TTY starts with is asked of Resize, whatever the spec said
+		if err := s.Containers.Resize(r.Context(), string(c.ID), p.Rows, p.Cols); err != nil {
+			s.Log.Warn("a container's terminal will not start with its client's size", "container", string(c.ID), "err", err)
+		}
+	}
 	if platform == "" && img.Architecture != runtime.GOARCH {
 		warnings = append(warnings, fmt.Sprintf("The requested image's platform (%s) does not match the detected host platform (linux/%s) and no specific platform was requested", platformOf(img), runtime.GOARCH))
 	}

@@ -265,6 +265,7 @@ func TestRefusedByName(t *testing.T) {
 		`{"HostConfig":{"LogConfig":{"Config":{"mode":"non-blocking"}}}}`:                "HostConfig.LogConfig (--log-opt mode=non-blocking)",
 		`{"HostConfig":{"LogConfig":{"Config":{"compress":"true"}}}}`:                    "HostConfig.LogConfig (--log-opt compress=true)",
 		`{"HostConfig":{"ExtraHosts":["h:host-gateway"]}}`:                               "HostConfig.ExtraHosts (--add-host h:host-gateway)",
+		`{"HostConfig":{"Runtime":"kata"}}`:                                              "HostConfig.Runtime (--runtime kata)",
 		`{"HostConfig":{"CpuPeriod":50000}}`:                                             "HostConfig.CpuPeriod (--cpu-period)",
 		`{"HostConfig":{"CpuQuota":-1}}`:                                                 "HostConfig.CpuQuota (--cpu-quota)",
 		`{"HostConfig":{"KernelMemory":1000000}}`:                                        "HostConfig.KernelMemory",

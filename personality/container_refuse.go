@@ -73,7 +73,7 @@ func refuseHost(h *container.HostConfig) error {
 		{h.UTSMode != "", "HostConfig.UTSMode", "--uts", noShare},
 		{h.UsernsMode != "", "HostConfig.UsernsMode", "--userns", noShare},
 		{len(h.StorageOpt) > 0, "HostConfig.StorageOpt", "--storage-opt", "the size of a container's own disk is fixed; keep large data in a volume"},
-		{h.Runtime != "" && h.Runtime != defaultRuntime, "HostConfig.Runtime", "--runtime", "every container runs as a machine; leave the option out"},
+		{h.Runtime != "" && h.Runtime != defaultRuntime, "HostConfig.Runtime", "--runtime " + h.Runtime, "every container runs as a machine; leave the option out"},
 		{h.Umask != nil, "HostConfig.Umask", "", "the image's process sets its own umask"},
 		{!h.Isolation.IsDefault(), "HostConfig.Isolation", "--isolation", noWindows},
 		{len(h.MaskedPaths) > 0, "HostConfig.MaskedPaths", "", "no path is masked: /proc and /sys are the container's own machine's"},
