@@ -15,8 +15,8 @@ import (
 	"github.com/creack/pty"
 )
 
-// cli is the real docker CLI on the world's socket.
-func (w *world) cli(args ...string) *osexec.Cmd {
+// command is the real docker CLI on the world's socket.
+func (w *world) command(args ...string) *osexec.Cmd {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	w.t.Cleanup(cancel)
 	cmd := osexec.CommandContext(ctx, "docker", args...)
@@ -27,7 +27,7 @@ func (w *world) cli(args ...string) *osexec.Cmd {
 // dockerWith runs the CLI with input and gives what it said and its exit code.
 func (w *world) dockerWith(input string, args ...string) (stdout, stderr string, code int) {
 	w.t.Helper()
-	cmd := w.cli(args...)
+	cmd := w.command(args...)
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &errs
 	err := cmd.Run()
@@ -96,7 +96,7 @@ type terminal struct {
 
 func (w *world) terminal(args ...string) *terminal {
 	w.t.Helper()
-	cmd := w.cli(args...)
+	cmd := w.command(args...)
 	tty, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 40, Cols: 100})
 	if err != nil {
 		w.t.Fatal(err)
