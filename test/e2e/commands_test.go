@@ -80,8 +80,19 @@ func usage(ts *testscript.TestScript, ok bool, text string) {
 	}
 }
 
+// bounded runs a program that is ended when it takes longer than limit: a script that hangs is to fail, not to stop all others.
+func bounded(ts *testscript.TestScript, program string, args ...string) error {
+	seconds := strconv.Itoa(int(limit.Seconds()))
+	err := ts.Exec("timeout", append([]string{"--kill-after=5", seconds, program}, args...)...)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == 124 { // timeout(1): it timed out
+		ts.Fatalf("%s did not end within %v", program, limit)
+	}
+	return err
+}
+
 func dockerCmd(ts *testscript.TestScript, neg bool, args []string) {
-	err := ts.Exec("docker", args...)
+	err := bounded(ts, "docker", args...)
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		ts.Fatalf("docker: %v", err)
@@ -96,7 +107,7 @@ func dockerCmd(ts *testscript.TestScript, neg bool, args []string) {
 
 func codeCmd(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, !neg && len(args) >= 2, "code N CMD ARG…")
-	err := ts.Exec(args[1], args[2:]...)
+	err := bounded(ts, args[1], args[2:]...)
 	code := 0
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
