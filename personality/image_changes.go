@@ -3,6 +3,7 @@ package personality
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -30,7 +31,6 @@ func parseChanges(changes []string) (portlayer.ImageConfig, error) {
 		}
 	}
 	slices.Sort(c.Volumes)
-	slices.Sort(c.ExposedPorts)
 	return c, nil
 }
 
@@ -237,6 +237,7 @@ func setEnv(env []string, key, value string) []string {
 
 // expose reads "80 443/tcp 8000-8002/udp".
 func expose(c *portlayer.ImageConfig, text string) error {
+	have := set(c.ExposedPorts)
 	for _, w := range splitWords(text) {
 		ports, proto, _ := strings.Cut(unquoted(w), "/")
 		if proto == "" {
@@ -253,11 +254,10 @@ func expose(c *portlayer.ImageConfig, text string) error {
 			return fault.New(fault.Invalid, "invalid containerPort: %s", w)
 		}
 		for p := from; p <= to; p++ {
-			if port := fmt.Sprintf("%d/%s", p, proto); !slices.Contains(c.ExposedPorts, port) {
-				c.ExposedPorts = append(c.ExposedPorts, port)
-			}
+			have[fmt.Sprintf("%d/%s", p, proto)] = struct{}{}
 		}
 	}
+	c.ExposedPorts = slices.Sorted(maps.Keys(have))
 	return nil
 }
 

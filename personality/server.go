@@ -42,7 +42,7 @@ type Options struct {
 	BuildTime string
 	StateDir  string // exists; the engine's id is kept in it
 	Defaults  Defaults
-	Log       *slog.Logger // nil: slog.Default
+	Log       *slog.Logger // nil: nothing is logged
 }
 
 // Defaults are what a container gets that does not ask.
@@ -64,7 +64,7 @@ func New(o Options) (*Server, error) {
 		return nil, fault.New(fault.Internal, "personality: a service is missing")
 	}
 	if o.Log == nil {
-		o.Log = slog.Default()
+		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Name == "" {
 		host, err := os.Hostname()

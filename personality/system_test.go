@@ -174,12 +174,13 @@ func TestNetworkPrune(t *testing.T) {
 }
 
 // docker runs the real CLI against the world. It fails the test where there is none: nothing is skipped in silence.
-func (w *world) docker(args ...string) (stdout, stderr string, err error) {
+// version is the API version that it is made to speak; "" negotiates.
+func (w *world) docker(version string, args ...string) (stdout, stderr string, err error) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "docker", args...)
-	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+w.socket, "DOCKER_CONFIG="+filepath.Join(w.dir, "docker"), "DOCKER_API_VERSION="+os.Getenv("VCH_TEST_API"))
+	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+w.socket, "DOCKER_CONFIG="+filepath.Join(w.dir, "docker"), "DOCKER_API_VERSION="+version)
 	var out, errs strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err = cmd.Run()
@@ -190,11 +191,7 @@ func (w *world) docker(args ...string) (stdout, stderr string, err error) {
 func TestCLI(t *testing.T) {
 	w := newWorld(t)
 	w.importImage("team/demo:1", "LABEL a=b")
-	for _, tt := range []struct {
-		args           string
-		code           int
-		stdout, stderr string
-	}{
+	for _, tt := range []cliCase{
 		{"version --format {{.Server.APIVersion}}/{{.Server.Version}}", 0, "1.50/0.1.0", ""},
 		{"version", 0, "guest kernel:", ""},
 		{"info", 0, "Storage Driver: ext4-overlay\n  Hypervisor: fake", "WARNING: containers have no network in this version of vch"},
@@ -224,18 +221,45 @@ func TestCLI(t *testing.T) {
 		{"events --since 0 --until 1 ", 0, "", ""},
 		{"events --since 1h --until=-1s --filter type=volume --format {{.Action}}", 0, "create\ndestroy\n", ""},
 	} {
-		t.Run(tt.args, func(t *testing.T) {
-			stdout, stderr, err := w.docker(strings.Fields(tt.args)...)
-			code := 0
-			var exit *exec.ExitError
-			if errors.As(err, &exit) {
-				code = exit.ExitCode()
-			} else if err != nil {
-				t.Fatal(err)
-			}
-			if code != tt.code || !strings.Contains(strings.ReplaceAll(stdout, "\t", " "), tt.stdout) || !strings.Contains(stderr, tt.stderr) {
-				t.Errorf("code %d\nstdout: %s\nstderr: %s", code, stdout, stderr)
-			}
-		})
+		t.Run(tt.args, func(t *testing.T) { w.checkCLI(t, "", tt) })
+	}
+}
+
+// TestCLIOfOldVersion is the same for a CLI that speaks 1.41, as Docker 20.10 does.
+func TestCLIOfOldVersion(t *testing.T) {
+	w := newWorld(t)
+	w.importImage("demo:1")
+	for _, tt := range []cliCase{
+		{"version --format {{.Client.APIVersion}}", 0, "1.41", ""},
+		{"info --format {{.Name}}", 0, "box", ""},
+		{"images -q", 0, "", ""},
+		{"image inspect demo:1", 0, `"VirtualSize":`, ""},
+		{"volume create data", 0, "data", ""},
+		{"system df -v", 0, "data", ""},
+		{"volume prune -f", 0, "data", ""}, // then, named ones went, too
+	} {
+		t.Run(tt.args, func(t *testing.T) { w.checkCLI(t, "1.41", tt) })
+	}
+}
+
+// cliCase is a command of the CLI and what has to be in its answer.
+type cliCase struct {
+	args           string
+	code           int
+	stdout, stderr string
+}
+
+func (w *world) checkCLI(t *testing.T, version string, tt cliCase) {
+	t.Helper()
+	stdout, stderr, err := w.docker(version, strings.Fields(tt.args)...)
+	code := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	if code != tt.code || !strings.Contains(stdout, tt.stdout) || !strings.Contains(stderr, tt.stderr) {
+		t.Errorf("code %d\nstdout: %s\nstderr: %s", code, stdout, stderr)
 	}
 }
