@@ -1,5 +1,7 @@
-// Command tether is the guest's PID 1, and, called as "stage", the process that becomes a process of the container. It is built static and put into
-// the guest's initramfs as /init; see package tether.
+// Command tether is the guest's PID 1, and, called as "stage", the process that becomes a process of the container.
+//
+// It is built static, without cgo, and put into the guest's initramfs as /init by hypervisor/qemu. It takes no other argument and
+// reads no file of the host; what it does is package tether.
 package main
 
 import (

@@ -113,7 +113,7 @@ func (u *unit) feed(ctx context.Context, in io.Reader) {
 	if err != nil || snap.gone {
 		return
 	}
-	client, err := snap.run.talk()
+	client, err := snap.run.talk(ctx)
 	if err != nil {
 		return
 	}
@@ -210,7 +210,7 @@ func (s *Service) ExecStart(ctx context.Context, id string, streams portlayer.At
 	if again {
 		return fault.New(fault.Conflict, "exec %s has already run; create a new one", id)
 	}
-	client, err := x.run.talk()
+	client, err := x.run.talk(ctx)
 	if err != nil {
 		return err
 	}
@@ -262,7 +262,7 @@ func (s *Service) ExecResize(ctx context.Context, id string, rows, cols uint16) 
 	if err != nil {
 		return err
 	}
-	client, err := x.run.talk()
+	client, err := x.run.talk(ctx)
 	if err != nil {
 		return err
 	}

@@ -67,7 +67,7 @@ func (u *unit) refind(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		u.run = &run{machine: m, ended: make(chan struct{})}
+		u.run = newRun(m)
 		u.c.State.Pid = m.Pid()
 		u.show(false, false)
 		s.o.Log.Info("container found again", "container", short(u.c.ID), "name", u.c.Spec.Name, "pid", m.Pid(), "frames", last)

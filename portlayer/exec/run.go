@@ -23,6 +23,8 @@ const (
 	offLimit = 20 * time.Second
 	// killGrace is how long a machine may take to report an exit after SIGKILL before it is switched off.
 	killGrace = 10 * time.Second
+	// talkLimit is how long a call waits for a running machine's guest to be reached again.
+	talkLimit = 20 * time.Second
 	// redial is how long to wait before trying again to reach a running machine.
 	redial = time.Second
 )
@@ -34,22 +36,49 @@ type run struct {
 
 	mu     sync.Mutex // guards below
 	client *guest.Client
+	news   chan struct{} // closed when client changes
 }
 
-// talk gives the guest to call, or Unavailable while it cannot be reached.
-func (r *run) talk() (*guest.Client, error) {
+func newRun(m portlayer.Machine) *run {
+	return &run{machine: m, ended: make(chan struct{}), news: make(chan struct{})}
+}
+
+// talk gives the guest to call. While it is not connected, as just after a restart of this process, it waits a while; then Unavailable.
+func (r *run) talk(ctx context.Context) (*guest.Client, error) {
+	limit := time.NewTimer(talkLimit)
+	defer limit.Stop()
+	for {
+		r.mu.Lock()
+		client, news := r.client, r.news
+		r.mu.Unlock()
+		if client != nil {
+			return client, nil
+		}
+		select {
+		case <-news:
+		case <-r.ended:
+			return nil, fault.New(fault.Conflict, "the container is not running")
+		case <-limit.C:
+			return nil, fault.New(fault.Unavailable, "the container's machine does not answer")
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// now is the client of the moment, or nil.
+func (r *run) now() *guest.Client {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.client == nil {
-		return nil, fault.New(fault.Unavailable, "the container's machine does not answer")
-	}
-	return r.client, nil
+	return r.client
 }
 
 func (r *run) reached(c *guest.Client) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.client = c
+	close(r.news)
+	r.news = make(chan struct{})
 }
 
 // exitReport is how a run ended.
@@ -196,7 +225,7 @@ func (u *unit) start() (err error) {
 	if err := s.o.Failpoints.Hit("start.record"); err != nil {
 		return err
 	}
-	r := &run{machine: machine, ended: make(chan struct{})}
+	r := newRun(machine)
 	r.reached(client)
 	u.run = r
 	err = u.save(func(c *portlayer.Container) {
@@ -324,8 +353,9 @@ func (u *unit) watch(r *run, after *uint64) exitReport {
 	s := u.s
 	id := u.snapshot().container.ID
 	for {
-		client, err := r.talk()
-		if err == nil {
+		client := r.now()
+		var err error
+		if client != nil {
 			var st guest.Status
 			st, err = u.listen(s.ctx, client, after)
 			if err == nil {
@@ -442,7 +472,7 @@ func (s *Service) end(ctx context.Context, u *unit, r *run, signal int, wait tim
 		return nil
 	}
 	if signal != sigkill {
-		if client, err := r.talk(); err == nil {
+		if client, err := r.talk(ctx); err == nil {
 			if err := client.Signal(ctx, "", signal); err != nil && !fault.Is(err, fault.Conflict) {
 				s.o.Log.Warn("signal did not reach the guest", "container", string(r.machine.ID()), "signal", signal, "err", err)
 			}
@@ -467,12 +497,12 @@ func (s *Service) end(ctx context.Context, u *unit, r *run, signal int, wait tim
 
 // kill ends a run for certain: SIGKILL to the process, and if that brings no exit, the machine is switched off. It returns when the run ended.
 func (s *Service) kill(ctx context.Context, u *unit, r *run) error {
-	client, err := r.talk()
+	sctx, cancel := context.WithTimeout(ctx, killGrace)
+	client, err := r.talk(sctx)
 	if err == nil {
-		sctx, cancel := context.WithTimeout(ctx, killGrace)
 		err = client.Signal(sctx, "", sigkill)
-		cancel()
 	}
+	cancel()
 	if err == nil {
 		select {
 		case <-r.ended:
@@ -555,7 +585,7 @@ func (s *Service) Kill(ctx context.Context, ref string, signal int) error {
 		err = s.kill(context.WithoutCancel(ctx), u, r)
 	} else {
 		var client *guest.Client
-		if client, err = r.talk(); err == nil {
+		if client, err = r.talk(ctx); err == nil {
 			err = client.Signal(ctx, "", signal)
 		}
 	}
@@ -592,7 +622,7 @@ func (s *Service) Resize(ctx context.Context, ref string, rows, cols uint16) err
 	if snap.run == nil {
 		return nil
 	}
-	client, err := snap.run.talk()
+	client, err := snap.run.talk(ctx)
 	if err != nil {
 		return err
 	}
@@ -609,7 +639,7 @@ func (s *Service) Top(ctx context.Context, ref string) ([]guest.ProcessInfo, err
 	if err != nil {
 		return nil, err
 	}
-	client, err := r.talk()
+	client, err := r.talk(ctx)
 	if err != nil {
 		return nil, err
 	}
