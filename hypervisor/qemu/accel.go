@@ -100,6 +100,9 @@ func (h *Hypervisor) tryKVM(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	p, err := h.launch(limited, dir, shape{name: "vch-try-kvm", accel: "kvm", memory: 128 * portlayer.MiB, cpus: 1, boot: h.boot, append: h.cmdline})
+	if said := words(dir); err != nil && said != "" {
+		return errors.New(firstSentence(said)) // the rest is a dump
+	}
 	if err != nil {
 		return err
 	}

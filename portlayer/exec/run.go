@@ -290,7 +290,9 @@ func (u *unit) bringUp(ctx context.Context, machine portlayer.Machine, cfg guest
 	cfg = atStart(cfg)
 	p := *cfg.Process
 	u.tty.mu.Lock()
-	p.Rows, p.Cols = u.tty.rows, u.tty.cols
+	if u.tty.rows > 0 && u.tty.cols > 0 {
+		p.Rows, p.Cols = u.tty.rows, u.tty.cols
+	}
 	u.tty.mu.Unlock()
 	cfg.Process = &p
 	refused := client.Configure(ctx, cfg)
