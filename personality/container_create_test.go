@@ -217,7 +217,7 @@ func TestBadCreateValues(t *testing.T) {
 func TestAcceptedAsItIs(t *testing.T) {
 	for _, body := range []string{
 		`{"HostConfig":{"NetworkMode":"none"}}`,
-		`{"HostConfig":{"IpcMode":"private","CgroupnsMode":"private","Runtime":"runc","Isolation":"default"}}`,
+		`{"HostConfig":{"IpcMode":"private","CgroupnsMode":"private","Runtime":"vch","Isolation":"default"}}`,
 		`{"HostConfig":{"IpcMode":"shareable"}}`,
 		`{"HostConfig":{"SecurityOpt":["seccomp=unconfined","apparmor=unconfined","label=disable","label:disable","no-new-privileges=false"]}}`,
 		`{"HostConfig":{"MaskedPaths":[],"ReadonlyPaths":[]}}`,
@@ -301,7 +301,7 @@ func TestDoorKeeps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"Hostname":"h"`, `"80/tcp":{}`, `"Dns":["1.1.1.1"]`, `"Binds":["vol:/v"]`, `"NetworkMode":"none"`, `"MemorySwap":67108864`, `"ShmSize":67108864`, `"Type":"json-file"`, `"Volumes":{"/data":{}}`, `"Runtime":"runc"`, `"MaskedPaths":[]`} {
+	for _, want := range []string{`"Hostname":"h"`, `"80/tcp":{}`, `"Dns":["1.1.1.1"]`, `"Binds":["vol:/v"]`, `"NetworkMode":"none"`, `"MemorySwap":67108864`, `"ShmSize":67108864`, `"Type":"json-file"`, `"Volumes":{"/data":{}}`, `"Runtime":"vch"`, `"MaskedPaths":[]`} {
 		if !strings.Contains(string(got), want) {
 			t.Errorf("%s is not in %s", want, got)
 		}

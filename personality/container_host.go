@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// defaultRuntime is what Docker calls the runtime of a container that asked for none.
-	defaultRuntime = "runc"
+	// defaultRuntime is the name of the only runtime there is, as /info and inspect show it: every container is a machine.
+	defaultRuntime = "vch"
 	// defaultShm is /dev/shm's size, as in Docker, in bytes.
 	defaultShm = 64 << 20
 	// defaultPeriod is the kernel's CFS period in microseconds (cgroup-v2.rst, cpu.max).
