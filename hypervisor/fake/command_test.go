@@ -220,7 +220,7 @@ func TestPowerOffUnderFullOutput(t *testing.T) {
 			}
 		}
 	}()
-	const held = 1 << 20 // by the tether
+	const held = 1 << 20        // by the tether
 	for more := 50; more > 0; { // calls to and fro once it is full, so that the process comes to wait
 		st, err := m.c.Status(limited(t))
 		if err != nil {
