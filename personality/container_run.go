@@ -152,13 +152,13 @@ func (s *Server) containerWait(w http.ResponseWriter, r *http.Request) error {
 	if err != nil && !begun {
 		return err
 	}
+	if err != nil {
+		panic(http.ErrAbortHandler) // the header is out, and there is no exit code: a connection that breaks is taken for none
+	}
 	answer := container.WaitResponse{StatusCode: int64(state.ExitCode)}
 	// Why a start failed, the start itself says; here it would be said twice.
 	if state.Error != "" && state.Phase != portlayer.Created {
 		answer.Error = &container.WaitExitError{Message: state.Error}
-	}
-	if err != nil {
-		answer = container.WaitResponse{StatusCode: -1, Error: &container.WaitExitError{Message: err.Error()}}
 	}
 	if err := json.NewEncoder(w).Encode(answer); err != nil && r.Context().Err() == nil {
 		return err
