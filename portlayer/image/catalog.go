@@ -237,11 +237,15 @@ func (c *catalog) get(id portlayer.ImageID) (known, bool) {
 // find resolves what a user wrote: an id, a name, or a unique prefix of an id, in moby's order (daemon/images/image.go, GetImage).
 // canonical is the stored name that it was found by, "" for an id.
 func (c *catalog) find(ref string) (id portlayer.ImageID, canonical string, err error) {
-	missing := fault.New(fault.NotFound, "No such image: %s", ref)
 	parsed, err := reference.ParseAnyReference(ref)
 	if err != nil {
 		return "", "", fault.New(fault.Invalid, "invalid reference format: %q: %w", ref, err)
 	}
+	shown := ref
+	if named, ok := parsed.(reference.Named); ok {
+		shown = reference.FamiliarString(reference.TagNameOnly(named)) // with the tag that was looked for, as moby says it
+	}
+	missing := fault.New(fault.NotFound, "No such image: %s", shown)
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	asNamed, ok := parsed.(reference.Named)

@@ -59,7 +59,7 @@ func TestRemove(t *testing.T) {
 		{name: "used, id", tags: []string{"a:1"}, used: true, ref: "ID", kind: fault.InUse, text: "conflict: unable to delete SHORT (must be forced) - image is being used by container 0123456789ab"},
 		{name: "used, id, forced", tags: []string{"a:1"}, used: true, ref: "ID", force: true, want: "untagged a:1"},
 		{name: "used, id without tags, forced", used: true, ref: "ID", force: true, kind: fault.InUse, text: "(cannot be forced)"},
-		{name: "unknown", tags: []string{"a:1"}, ref: "nope", kind: fault.NotFound, text: "No such image: nope"},
+		{name: "unknown", tags: []string{"a:1"}, ref: "nope", kind: fault.NotFound, text: "No such image: nope:latest"},
 		{name: "unknown tag", tags: []string{"a:1"}, ref: "a:2", kind: fault.NotFound, text: "No such image: a:2"},
 		{name: "nonsense", tags: []string{"a:1"}, ref: "A:2", kind: fault.Invalid, text: "invalid reference format"},
 	} {
@@ -250,7 +250,7 @@ func TestTag(t *testing.T) {
 		{"a:1", "copy", 0, ""},
 		{string(imgs[0].ID), "localhost:5000/x/y:z", 0, ""},
 		{"b:1", "copy:latest", 0, ""}, // moves
-		{"nope", "x", fault.NotFound, "No such image: nope"},
+		{"nope", "x", fault.NotFound, "No such image: nope:latest"},
 		{"a:1", "UPPER", fault.Invalid, "must be lowercase"},
 		{"a:1", "x@sha256:" + strings.Repeat("a", 64), fault.Invalid, "refusing to create a tag with a digest reference"},
 		{"a:1", "sha256:1", fault.Invalid, "refusing to create an ambiguous tag using digest algorithm as name"},
