@@ -503,6 +503,9 @@ func (s *Service) kill(ctx context.Context, u *unit, r *run) error {
 	client, err := r.talk(sctx)
 	if err == nil {
 		err = client.Signal(sctx, "", sigkill)
+		if fault.Is(err, fault.Conflict) {
+			err = nil // it has ended by itself meanwhile: its own exit is on its way, and is what counts
+		}
 	}
 	cancel()
 	if err == nil {
