@@ -220,7 +220,7 @@ func preflight(s settings, log *slog.Logger) error {
 	if len(tetherProgram()) == 0 {
 		return fault.New(fault.Unsupported, "%s", noTether)
 	}
-	return nil
+	return qemu.Find(machineOptions(s, log))
 }
 
 // noTether is what is wrong with a vch that go build made.

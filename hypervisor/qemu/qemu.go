@@ -60,23 +60,12 @@ func New(ctx context.Context, o Options) (*Hypervisor, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	h := &Hypervisor{o: o, closing: make(chan struct{}), running: map[portlayer.ContainerID]*process{}, locks: map[portlayer.ContainerID]*sync.Mutex{}}
-	if len(o.Tether) == 0 {
-		return nil, fault.New(fault.Invalid, "this vch was built without its tether; build it with make build")
-	}
-	var err error
-	if h.qemu, err = findQEMU(o.QEMU); err != nil {
-		return nil, err
-	}
-	if h.disks.mkfs, err = findTool("mkfs.ext4"); err != nil {
-		return nil, err
-	}
-	if h.disks.debugfs, err = findTool("debugfs"); err != nil {
-		return nil, err
-	}
-	kernel, err := FindKernel(o.Kernel, o.Modules)
+	found, err := find(o)
 	if err != nil {
 		return nil, err
 	}
+	h.qemu, h.disks = found.qemu, found.disks
+	kernel := found.kernel
 	if err := os.MkdirAll(h.root(), 0o700); err != nil {
 		return nil, fault.New(fault.Denied, "cannot make the state directory: %w", err)
 	}
@@ -102,6 +91,36 @@ func New(ctx context.Context, o Options) (*Hypervisor, error) {
 		h.running[portlayer.ContainerID(id)] = p
 	}
 	return h, nil
+}
+
+// parts is what New needs of the host.
+type parts struct {
+	qemu   string
+	disks  Disks
+	kernel Kernel
+}
+
+// Find looks for what New needs on this host, and changes nothing. Its errors say what to install.
+func Find(o Options) error {
+	_, err := find(o)
+	return err
+}
+
+func find(o Options) (p parts, err error) {
+	if len(o.Tether) == 0 {
+		return p, fault.New(fault.Invalid, "this vch was built without its tether; build it with make build")
+	}
+	if p.qemu, err = findQEMU(o.QEMU); err != nil {
+		return p, err
+	}
+	if p.disks.mkfs, err = findTool("mkfs.ext4"); err != nil {
+		return p, err
+	}
+	if p.disks.debugfs, err = findTool("debugfs"); err != nil {
+		return p, err
+	}
+	p.kernel, err = FindKernel(o.Kernel, o.Modules)
+	return p, err
 }
 
 // Close is portlayer.Hypervisor.Close: machines go on.
