@@ -201,7 +201,25 @@ func (images) Join(_ context.Context, h *portlayer.Handle, _ portlayer.ImageID) 
 	return nil
 }
 
-func (images) Entries(context.Context, portlayer.ImageID, string) (string, error) { return "tree", nil }
+func (images) Entries(_ context.Context, _ portlayer.ImageID, path string) (string, error) {
+	if path == "/etc/passwd" {
+		return "file", nil
+	}
+	return "tree", nil
+}
+
+func TestAnonymousVolumeOverFileIsRefusedAtCreate(t *testing.T) {
+	h := newHost(t, "")
+	spec := cmd("over", "true")
+	spec.Mounts = []portlayer.Mount{{Kind: portlayer.VolumeMount, Target: "/data", Origin: portlayer.FromImage}, {Kind: portlayer.VolumeMount, Target: "/etc/passwd", Origin: portlayer.FromImage}}
+	_, _, err := h.s.Create(t.Context(), spec)
+	if !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "cannot mount volume over existing file, file exists /etc/passwd") {
+		t.Fatalf("create: %v", err)
+	}
+	if vols, _, err := h.s.o.Volumes.List(t.Context()); err != nil || len(vols) != 0 {
+		t.Errorf("volumes left: %v %v", vols, err)
+	}
+}
 
 func TestRunToExit(t *testing.T) {
 	h := newHost(t, "")

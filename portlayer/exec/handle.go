@@ -231,6 +231,9 @@ func (s *Service) Create(ctx context.Context, spec portlayer.ContainerSpec) (_ p
 	if err := s.step(id, e, "create.journal"); err != nil {
 		return none, nil, err
 	}
+	if err := s.checkTargets(ctx, image.ID, spec.Mounts); err != nil {
+		return none, nil, err
+	}
 	var fresh []portlayer.Mount
 	spec.Mounts = slices.Clone(spec.Mounts)
 	for i, m := range spec.Mounts {
@@ -278,6 +281,24 @@ func (s *Service) Create(ctx context.Context, spec portlayer.ContainerSpec) (_ p
 	s.publish(c, "create")
 	s.o.Log.Info("container created", "container", short(id), "name", spec.Name, "image", spec.Image, "took", time.Since(began))
 	return s.show(u), warnings, nil
+}
+
+// checkTargets refuses a VOLUME whose target is a file of the image, as Docker's engine does at create (moby daemon/create_unix.go); a named volume
+// there fails at start, in both.
+func (s *Service) checkTargets(ctx context.Context, image portlayer.ImageID, mounts []portlayer.Mount) error {
+	for _, m := range mounts {
+		if m.Kind != portlayer.VolumeMount || m.Origin != portlayer.FromImage {
+			continue
+		}
+		kind, err := s.o.Images.Entries(ctx, image, m.Target)
+		if err != nil {
+			return err
+		}
+		if kind == "file" {
+			return fault.New(fault.Invalid, "cannot mount volume over existing file, file exists %s", m.Target)
+		}
+	}
+	return nil
 }
 
 // populate copies the image's content into volumes that this create made and mounts read-only. Their disks will be read-only in the container's own
