@@ -84,7 +84,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if err != nil {
 		return usageError{err}
 	}
-	if err := preflight(s, log); err != nil {
+	if err := preflight(ctx, s, log); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(s.State, 0o700); err != nil {
@@ -194,7 +194,7 @@ func connect(ctx context.Context, s settings, db *record.DB, hypervisor portlaye
 }
 
 // preflight looks at what is named in the settings, changes nothing, and fails where a start could not work.
-func preflight(s settings, log *slog.Logger) error {
+func preflight(ctx context.Context, s settings, log *slog.Logger) error {
 	for _, path := range s.Sockets {
 		if _, err := lookAtSocket(path); err != nil {
 			return err
@@ -220,7 +220,7 @@ func preflight(s settings, log *slog.Logger) error {
 	if len(tetherProgram()) == 0 {
 		return fault.New(fault.Unsupported, "%s", noTether)
 	}
-	return qemu.Find(machineOptions(s, log))
+	return qemu.Find(ctx, machineOptions(s, log))
 }
 
 // noTether is what is wrong with a vch that go build made.

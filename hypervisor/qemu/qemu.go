@@ -60,7 +60,7 @@ func New(ctx context.Context, o Options) (*Hypervisor, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	h := &Hypervisor{o: o, closing: make(chan struct{}), running: map[portlayer.ContainerID]*process{}, locks: map[portlayer.ContainerID]*sync.Mutex{}}
-	found, err := find(o)
+	found, err := find(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -73,10 +73,7 @@ func New(ctx context.Context, o Options) (*Hypervisor, error) {
 		return nil, err
 	}
 	h.cmdline = commandLine()
-	h.info = portlayer.HypervisorInfo{Name: "qemu", Kernel: kernel.Release}
-	if h.info.Version, err = version(ctx, h.qemu); err != nil {
-		return nil, err
-	}
+	h.info = portlayer.HypervisorInfo{Name: "qemu", Version: found.version, Kernel: kernel.Release}
 	if h.info.Accel, h.info.Detail, err = h.decideAccel(ctx, o.Accel); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
@@ -95,18 +92,18 @@ func New(ctx context.Context, o Options) (*Hypervisor, error) {
 
 // parts is what New needs of the host.
 type parts struct {
-	qemu   string
-	disks  Disks
-	kernel Kernel
+	qemu, version string
+	disks         Disks
+	kernel        Kernel
 }
 
 // Find looks for what New needs on this host, and changes nothing. Its errors say what to install.
-func Find(o Options) error {
-	_, err := find(o)
+func Find(ctx context.Context, o Options) error {
+	_, err := find(ctx, o)
 	return err
 }
 
-func find(o Options) (p parts, err error) {
+func find(ctx context.Context, o Options) (p parts, err error) {
 	if len(o.Tether) == 0 {
 		return p, fault.New(fault.Invalid, "this vch was built without its tether; build it with make build")
 	}
@@ -117,6 +114,9 @@ func find(o Options) (p parts, err error) {
 		return p, err
 	}
 	if p.disks.debugfs, err = findTool("debugfs"); err != nil {
+		return p, err
+	}
+	if p.version, err = version(ctx, p.qemu); err != nil {
 		return p, err
 	}
 	p.kernel, err = FindKernel(o.Kernel, o.Modules)
@@ -169,17 +169,18 @@ func findTool(name string) (string, error) {
 	return "", fault.New(fault.NotFound, "%s is missing; install it with make setup, or Debian's package e2fsprogs", name)
 }
 
-var versionRule = regexp.MustCompile(`version (\S+)`)
+var versionRule = regexp.MustCompile(`(?m)^QEMU emulator version (\S+)`)
 
 func version(ctx context.Context, qemu string) (string, error) {
 	out, err := exec.CommandContext(ctx, qemu, "--version").Output()
 	if err != nil {
 		return "", fault.New(fault.Unavailable, "cannot run %s: %w", qemu, err)
 	}
-	if m := versionRule.FindSubmatch(out); m != nil {
-		return string(m[1]), nil
+	m := versionRule.FindSubmatch(out)
+	if m == nil {
+		return "", fault.New(fault.Invalid, "%s is not QEMU: it does not tell QEMU's version; leave --qemu out, or give a qemu-system-x86_64", qemu)
 	}
-	return strings.TrimSpace(string(out)), nil
+	return string(m[1]), nil
 }
 
 // commandLine is the guests' kernel command line. The clock part keeps a guest from calibrating against an emulated timer, which can take a minute or

@@ -15,6 +15,7 @@ import (
 	"context"
 	"crypto/md5"
 	"encoding/hex"
+	"fmt"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -129,7 +130,7 @@ func (s *Store) Location() string { return s.o.Location }
 func (s *Store) Status(ctx context.Context) portlayer.StoreStatus {
 	total, free, err := s.o.Disks.Space(ctx, s.volumes)
 	if err != nil {
-		return portlayer.StoreStatus{Degraded: s.degraded(err).Error()}
+		return portlayer.StoreStatus{Degraded: s.why(err)}
 	}
 	return portlayer.StoreStatus{Total: total, Free: free}
 }
@@ -146,16 +147,21 @@ func (s *Store) reach(ctx context.Context) error {
 }
 
 func (s *Store) degraded(err error) error {
-	why := "cannot be used"
+	return fault.New(fault.Unavailable, "volume store %s is degraded: %s", s.o.Name, s.why(err))
+}
+
+// why says what is the matter with the store's medium.
+func (s *Store) why(err error) string {
+	what := "cannot be used"
 	switch fault.KindOf(err) {
 	case fault.NotFound:
-		why = "is missing; is its file system mounted?"
+		what = "is missing; is its file system mounted?"
 	case fault.Denied:
-		why = "cannot be written"
+		what = "cannot be written"
 	case fault.Invalid:
-		why = "is not a directory any more"
+		what = "is not a directory any more"
 	}
-	return fault.New(fault.Unavailable, "volume store %s is degraded: %s %s (%w)", s.o.Name, s.volumes, why, err)
+	return fmt.Sprintf("%s %s (%v)", s.volumes, what, err)
 }
 
 // blame returns err, or, when the medium went away meanwhile, that: what is missing then was not lost.
