@@ -78,6 +78,7 @@ type Process struct {
 	Rlimits      []Rlimit `json:"rlimits,omitempty"`
 	Capabilities []string `json:"capabilities"` // "CAP_CHOWN"…: the bounding, permitted, effective and inheritable sets
 	NoNewPrivs   bool     `json:"no_new_privs,omitempty"`
+	Init         bool     `json:"init,omitempty"` // PID 1 is an init that starts the process, forwards signals and reaps; otherwise the process itself is. The container's own process only
 	OOMScoreAdj  int      `json:"oom_score_adj,omitempty"`
 }
 

@@ -206,7 +206,7 @@ func TestConfigureCarriesEverything(t *testing.T) {
 		Files:   []File{{Path: "/etc/hosts", Content: []byte{0, 255}, Mode: 0o644}},
 		Sysctls: []Sysctl{{"a.b", "1"}}, ShmSize: 1, Memory: 2, CPUs: 3, PidsMax: 4,
 		Process: &Process{Args: []string{"a", "é\n"}, Env: []string{"A=b"}, Cwd: "/c", User: "u:g", Groups: []string{"w"}, TTY: true, Rows: 1, Cols: 2, Stdin: true,
-			Rlimits: []Rlimit{{"nofile", 1, 1<<64 - 1}}, Capabilities: []string{"CAP_CHOWN"}, NoNewPrivs: true, OOMScoreAdj: -5},
+			Rlimits: []Rlimit{{"nofile", 1, 1<<64 - 1}}, Capabilities: []string{"CAP_CHOWN"}, NoNewPrivs: true, Init: true, OOMScoreAdj: -5},
 		Clock: time.Unix(5, 6).UTC(), Entropy: []byte("entropy"),
 	}
 	if err := c.Configure(limited(t), cfg); err != nil {

@@ -120,7 +120,7 @@ func hostRows() map[string]fieldRow {
 		"Mounts":               row(acts, func(h host) { h.Mounts = []mount.Mount{{Type: "volume", Source: "vol", Target: "/v"}} }),
 		"MaskedPaths":          row(refuses, func(h host) { h.MaskedPaths = []string{"/proc/kcore"} }),
 		"ReadonlyPaths":        row(refuses, func(h host) { h.ReadonlyPaths = []string{"/proc/sys"} }),
-		"Init":                 row(shown, func(h host) { h.Init = ptr(true) }), // the tether reaps, asked or not
+		"Init":                 row(acts, func(h host) { h.Init = ptr(true) }),
 		"CPUShares":            row(refuses, func(h host) { h.CPUShares = 512 }),
 		"Memory":               row(acts, func(h host) { h.Memory = 64 << 20 }),
 		"NanoCPUs":             row(acts, func(h host) { h.NanoCPUs = 5e8 }),

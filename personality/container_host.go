@@ -38,6 +38,7 @@ const (
 func applyHost(spec *portlayer.ContainerSpec, h *container.HostConfig) error {
 	spec.AutoRemove = h.AutoRemove
 	spec.ReadOnly = h.ReadonlyRootfs
+	spec.Process.Init = h.Init != nil && *h.Init
 	p := &spec.Process
 	p.Groups = h.GroupAdd
 	if h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000 {

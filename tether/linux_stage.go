@@ -147,6 +147,9 @@ func become(order stageOrder, files []int) error {
 		return err
 	}
 	unix.Umask(0o022)
+	if p.Init && order.Main {
+		return initFor(path, p, env)
+	}
 	err = syscall.Exec(path, p.Args, env)
 	return execFault(p.Args[0], err)
 }

@@ -206,17 +206,6 @@ func (s *Service) Create(ctx context.Context, spec portlayer.ContainerSpec) (_ p
 	if err := s.complete(id, &spec); err != nil {
 		return none, nil, err
 	}
-	for _, m := range spec.Mounts {
-		if m.Kind != portlayer.VolumeMount || m.Origin != portlayer.FromImage {
-			continue
-		}
-		// As Moby (daemon/create_unix.go); a mount that names its volume is refused by the start.
-		if kind, err := s.o.Images.Entries(ctx, image.ID, m.Target); err != nil {
-			return none, nil, err
-		} else if kind == "file" {
-			return none, nil, fault.New(fault.Invalid, "cannot mount volume over existing file, file exists %s", m.Target)
-		}
-	}
 	if spec.Name, err = s.reserveName(id, spec.Name); err != nil {
 		return none, nil, err
 	}
