@@ -84,8 +84,12 @@ func (s *Server) imageImport(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	message := q.Get("message")
+	if message == "" {
+		message = "Imported from -" // what docker history shows of an import that says nothing
+	}
 	out := newProgressStream(w)
-	img, err := s.Images.Import(r.Context(), r.Body, name, q.Get("message"), q.Get("platform"), config, out.progress)
+	img, err := s.Images.Import(r.Context(), r.Body, name, message, q.Get("platform"), config, out.progress)
 	if err == nil {
 		err = out.send(progressLine{Message: jsonstream.Message{Status: string(img.ID)}})
 	}

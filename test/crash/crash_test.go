@@ -6,11 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -328,6 +331,103 @@ func TestMendKilled(t *testing.T) {
 	}
 	if out := h.docker("start", "-a", "rea"); out != "kept\n" {
 		t.Errorf("start said %q", out)
+	}
+}
+
+// A daemon killed while a utility machine fills a volume takes the machine and the create back at its next start.
+func TestPopulateKilled(t *testing.T) {
+	h := newHost(t)
+	done := make(chan error, 1)
+	go func() {
+		_, err := h.try("create", "--name", "con", "--mount", "type=volume,source=named,target=/seed,readonly", "box", "sh")
+		done <- err
+	}()
+	for deadline := time.Now().Add(limit); len(h.qemus()) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("no machine fills the volume")
+		}
+	}
+	h.kill()
+	if err := <-done; err == nil {
+		t.Fatal("create answered")
+	}
+	h.up("")
+	if got, want := h.left(), "containers[] volumes[named] machines[] store[named] processes[]"; got != want {
+		t.Errorf("left %s", got)
+	}
+	if out := h.docker("run", "--rm", "-v", "named:/seed:ro", "box", "busybox", "cat", "/seed/f"); out != "seed" {
+		t.Errorf("the volume holds %q", out)
+	}
+	h.docker("volume", "rm", "named")
+}
+
+// A daemon killed at times that nobody chose, in the middle of everything at once, knows at its next start all that there is.
+func TestKilledAnywhere(t *testing.T) {
+	h := newHost(t)
+	when := rand.New(rand.NewPCG(1, 2))
+	for round := range 8 {
+		var work sync.WaitGroup
+		for n := range 3 {
+			work.Go(func() {
+				name := fmt.Sprintf("con-%d-%d", round, n)
+				steps := [][]string{
+					{"create", "--name", name, "-v", name + ":/n", "-v", "/anon", "box", "sh", "-c", "busybox echo x >>/n/f; busybox sleep 1000"},
+					{"start", name}, {"kill", name}, {"rm", "-v", name}, {"volume", "rm", name},
+				}
+				for _, step := range steps {
+					if _, err := h.try(step...); err != nil {
+						return // cut off
+					}
+				}
+			})
+		}
+		time.Sleep(time.Duration(when.IntN(8000)) * time.Millisecond)
+		h.kill()
+		work.Wait()
+		h.up("")
+		h.consistent()
+	}
+	for _, id := range strings.Fields(h.docker("ps", "-aq")) {
+		h.docker("rm", "-f", "-v", id)
+	}
+	for _, v := range strings.Fields(h.docker("volume", "ls", "-q")) {
+		h.docker("volume", "rm", v)
+	}
+	if got, want := h.left(), "containers[] volumes[] machines[] store[] processes[]"; got != want {
+		t.Errorf("left %s", got)
+	}
+}
+
+// consistent checks that containers, machines, processes and volumes agree.
+func (h *host) consistent() {
+	h.t.Helper()
+	containers := strings.Fields(h.docker("ps", "-aq", "--no-trunc"))
+	sort.Strings(containers)
+	defined, err := os.ReadDir(filepath.Join(h.dir, "state/machines"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var machines []string
+	for _, m := range defined {
+		machines = append(machines, m.Name())
+	}
+	if !slices.Equal(containers, machines) {
+		h.t.Errorf("containers %v, machines %v", containers, machines)
+	}
+	var running []string
+	for _, id := range strings.Fields(h.docker("ps", "-q", "--no-trunc")) {
+		running = append(running, strings.TrimSpace(h.docker("container", "inspect", "--format", "{{.State.Pid}}", id)))
+	}
+	sort.Strings(running)
+	processes := h.qemus()
+	sort.Strings(processes)
+	if !slices.Equal(running, processes) {
+		h.t.Errorf("containers run as %v, and there are processes %v", running, processes)
+	}
+	for _, v := range strings.Fields(h.docker("volume", "ls", "-q", "--filter", "dangling=true")) {
+		if !strings.HasPrefix(v, "con-") {
+			h.t.Errorf("anonymous volume %s is no one's", v)
+		}
 	}
 }
 
