@@ -45,6 +45,7 @@ type Service struct {
 	o       Options
 	records record.Table[portlayer.Container]
 	journal record.Table[entry]
+	touched record.Table[portlayer.VolumeName] // volumes that were written, by writtenKey
 
 	ctx    context.Context // ends with Close; owners of containers run under it
 	cancel context.CancelFunc
@@ -70,6 +71,12 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		return nil, err
 	}
 	if s.journal, err = record.NewTable[entry](o.DB, "journal"); err != nil {
+		return nil, err
+	}
+	if s.touched, err = record.NewTable[portlayer.VolumeName](o.DB, "written"); err != nil {
+		return nil, err
+	}
+	if err := forgetRemoved(ctx, o.Volumes, s.touched); err != nil {
 		return nil, err
 	}
 	if err := s.recover(ctx); err != nil {

@@ -208,6 +208,64 @@ func (images) Entries(_ context.Context, _ portlayer.ImageID, path string) (stri
 	return "tree", nil
 }
 
+// A volume that nobody has written is filled before it is mounted read-only, whoever made it; one that was written is not looked at again, also
+// after a restart, and one that was removed and made anew is a new one.
+func TestReadOnlyVolumeIsFilledUntilWritten(t *testing.T) {
+	h := newHost(t, "")
+	if _, err := h.vols.Create(t.Context(), portlayer.VolumeRequest{Name: "data"}); err != nil {
+		t.Fatal(err)
+	}
+	fills := func(name string) bool {
+		t.Helper()
+		h.down()
+		h.up("create.populate=error")
+		c, _, err := h.s.Create(t.Context(), withVolume(cmd(name, "true"), "data", "/seed", true))
+		h.down()
+		h.up("")
+		if err != nil && !strings.Contains(err.Error(), "create.populate") {
+			t.Fatal(err)
+		}
+		if err == nil {
+			if err := h.s.Remove(t.Context(), string(c.ID), false, false); err != nil {
+				t.Fatal(err)
+			}
+			return false
+		}
+		return true
+	}
+	if !fills("reader") {
+		t.Error("a volume that was never written is mounted as it is")
+	}
+	h.create(withVolume(cmd("writer", "true"), "data", "/data", false))
+	if !fills("reader") {
+		t.Error("a volume that was only to be written is mounted as it is")
+	}
+	h.start("writer")
+	h.exit("writer")
+	if fills("reader") {
+		t.Error("a volume that was written is filled")
+	}
+	if err := h.s.Remove(t.Context(), "writer", false, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.vols.Remove(t.Context(), "data"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.vols.Create(t.Context(), portlayer.VolumeRequest{Name: "data"}); err != nil {
+		t.Fatal(err)
+	}
+	if !fills("reader") {
+		t.Error("a volume that was made anew is taken for the old one")
+	}
+	if keys, err := h.s.touched.All(); err != nil || len(keys) != 0 {
+		t.Errorf("the old volume is still on record: %v %v", keys, err)
+	}
+	h.create(withVolume(cmd("reader", "true"), "data", "/seed", true))
+	if fills("other") {
+		t.Error("a volume that was filled is filled again")
+	}
+}
+
 func TestAnonymousVolumeOverFileIsRefusedAtCreate(t *testing.T) {
 	h := newHost(t, "")
 	spec := cmd("over", "true")

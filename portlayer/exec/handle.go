@@ -234,25 +234,21 @@ func (s *Service) Create(ctx context.Context, spec portlayer.ContainerSpec) (_ p
 	if err := s.checkTargets(ctx, image.ID, spec.Mounts); err != nil {
 		return none, nil, err
 	}
-	var fresh []portlayer.Mount
 	spec.Mounts = slices.Clone(spec.Mounts)
 	for i, m := range spec.Mounts {
 		if m.Kind != portlayer.VolumeMount {
 			continue
 		}
-		reserved, made, err := s.o.Binder.Reserve(ctx, id, m)
+		reserved, _, err := s.o.Binder.Reserve(ctx, id, m)
 		if err != nil {
 			return none, nil, err
 		}
 		spec.Mounts[i] = reserved
-		if made {
-			fresh = append(fresh, reserved)
-		}
 	}
 	if err := s.o.Failpoints.Hit("create.volumes"); err != nil {
 		return none, nil, err
 	}
-	if err := s.populate(ctx, id, &e, image.ID, spec, fresh); err != nil {
+	if err := s.populate(ctx, id, &e, image.ID, spec); err != nil {
 		return none, nil, err
 	}
 	h, err := s.draft(ctx, id, 0, spec, image.ID)
@@ -301,19 +297,26 @@ func (s *Service) checkTargets(ctx context.Context, image portlayer.ImageID, mou
 	return nil
 }
 
-// populate copies the image's content into volumes that this create made and mounts read-only. Their disks will be read-only in the container's own
-// machine, so a utility machine does it now, where Docker's engine does it too. All others are populated by their first start.
-func (s *Service) populate(ctx context.Context, id portlayer.ContainerID, e *entry, image portlayer.ImageID, spec portlayer.ContainerSpec, fresh []portlayer.Mount) (err error) {
+// populate copies the image's content into volumes that may be empty and that this container mounts read-only. Their disks will be read-only in the
+// container's own machine, so a utility machine does it now, where Docker's engine does it too. All others are populated by their first start.
+func (s *Service) populate(ctx context.Context, id portlayer.ContainerID, e *entry, image portlayer.ImageID, spec portlayer.ContainerSpec) (err error) {
 	var mounts []portlayer.Mount
-	for _, m := range fresh {
-		if !m.ReadOnly || m.NoCopy || slices.ContainsFunc(spec.Mounts, func(o portlayer.Mount) bool { return o.Volume == m.Volume && !o.ReadOnly }) {
+	for _, m := range spec.Mounts {
+		if m.Kind != portlayer.VolumeMount || m.NoCopy || writes(spec.Mounts, m.Volume) {
 			continue
 		}
 		kind, err := s.o.Images.Entries(ctx, image, m.Target)
 		if err != nil {
 			return err
 		}
-		if kind == "dir" || kind == "tree" {
+		if kind != "dir" && kind != "tree" {
+			continue
+		}
+		written, err := s.written(ctx, m.Volume)
+		if err != nil {
+			return err
+		}
+		if !written {
 			m.ReadOnly = false
 			mounts = append(mounts, m)
 		}
@@ -325,8 +328,14 @@ func (s *Service) populate(ctx context.Context, id portlayer.ContainerID, e *ent
 	if err := s.step(id, *e, "create.populate"); err != nil {
 		return err
 	}
-	if err := s.utility(ctx, e.Utility, image, "populates the volumes of "+spec.Name, mounts); err != nil {
+	err = s.utility(ctx, e.Utility, image, "populates the volumes of "+spec.Name, mounts)
+	switch {
+	case fault.Is(err, fault.InUse): // someone has it now, as it is; nothing is copied below their feet
+		s.o.Log.Info("a volume in use is not filled from the image", "container", short(id), "name", spec.Name, "why", err)
+	case err != nil:
 		return fault.Wrap("populate the volumes of", spec.Name, err)
+	default:
+		s.wrote(ctx, mounts)
 	}
 	e.Utility = ""
 	return nil

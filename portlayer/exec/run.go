@@ -221,6 +221,7 @@ func (u *unit) start() (err error) {
 		return err
 	}
 	back.Push(func(context.Context) error { return client.Close() })
+	s.wrote(ctx, u.c.Spec.Mounts)
 	timings = append(timings, took...)
 	if err := s.o.Failpoints.Hit("start.record"); err != nil {
 		return err
