@@ -33,18 +33,28 @@ type stageOrder struct {
 }
 
 // Stage is a process between fork and exec: it waits for its order, takes on the limits, the root, the user and the capabilities of a process of
-// the container, and becomes it. It is started before it is needed, so that its own start is not waited for. It returns only what went wrong, after telling.
-func Stage() error {
+// the container, and becomes it. It is started before it is needed, so that its own start is not waited for. It returns the exit code of its process: where
+// it was not needed, where something went wrong, after telling, and where it was the init of another.
+func Stage() (code int) {
 	runtime.LockOSThread() // credentials are a thread's; the thread that calls exec decides
 	files, order, err := receiveOrder()
+	if err == errNotNeeded {
+		return 0
+	}
 	if err == nil {
-		err = become(order, files)
+		code, err = become(order, files)
+	}
+	if err == nil {
+		return code
 	}
 	f := guest.Fault{Kind: fault.KindOf(err).String(), Text: err.Error()}
 	body, _ := json.Marshal(f)
 	_, _ = unix.Write(stageSock, body)
-	return err
+	return 1
 }
+
+// errNotNeeded is receiveOrder's where the tether hung up without an order.
+var errNotNeeded = errors.New("stage: not needed")
 
 func receiveOrder() (files []int, order stageOrder, err error) {
 	oob := make([]byte, unix.CmsgSpace(4*4))
@@ -56,7 +66,7 @@ func receiveOrder() (files []int, order stageOrder, err error) {
 		return nil, order, err
 	}
 	if n == 0 {
-		os.Exit(0) // not needed
+		return nil, order, errNotNeeded
 	}
 	unix.CloseOnExec(stageSock)
 	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
@@ -79,38 +89,39 @@ func receiveOrder() (files []int, order stageOrder, err error) {
 }
 
 // become does everything in the order that the kernel's rules ask for: mounts and limits while privileged, then root, then user, then exec.
-func become(order stageOrder, files []int) error {
+// With an init it returns the exit code of the process.
+func become(order stageOrder, files []int) (code int, err error) {
 	p := order.Process
 	for to, from := range files {
 		if err := unix.Dup3(from, to, 0); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if order.Main {
 		if err := mountOwn(); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if err := os.WriteFile("/proc/self/oom_score_adj", fmt.Appendf(nil, "%d", p.OOMScoreAdj), 0); err != nil {
-		return fault.New(fault.Invalid, "cannot set the OOM score to %d: %w", p.OOMScoreAdj, err)
+		return 0, fault.New(fault.Invalid, "cannot set the OOM score to %d: %w", p.OOMScoreAdj, err)
 	}
 	if err := setRlimits(p.Rlimits); err != nil {
-		return err
+		return 0, err
 	}
 	if p.TTY {
 		if err := unix.IoctlSetInt(0, unix.TIOCSCTTY, 0); err != nil {
-			return fmt.Errorf("cannot take the terminal: %w", err)
+			return 0, fmt.Errorf("cannot take the terminal: %w", err)
 		}
 	}
 	if err := unix.Chdir(rootDir); err != nil {
-		return err
+		return 0, err
 	}
 	if err := unix.Chroot("."); err != nil {
-		return err
+		return 0, err
 	}
 	u, err := lookUp(p)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for fd := range 3 {
 		var st unix.Stat_t
@@ -124,34 +135,34 @@ func become(order stageOrder, files []int) error {
 	}
 	if order.Main {
 		if err := os.MkdirAll(cwd, 0o755); err != nil && !errors.Is(err, unix.EROFS) {
-			return fault.New(fault.Invalid, "cannot make working directory %s: %w", cwd, errors.Unwrap(err))
+			return 0, fault.New(fault.Invalid, "cannot make working directory %s: %w", cwd, errors.Unwrap(err))
 		}
 	}
 	if err := dropCapabilities(p.Capabilities); err != nil {
-		return err
+		return 0, err
 	}
 	if err := setUser(u); err != nil {
-		return err
+		return 0, err
 	}
 	if err := unix.Chdir(cwd); err != nil { // as the user: it may not be allowed to go there
-		return fault.New(fault.Denied, "cannot change to working directory %s: %w", cwd, err)
+		return 0, fault.New(fault.Denied, "cannot change to working directory %s: %w", cwd, err)
 	}
 	if p.NoNewPrivs {
 		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	env := environment(p, u.Home)
 	path, err := lookPath(p.Args[0], env)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	unix.Umask(0o022)
 	if p.Init && order.Main {
 		return initFor(path, p, env)
 	}
 	err = syscall.Exec(path, p.Args, env)
-	return execFault(p.Args[0], err)
+	return 0, execFault(p.Args[0], err)
 }
 
 // mountOwn mounts what shows the namespaces of the process that mounts it.

@@ -12,10 +12,7 @@ import (
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "stage" {
-		if tether.Stage() != nil {
-			os.Exit(1)
-		}
-		return
+		os.Exit(tether.Stage())
 	}
 	if os.Getpid() != 1 {
 		os.Stderr.WriteString("tether runs as PID 1 of a container VM; on a host, use vch\n")

@@ -77,6 +77,9 @@ func New(ctx context.Context, o Options) (*Hypervisor, error) {
 	if h.info.Accel, h.info.Detail, err = h.decideAccel(ctx, o.Accel); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
+	if err := h.sweep(ctx); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
 	for id, pid := range processes(h.root()) {
 		p, err := h.watch(h.dir(portlayer.ContainerID(id)), pid, nil)
 		if errors.Is(err, syscall.ESRCH) {
@@ -88,6 +91,25 @@ func New(ctx context.Context, o Options) (*Hypervisor, error) {
 		h.running[portlayer.ContainerID(id)] = p
 	}
 	return h, nil
+}
+
+// sweep deletes what a Define or an Undefine that was cut off has left: directories without a definition, from which nothing was ever powered on or is any more.
+func (h *Hypervisor) sweep(ctx context.Context) error {
+	entries, err := os.ReadDir(h.root())
+	if err != nil {
+		return kindOf(err)
+	}
+	running := processes(h.root())
+	for _, e := range entries {
+		if _, err := os.Stat(filepath.Join(h.root(), e.Name(), definitionFile)); !errors.Is(err, os.ErrNotExist) || running[e.Name()] != 0 {
+			continue
+		}
+		// A directory that RemoveDir had renamed goes with it.
+		if err := h.disks.RemoveDir(ctx, portlayer.DiskPath(h.dir(portlayer.ContainerID(e.Name())))); err != nil {
+			return fault.Wrap("delete what is left of machine", e.Name(), err)
+		}
+	}
+	return nil
 }
 
 // parts is what New needs of the host.
