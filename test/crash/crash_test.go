@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -396,6 +397,66 @@ func TestKilledAnywhere(t *testing.T) {
 	if got, want := h.left(), "containers[] volumes[] machines[] store[] processes[]"; got != want {
 		t.Errorf("left %s", got)
 	}
+}
+
+// A daemon killed while it takes an image in keeps nothing of it but a whole layer, and prune takes that.
+func TestImportKilled(t *testing.T) {
+	h := newHost(t)
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	noise := make([]byte, 48<<20)
+	rand.NewChaCha8([32]byte{1}).Read(noise)
+	if err := errors.Join(w.WriteHeader(&tar.Header{Name: "big", Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(noise))}), write(w, noise), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(h.dir, "big.tar")
+	if err := os.WriteFile(path, buf.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := h.files("state/images")
+	for _, after := range []time.Duration{20, 80, 150, 250, 400, 600} {
+		done := make(chan error, 1)
+		go func() {
+			_, err := h.try("import", path, "big")
+			done <- err
+		}()
+		time.Sleep(after * time.Millisecond)
+		h.kill()
+		err := <-done
+		h.up("")
+		images := h.docker("images", "--format", "{{.Repository}}")
+		if strings.Contains(images, "big") { // it was whole, whether or not its client heard so
+			h.docker("create", "--name", "con", "big", "x")
+			h.docker("rm", "con")
+			h.docker("rmi", "big")
+		} else if err == nil {
+			t.Errorf("after %d ms: import answered, and there are the images %s", after, images)
+		}
+		h.docker("image", "prune", "-f") // a whole layer may have stayed, for another try
+		if now := h.files("state/images"); !slices.Equal(before, now) {
+			t.Errorf("after %d ms: left %v", after, slices.DeleteFunc(now, func(f string) bool { return slices.Contains(before, f) }))
+		}
+	}
+}
+
+func write(w io.Writer, data []byte) error {
+	_, err := w.Write(data)
+	return err
+}
+
+// files are the paths of the files below dir.
+func (h *host) files(dir string) (paths []string) {
+	h.t.Helper()
+	err := filepath.WalkDir(filepath.Join(h.dir, dir), func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			paths = append(paths, path)
+		}
+		return err
+	})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return paths
 }
 
 // consistent checks that containers, machines, processes and volumes agree.
