@@ -27,6 +27,14 @@ import (
 // Disks implements portlayer.Disks on directories of this host.
 type Disks struct{ mkfs, debugfs string } // programs
 
+// FindDisks finds the programs that make file systems. NotFound says what to install.
+func FindDisks() (d Disks, err error) {
+	if d.mkfs, err = findTool("mkfs.ext4"); err == nil {
+		d.debugfs, err = findTool("debugfs")
+	}
+	return d, err
+}
+
 // minDisk is the least that mkfs.ext4 makes a file system of, with room to spare.
 const minDisk = 4 * portlayer.MiB
 

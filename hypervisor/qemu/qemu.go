@@ -132,10 +132,7 @@ func find(ctx context.Context, o Options) (p parts, err error) {
 	if p.qemu, err = findQEMU(o.QEMU); err != nil {
 		return p, err
 	}
-	if p.disks.mkfs, err = findTool("mkfs.ext4"); err != nil {
-		return p, err
-	}
-	if p.disks.debugfs, err = findTool("debugfs"); err != nil {
+	if p.disks, err = FindDisks(); err != nil {
 		return p, err
 	}
 	if p.version, err = version(ctx, p.qemu); err != nil {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"vch/hypervisor/fake"
+	"vch/hypervisor/qemu"
 	"vch/portlayer"
 	"vch/portlayer/volume/volumetest"
 )
@@ -24,8 +25,21 @@ func onFiles(t *testing.T, dir string) volumetest.Place {
 			t.Error(err)
 		}
 	})
+	return onDisks(t, dir, hv.Disks(), "fake-vmdk")
+}
+
+// onQEMU is a place on real files with real file systems in them.
+func onQEMU(t *testing.T, dir string) volumetest.Place {
+	disks, err := qemu.FindDisks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return onDisks(t, dir, disks, "qemu-vmdk")
+}
+
+func onDisks(t *testing.T, dir string, disks portlayer.Disks, driver string) volumetest.Place {
 	root := filepath.Join(dir, "store")
-	faulty := volumetest.NewFaulty(hv.Disks())
+	faulty := volumetest.NewFaulty(disks)
 	must := func(err error) {
 		if err != nil {
 			t.Fatal(err)
@@ -36,7 +50,7 @@ func onFiles(t *testing.T, dir string) volumetest.Place {
 	}
 	return volumetest.Place{
 		Open: func(ctx context.Context) (portlayer.VolumeStore, error) {
-			return Open(ctx, Options{Name: "disks", Location: root, Root: portlayer.DiskPath(root), Disks: faulty, Driver: "fake-vmdk"})
+			return Open(ctx, Options{Name: "disks", Location: root, Root: portlayer.DiskPath(root), Disks: faulty, Driver: driver})
 		},
 		TooSmall: portlayer.MiB,
 		Disks:    true,
@@ -87,6 +101,8 @@ func files(t *testing.T, root string) []string {
 }
 
 func TestStoreOnFiles(t *testing.T) { volumetest.Run(t, onFiles) }
+
+func TestStoreOnQEMU(t *testing.T) { volumetest.Run(t, onQEMU) }
 
 // What a person sees in the directory is what architecture.md lays out.
 func TestLayout(t *testing.T) {
