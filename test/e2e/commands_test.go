@@ -35,7 +35,7 @@ import (
 //	daemon restart [ARG…]      SIGTERM, and start
 //	daemon refused [ARG…]      a vch serve with these that has to end by itself, exit code not 0; its words become the standard error
 //	daemon bare start [ARG…]   start with a state directory, a socket and ARGs only: no store, no capacity
-//	daemon tiny                from now on, $STORE of the script's own daemon is on a medium that is all but full
+//	daemon tiny [SIZE]         from now on, $STORE of the script's own daemon is on a medium that is all but full, or of SIZE
 //	daemon ordinary            from now on, the script's own daemon is an ordinary user's
 //	daemon wait                wait for the end of a daemon that the script killed by itself, by $DAEMON
 //	daemon log PATTERN         the daemon's log has a line that matches
@@ -85,7 +85,7 @@ func bounded(ts *testscript.TestScript, program string, args ...string) error {
 	seconds := strconv.Itoa(int(limit.Seconds()))
 	err := ts.Exec("timeout", append([]string{"--kill-after=5", seconds, program}, args...)...)
 	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.ExitCode() == 124 { // timeout(1): it timed out
+	if errors.As(err, &exit) && (exit.ExitCode() == 124 || exit.ExitCode() == -1) { // timeout(1): it timed out, and for -1 had to be killed
 		ts.Fatalf("%s did not end within %v", program, limit)
 	}
 	return err
@@ -244,7 +244,11 @@ func daemonCmd(ts *testscript.TestScript, neg bool, args []string) {
 		s.host.bare = true
 		start(rest[1:]...)
 	case "tiny":
-		s.host.tiny = true
+		usage(ts, len(rest) <= 1, daemonUsage)
+		s.host.tiny = tinySize
+		if len(rest) == 1 {
+			s.host.tiny = rest[0]
+		}
 	case "ordinary":
 		ts.Check(s.host.becomeOrdinary())
 	case "wait":
@@ -359,7 +363,7 @@ func truncateCmd(ts *testscript.TestScript, neg bool, args []string) {
 func mediumCmd(kind string) func(*testscript.TestScript, bool, []string) {
 	return func(ts *testscript.TestScript, neg bool, args []string) {
 		usage(ts, len(args) >= 2, "[!] "+kind+" DIR CMD ARG…")
-		words := medium(kind, ts.MkAbs(args[0]))
+		words := medium(map[string]string{"tiny": "size=" + tinySize, "readonly": "ro"}[kind], ts.MkAbs(args[0]))
 		err := ts.Exec(words[0], append(words[1:], args[1:]...)...)
 		if (err != nil) != neg {
 			ts.Fatalf("ended with: %v", err)
@@ -367,14 +371,16 @@ func mediumCmd(kind string) func(*testscript.TestScript, bool, []string) {
 	}
 }
 
-// medium is how to begin a command line that runs a program with dir on a file system of a few pages, or on one that takes no write.
-func medium(kind, dir string) []string {
-	options := map[string]string{"tiny": "size=64k", "readonly": "ro"}
+// tinySize is too little for anything.
+const tinySize = "64k"
+
+// medium is how to begin a command line that runs a program with dir on a tmpfs of its own, mounted with options (tmpfs(5)).
+func medium(options, dir string) []string {
 	words := []string{"unshare", "--mount"}
 	if os.Getuid() != 0 {
 		words = append(words, "--map-root-user")
 	}
-	return append(words, "sh", "-c", `mount -t tmpfs -o "$1" test "$2" && shift 2 && exec "$@"`, "sh", options[kind], dir)
+	return append(words, "sh", "-c", `mount -t tmpfs -o "$1" test "$2" && shift 2 && exec "$@"`, "sh", options, dir)
 }
 
 // untetheredCmd builds vch as go build does in a fresh checkout, where make has not put a tether into it.

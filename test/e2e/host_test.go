@@ -21,7 +21,7 @@ type host struct {
 	dir  string   // short: a unix socket's path has 107 bytes
 	args []string // of the last serve
 	bare bool     // serve gets neither stores nor sizes but those in args
-	tiny bool     // the default store is on a medium that is all but full
+	tiny string   // the default store is on a medium of this size; "": it is not
 	uid  int      // of the daemon; 0: the test's own
 
 	mu     sync.Mutex // guards below
@@ -85,8 +85,8 @@ func (h *host) command(args ...string) *exec.Cmd {
 		}
 	}
 	all = append(all, args...)
-	if h.tiny {
-		all = append(medium("tiny", h.dir+"/a"), all...)
+	if h.tiny != "" {
+		all = append(medium("size="+h.tiny, h.dir+"/a"), all...)
 	}
 	cmd := exec.Command(all[0], all[1:]...)
 	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
