@@ -281,7 +281,7 @@ func TestImport(t *testing.T) {
 	raw := makeTar(t, ent{name: "bin/"}, ent{name: "bin/sh", body: "#!", mode: 0o755})
 	config := portlayer.ImageConfig{Cmd: []string{"/bin/sh"}, Env: []string{"A=b"}, Volumes: []string{"/data"}, ExposedPorts: []string{"80/tcp"}, Labels: map[string]string{"l": "v"}, User: "1:1", WorkingDir: "/w", StopSignal: "SIGINT",
 		Shell: []string{"/bin/bash"}, OnBuild: []string{"RUN x"}, Healthcheck: []byte(`{"Test":["CMD","true"],"Interval":1000}`)}
-	bz := exec.Command("bzip2", "-c")
+	bz := exec.Command("busybox", "bzip2", "-c")
 	bz.Stdin = bytes.NewReader(raw)
 	bzipped, err := bz.Output()
 	if err != nil {

@@ -314,7 +314,7 @@ func TestMendKilled(t *testing.T) {
 		}
 	}
 	for _, pid := range h.qemus() {
-		if out, err := exec.Command("kill", "-9", pid).CombinedOutput(); err != nil {
+		if out, err := exec.Command("busybox", "kill", "-9", pid).CombinedOutput(); err != nil {
 			t.Fatalf("kill %s: %v %s", pid, err, out)
 		}
 	}

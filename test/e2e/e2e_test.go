@@ -21,6 +21,7 @@ type world struct {
 	bin    string // directory of the vch that was built for this run
 	box    string // path of box.tar: a root file system of busybox
 	shared *host
+	cli    int // the docker CLI's major version
 }
 
 func newWorld(t *testing.T) *world {
@@ -42,6 +43,13 @@ func newWorld(t *testing.T) *world {
 	w.box = filepath.Join(w.bin, "box.tar")
 	if err := writeBox(w.box); err != nil {
 		t.Fatal(err)
+	}
+	text, err := exec.CommandContext(ctx, "docker", "--version").Output()
+	if err != nil {
+		t.Fatalf("docker --version: %v; make setup gets a docker CLI", err)
+	}
+	if _, err := fmt.Sscanf(string(text), "Docker version %d.", &w.cli); err != nil {
+		t.Fatalf("docker --version says %q", text)
 	}
 	w.shared = newHost(w.bin)
 	t.Cleanup(func() {
@@ -91,6 +99,7 @@ func (w *world) run(t *testing.T, files []string, vars ...string) {
 		Files:              files,
 		RequireUniqueNames: true,
 		Cmds:               commands(),
+		Condition:          w.condition,
 		Setup: func(env *testscript.Env) error {
 			name := strings.TrimPrefix(filepath.Base(env.WorkDir), "script-")
 			s := &script{world: w, host: w.shared, me: name}
@@ -117,6 +126,14 @@ func (w *world) run(t *testing.T, files []string, vars ...string) {
 			return nil
 		},
 	})
+}
+
+// condition is what scripts may ask in brackets: new-cli, a docker CLI of 23.0 or later, which knows flags that 20.10 did not have.
+func (w *world) condition(name string) (bool, error) {
+	if name != "new-cli" {
+		return false, fmt.Errorf("there is no condition %q", name)
+	}
+	return w.cli >= 23, nil
 }
 
 // script is one running script.
