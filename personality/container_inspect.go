@@ -66,7 +66,11 @@ func (s *Server) containerInspect(w http.ResponseWriter, r *http.Request) error 
 	}
 	answer := inspectOf(c, d, s.storeLocations(r.Context()), versionOf(r))
 	if boolValue(r, "size") {
-		// What the container itself has written is known to its machine only: SizeRw stays away.
+		written, err := s.Containers.Written(r.Context(), string(c.ID))
+		if err != nil {
+			return err
+		}
+		answer.SizeRw = (*int64)(&written)
 		if img, err := s.Images.Get(r.Context(), string(c.Image)); err == nil {
 			size := int64(img.Size)
 			answer.SizeRootFs = &size

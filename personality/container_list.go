@@ -50,7 +50,12 @@ func (s *Server) containerList(w http.ResponseWriter, r *http.Request) error {
 		if named.ID != c.Image { // the name is another image's by now
 			summary.Image = string(c.Image)
 		}
-		if boolValue(r, "size") { // SizeRw is not known: see containerInspect
+		if boolValue(r, "size") {
+			written, err := s.written(r.Context(), c)
+			if err != nil {
+				return err
+			}
+			summary.SizeRw = int64(written)
 			summary.SizeRootFs = int64(images.get(r.Context(), string(c.Image)).Size)
 		}
 		if list = append(list, summary); limit > 0 && len(list) == limit {
@@ -58,6 +63,15 @@ func (s *Server) containerList(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	return writeJSON(w, http.StatusOK, list)
+}
+
+// written is what a container takes beside its image; nothing, where it was removed meanwhile.
+func (s *Server) written(ctx context.Context, c portlayer.Container) (portlayer.Bytes, error) {
+	n, err := s.Containers.Written(ctx, string(c.ID))
+	if fault.Is(err, fault.NotFound) {
+		return 0, nil
+	}
+	return n, err
 }
 
 // summaryOf is a container's line in a list.

@@ -10,8 +10,7 @@ import (
 	"vch/portlayer"
 )
 
-// containerPrune is POST /containers/prune: it removes what does not run, and leaves volumes alone. The space that a container's own disk took is not
-// known when it is gone: SpaceReclaimed is 0.
+// containerPrune is POST /containers/prune: it removes what does not run, and leaves volumes alone.
 func (s *Server) containerPrune(w http.ResponseWriter, r *http.Request) error {
 	f, err := filtersOf(r)
 	if err != nil {
@@ -33,13 +32,18 @@ func (s *Server) containerPrune(w http.ResponseWriter, r *http.Request) error {
 		if c.State.Phase == portlayer.Running || !f.labels(c.Spec.Labels) || !before.IsZero() && !c.Created.Before(before) {
 			continue
 		}
-		err := s.Containers.Remove(r.Context(), string(c.ID), false, false)
+		written, err := s.written(r.Context(), c)
+		if err != nil {
+			return err
+		}
+		err = s.Containers.Remove(r.Context(), string(c.ID), false, false)
 		if fault.Is(err, fault.Conflict) || fault.Is(err, fault.NotFound) {
 			continue // started or removed meanwhile
 		}
 		if err != nil {
 			return err
 		}
+		report.SpaceReclaimed += uint64(written)
 		report.ContainersDeleted = append(report.ContainersDeleted, string(c.ID))
 	}
 	return writeJSON(w, http.StatusOK, report)

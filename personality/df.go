@@ -23,7 +23,7 @@ type diskUsage struct {
 	BuilderSize *int64 `json:",omitempty"` // before 1.42
 }
 
-// systemDF answers docker system df. There is no build cache; what a container has written is known to its machine only, and not counted.
+// systemDF answers docker system df. There is no build cache.
 func (s *Server) systemDF(w http.ResponseWriter, r *http.Request) error {
 	ctx, v := r.Context(), versionOf(r)
 	types := r.URL.Query()["type"]
@@ -57,6 +57,11 @@ func (s *Server) systemDF(w http.ResponseWriter, r *http.Request) error {
 			if err != nil {
 				return err
 			}
+			written, err := s.written(ctx, c)
+			if err != nil {
+				return err
+			}
+			summary.SizeRw = int64(written)
 			u.Containers = append(u.Containers, summary)
 		}
 	}

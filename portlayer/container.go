@@ -134,6 +134,8 @@ type Containers interface {
 	Get(ctx context.Context, ref string) (Container, error)
 	// List gives every container, newest first.
 	List(ctx context.Context) ([]Container, error)
+	// Written is how many bytes of its store a container's own disk takes for what the container has written, its volumes not counted.
+	Written(ctx context.Context, ref string) (Bytes, error)
 	// Start powers the machine on and returns when the process runs. Already running: ErrNotModified. A failure says exactly why, and leaves
 	// no machine running. A volume held by another running container is InUse and names it.
 	Start(ctx context.Context, ref string) error

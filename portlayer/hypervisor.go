@@ -68,6 +68,8 @@ type Machine interface {
 	Pid() int
 	// Diagnosis is what the machine said at its end: the last lines of the guest's console and of the hypervisor's own errors, for an error text.
 	Diagnosis() string
+	// Written is how many bytes its own disks take on the medium beyond what they took when they were new.
+	Written(ctx context.Context) (Bytes, error)
 	// Undefine powers off and deletes the machine with its own disks, and no other file. Idempotent.
 	Undefine(ctx context.Context) error
 }

@@ -97,6 +97,20 @@ func mountExtent(d portlayer.Disk) (_ *content, err error) {
 	return c, nil
 }
 
+// listLength is how much is written in the extent at path.
+func listLength(path string) (portlayer.Bytes, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	var n [8]byte
+	if _, err := f.ReadAt(n[:], lengthAt); err != nil {
+		return 0, err
+	}
+	return portlayer.Bytes(binary.BigEndian.Uint64(n[:])), nil
+}
+
 // unmount lets go of the extent.
 func (c *content) unmount() error {
 	c.mu.Lock()

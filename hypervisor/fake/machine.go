@@ -285,6 +285,25 @@ func (m *Machine) State(context.Context) (portlayer.PowerState, error) {
 	return portlayer.PoweredOff, nil
 }
 
+// Written is portlayer.Machine.Written: the lengths of the lists in its own disks.
+func (m *Machine) Written(context.Context) (portlayer.Bytes, error) {
+	d, err := m.h.site.load(m.id)
+	if err != nil {
+		return 0, err
+	}
+	var sum portlayer.Bytes
+	for _, disk := range d.Disks {
+		if disk.File == "" {
+			n, err := listLength(extentPath(string(m.h.site.ownDisk(m.id, disk.Serial))))
+			if err != nil {
+				return 0, err
+			}
+			sum += n
+		}
+	}
+	return sum, nil
+}
+
 // Channel is portlayer.Machine.Channel.
 func (m *Machine) Channel(context.Context) (net.Conn, error) {
 	r := m.slot.running()

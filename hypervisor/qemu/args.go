@@ -64,7 +64,9 @@ func arguments(s shape) []string {
 		args = append(args, "-add-fd", fmt.Sprintf("fd=%d,set=%d", fdDisks+i, i),
 			"-blockdev", object(map[string]any{"driver": "raw", "node-name": node, "read-only": d.readOnly, "discard": "unmap",
 				"file": map[string]any{"driver": "file", "filename": fmt.Sprintf("/dev/fdset/%d", i), "read-only": d.readOnly, "discard": "unmap"}}),
-			"-device", object(map[string]any{"driver": "scsi-hd", "bus": "scsi0.0", "channel": 0, "scsi-id": 0, "lun": i, "drive": node, "serial": d.serial}))
+			"-device", object(map[string]any{"driver": "scsi-hd", "bus": "scsi0.0", "channel": 0, "scsi-id": 0, "lun": i, "drive": node, "serial": d.serial,
+				// A full host disk is an error of the one who writes; QEMU's default would stop the machine and wait for an administrator.
+				"werror": "report", "rerror": "report"}))
 	}
 	return args
 }

@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"vch/internal/atomicfile"
 	"vch/internal/fault"
 	"vch/portlayer"
@@ -23,6 +25,7 @@ type definition struct {
 	Memory portlayer.Bytes  `json:"memory"`
 	CPUs   int              `json:"cpus"`
 	Disks  []portlayer.Disk `json:"disks"`
+	New    portlayer.Bytes  `json:"new"` // what the own disks took of the host when they were made
 }
 
 // machine implements portlayer.Machine.
@@ -120,6 +123,7 @@ func (m *machine) define(ctx context.Context, def, was definition) error {
 		}
 		file := m.ownDisk(d)
 		if _, err := os.Stat(file); err == nil && owns(was, d.Serial) {
+			def.New = was.New
 			continue // its content stays
 		}
 		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) { // an interrupted Define's
@@ -128,6 +132,11 @@ func (m *machine) define(ctx context.Context, def, was definition) error {
 		if err := m.h.disks.format(ctx, file, d.Size, "", "", ""); err != nil {
 			return noRoom(err, m.dir())
 		}
+		taken, err := allocated(file)
+		if err != nil {
+			return err
+		}
+		def.New += taken
 	}
 	text, err := json.Marshal(def)
 	if err != nil {
@@ -327,6 +336,34 @@ func (m *machine) Diagnosis() string {
 		}
 	}
 	return strings.Join(parts, "; ")
+}
+
+// Written is portlayer.Machine.Written.
+func (m *machine) Written(context.Context) (portlayer.Bytes, error) {
+	def, err := m.definition()
+	if err != nil {
+		return 0, err
+	}
+	var now portlayer.Bytes
+	for _, d := range def.Disks {
+		if d.File == "" {
+			taken, err := allocated(m.ownDisk(d))
+			if err != nil {
+				return 0, err
+			}
+			now += taken
+		}
+	}
+	return max(0, now-def.New), nil
+}
+
+// allocated is what a file takes of its medium.
+func allocated(file string) (portlayer.Bytes, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(file, &st); err != nil {
+		return 0, kindOf(err)
+	}
+	return portlayer.Bytes(st.Blocks * sector), nil
 }
 
 // Undefine is portlayer.Machine.Undefine.

@@ -147,6 +147,19 @@ func (s *Service) List(context.Context) ([]portlayer.Container, error) {
 	return all, nil
 }
 
+// Written is portlayer.Containers.Written.
+func (s *Service) Written(ctx context.Context, ref string) (portlayer.Bytes, error) {
+	u, err := s.find(ref)
+	if err != nil {
+		return 0, err
+	}
+	m, err := s.o.Hypervisor.Machine(ctx, u.snapshot().container.ID)
+	if err != nil {
+		return 0, fault.Wrap("tell the size of container", ref, err)
+	}
+	return m.Written(ctx)
+}
+
 // show is a container as a door sees it.
 func (s *Service) show(u *unit) portlayer.Container {
 	c := u.snapshot().container
