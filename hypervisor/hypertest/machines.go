@@ -206,6 +206,9 @@ func (s *suite) definitions(t *testing.T) {
 	if m.ID() != machineID("defined") {
 		t.Errorf("id %s", m.ID())
 	}
+	if n, err := m.Written(t.Context()); err != nil || n != 0 {
+		t.Errorf("a machine that never ran has written %d bytes, %v", n, err)
+	}
 	s.power(t, m, portlayer.PoweredOff)
 	if err := m.WaitOff(t.Context()); err != nil {
 		t.Errorf("wait for a machine that is off: %v", err)
@@ -265,6 +268,9 @@ func (s *suite) writer(t *testing.T, data portlayer.DiskPath) {
 	}
 	if e := s.exit(t, c); e != (guest.Exit{Code: 3}) {
 		t.Errorf("exit %+v", e)
+	}
+	if n, err := m.Written(t.Context()); err != nil || n <= 0 {
+		t.Errorf("it wrote to its own disk, and has written %d bytes, %v", n, err)
 	}
 	if err := c.Configure(s.limit(t), cfg); err != nil {
 		t.Errorf("the same config again: %v", err)

@@ -266,6 +266,19 @@ func TestReadOnlyVolumeIsFilledUntilWritten(t *testing.T) {
 	}
 }
 
+func TestNothingCoversTheKernelsFiles(t *testing.T) {
+	h := newHost(t, "")
+	for _, target := range []string{"/dev", "/sys", "/proc", "/proc/sys/net"} {
+		c := h.create(withVolume(cmd("", "true"), "data", target, false))
+		if err := h.s.Start(t.Context(), string(c.ID)); !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), target) {
+			t.Errorf("%s: %v", target, err)
+		}
+	}
+	h.create(withVolume(cmd("beside", "true"), "data", "/dev/queue", false))
+	h.start("beside")
+	h.exit("beside")
+}
+
 func TestAnonymousVolumeOverFileIsRefusedAtCreate(t *testing.T) {
 	h := newHost(t, "")
 	spec := cmd("over", "true")

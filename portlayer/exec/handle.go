@@ -194,6 +194,16 @@ func (s *Service) complete(id portlayer.ContainerID, spec *portlayer.ContainerSp
 	return nil
 }
 
+// covered refuses mounts over what a container cannot be without. As in Docker, that is the start's to say.
+func covered(mounts []portlayer.Mount) error {
+	for _, m := range mounts {
+		if m.Target == "/dev" || m.Target == "/sys" || m.Target == "/proc" || strings.HasPrefix(m.Target, "/proc/") {
+			return fault.New(fault.Invalid, "nothing can be mounted at %s: the container's devices and its kernel's files are there; choose another target", m.Target)
+		}
+	}
+	return nil
+}
+
 // Create is portlayer.Containers.Create. Each step is journaled before it is done, and its undo stands beside it.
 func (s *Service) Create(ctx context.Context, spec portlayer.ContainerSpec) (_ portlayer.Container, warnings []string, err error) {
 	var none portlayer.Container

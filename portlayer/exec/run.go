@@ -178,6 +178,9 @@ func (u *unit) start() (err error) {
 
 	ctx, cancel := context.WithTimeout(s.ctx, bootLimit+startLimit)
 	defer cancel()
+	if err := covered(u.c.Spec.Mounts); err != nil {
+		return err
+	}
 	h, err := s.draft(ctx, u.c.ID, u.c.Version, u.c.Spec, u.c.Image)
 	if err != nil {
 		return err
