@@ -1,6 +1,12 @@
 package portlayer
 
-import "vch/guest"
+import (
+	"regexp"
+	"slices"
+
+	"vch/guest"
+	"vch/internal/fault"
+)
 
 // Handle is the draft of one container: its machine and its executor config. It is opened on a version of the container, edited (Join),
 // and committed once. Nothing happens before Commit. A Handle belongs to one goroutine.
@@ -33,6 +39,37 @@ type Disk struct {
 	File     DiskPath // an existing disk; the machine never deletes it
 	Size     Bytes    // with an empty File: the machine makes its own thin disk of this size, formatted ext4, at Define, and deletes it with itself
 	ReadOnly bool     // enforced by the hypervisor
+}
+
+// MinDisk is the least size of a disk: what holds an empty ext4, with room to spare.
+const MinDisk = 4 * MiB
+
+var serialRule = regexp.MustCompile(`^[a-z0-9-]{1,36}$`)
+
+// ApplyChanges gives the disks that changes leave of disks, which it does not touch. The kinds: Invalid for a serial, a size or an operation that cannot be, Conflict for
+// a serial that is there already, NotFound for one that is not.
+func ApplyChanges(disks []Disk, changes []DeviceChange) ([]Disk, error) {
+	out := slices.Clone(disks)
+	for _, c := range changes {
+		i := slices.IndexFunc(out, func(d Disk) bool { return d.Serial == c.Disk.Serial })
+		switch {
+		case !serialRule.MatchString(c.Disk.Serial):
+			return nil, fault.New(fault.Invalid, "disk serial %q is not 1 to 36 of a-z, 0-9 and dash", c.Disk.Serial)
+		case c.Op == Add && i >= 0:
+			return nil, fault.New(fault.Conflict, "the machine has a disk with serial %s already", c.Disk.Serial)
+		case c.Op == Add && c.Disk.File == "" && c.Disk.Size < MinDisk:
+			return nil, fault.New(fault.Invalid, "disk %s has neither a file nor a size of at least %d bytes", c.Disk.Serial, MinDisk)
+		case c.Op == Add:
+			out = append(out, c.Disk)
+		case c.Op == Remove && i < 0:
+			return nil, fault.New(fault.NotFound, "the machine has no disk with serial %s", c.Disk.Serial)
+		case c.Op == Remove:
+			out = slices.Delete(out, i, i+1)
+		default:
+			return nil, fault.New(fault.Invalid, "unknown device change %q", c.Op)
+		}
+	}
+	return out, nil
 }
 
 // DiskPath names a disk file in the hypervisor's own way: a path on the host, or "[datastore] path".

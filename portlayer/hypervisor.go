@@ -104,7 +104,7 @@ type Disks interface {
 
 // DiskSpec is a disk to be made.
 type DiskSpec struct {
-	Size  Bytes // rounded up to 512; at least 4 MiB, or Invalid
+	Size  Bytes // rounded up to 512; at least MinDisk, or Invalid
 	Label Label
 }
 

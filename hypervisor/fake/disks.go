@@ -18,9 +18,6 @@ import (
 	"vch/portlayer"
 )
 
-// minDisk is the least size of a disk (portlayer.DiskSpec).
-const minDisk = 4 * portlayer.MiB
-
 var labelRule = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
 // Disks implements portlayer.Disks with files of this host. A DiskPath is a path.
@@ -39,8 +36,8 @@ func (Disks) Create(ctx context.Context, path portlayer.DiskPath, spec portlayer
 
 // createDisk makes a disk with an empty simulated file system.
 func createDisk(path portlayer.DiskPath, size portlayer.Bytes, label portlayer.Label) error {
-	if size = roundUp(size); size < minDisk {
-		return fault.New(fault.Invalid, "a disk has at least %d bytes; %d were asked for", minDisk, size)
+	if size = roundUp(size); size < portlayer.MinDisk {
+		return fault.New(fault.Invalid, "a disk has at least %d bytes; %d were asked for", portlayer.MinDisk, size)
 	}
 	return place(path, size, func(extent string) error {
 		f, err := os.OpenFile(extent, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)

@@ -116,34 +116,6 @@ func (d definition) owns(serial string) bool {
 	return slices.ContainsFunc(d.Disks, func(k portlayer.Disk) bool { return k.Serial == serial && k.File == "" })
 }
 
-// apply gives the disks after changes.
-func apply(disks []portlayer.Disk, changes []portlayer.DeviceChange) ([]portlayer.Disk, error) {
-	disks = slices.Clone(disks)
-	for _, c := range changes {
-		at := slices.IndexFunc(disks, func(d portlayer.Disk) bool { return d.Serial == c.Disk.Serial })
-		switch c.Op {
-		case portlayer.Add:
-			switch {
-			case !serialRule.MatchString(c.Disk.Serial):
-				return nil, fault.New(fault.Invalid, "disk serial %q is not 1 to 36 of a-z, 0-9 and dash", c.Disk.Serial)
-			case at >= 0:
-				return nil, fault.New(fault.Conflict, "the machine has a disk with serial %s already", c.Disk.Serial)
-			case c.Disk.File == "" && c.Disk.Size < minDisk:
-				return nil, fault.New(fault.Invalid, "disk %s has neither a file nor a size of at least %d bytes", c.Disk.Serial, minDisk)
-			}
-			disks = append(disks, c.Disk)
-		case portlayer.Remove:
-			if at < 0 {
-				return nil, fault.New(fault.NotFound, "the machine has no disk with serial %s", c.Disk.Serial)
-			}
-			disks = slices.Delete(disks, at, at+1)
-		default:
-			return nil, fault.New(fault.Invalid, "unknown device change %q", c.Op)
-		}
-	}
-	return disks, nil
-}
-
 // Define is portlayer.Hypervisor.Define.
 func (h *Hypervisor) Define(ctx context.Context, spec portlayer.MachineSpec) (portlayer.Machine, error) {
 	m, err := h.define(ctx, spec)
@@ -161,7 +133,7 @@ func (h *Hypervisor) define(ctx context.Context, spec portlayer.MachineSpec) (_ 
 		return nil, fault.New(fault.Invalid, "a machine needs memory and at least one processor; %d bytes and %d were asked for", spec.Memory, spec.CPUs)
 	}
 	d := definition{Memory: spec.Memory, CPUs: spec.CPUs}
-	if d.Disks, err = apply(nil, spec.Devices); err != nil {
+	if d.Disks, err = portlayer.ApplyChanges(nil, spec.Devices); err != nil {
 		return nil, err
 	}
 	m := &Machine{h: h, id: spec.ID, slot: h.site.slot(spec.ID)}
@@ -213,7 +185,7 @@ func (m *Machine) reconfigure(ctx context.Context, changes []portlayer.DeviceCha
 		return fault.New(fault.Unsupported, "the fake hypervisor does not change a machine that is on; power it off first")
 	}
 	d := old
-	if d.Disks, err = apply(old.Disks, changes); err != nil {
+	if d.Disks, err = portlayer.ApplyChanges(old.Disks, changes); err != nil {
 		return err
 	}
 	return m.h.site.store(ctx, m.id, d, old)

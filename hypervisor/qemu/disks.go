@@ -35,9 +35,6 @@ func FindDisks() (d Disks, err error) {
 	return d, err
 }
 
-// minDisk is the least that mkfs.ext4 makes a file system of, with room to spare.
-const minDisk = 4 * portlayer.MiB
-
 // tombPrefix begins the names of directories that are being removed.
 const tombPrefix = ".removed-"
 
@@ -47,8 +44,8 @@ func extentPath(path string) string { return strings.TrimSuffix(path, ".vmdk") +
 // Create is portlayer.Disks.Create.
 func (d Disks) Create(ctx context.Context, path portlayer.DiskPath, spec portlayer.DiskSpec) (err error) {
 	size := (spec.Size + sector - 1) / sector * sector
-	if size < minDisk || size > maxDisk {
-		return fault.New(fault.Invalid, "a disk of %d bytes cannot be made: the least is %d MiB, the most %d TiB", spec.Size, minDisk/portlayer.MiB, int64(maxDisk>>40))
+	if size < portlayer.MinDisk || size > maxDisk {
+		return fault.New(fault.Invalid, "a disk of %d bytes cannot be made: the least is %d MiB, the most %d TiB", spec.Size, portlayer.MinDisk/portlayer.MiB, int64(maxDisk>>40))
 	}
 	uuid, err := labelUUID(spec.Label)
 	if err != nil {

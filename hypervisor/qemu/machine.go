@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -42,40 +41,13 @@ func (m *machine) dir() string { return m.h.dir(m.id) }
 // maxDisks is what one virtio-scsi target addresses here, well below its 256 logical units (virtio 1.1, 5.6).
 const maxDisks = 200
 
-var serialRule = regexp.MustCompile(`^[a-z0-9-]{1,36}$`)
-
-// apply makes the list of disks that changes leave of disks. Pure.
+// apply gives the disks that changes leave of disks.
 func apply(disks []portlayer.Disk, changes []portlayer.DeviceChange) ([]portlayer.Disk, error) {
-	out := append([]portlayer.Disk(nil), disks...)
-	at := func(serial string) int {
-		for i, d := range out {
-			if d.Serial == serial {
-				return i
-			}
-		}
-		return -1
-	}
-	for _, c := range changes {
-		i := at(c.Disk.Serial)
-		switch {
-		case !serialRule.MatchString(c.Disk.Serial):
-			return nil, fault.New(fault.Invalid, "%q cannot be a disk's serial", c.Disk.Serial)
-		case c.Op == portlayer.Add && i >= 0:
-			return nil, fault.New(fault.Conflict, "the machine has a disk with serial %s already", c.Disk.Serial)
-		case c.Op == portlayer.Add:
-			out = append(out, c.Disk)
-		case c.Op == portlayer.Remove && i < 0:
-			return nil, fault.New(fault.NotFound, "the machine has no disk with serial %s", c.Disk.Serial)
-		case c.Op == portlayer.Remove:
-			out = append(out[:i], out[i+1:]...)
-		default:
-			return nil, fault.New(fault.Invalid, "device change %q is not known", c.Op)
-		}
-	}
-	if len(out) > maxDisks {
+	out, err := portlayer.ApplyChanges(disks, changes)
+	if err == nil && len(out) > maxDisks {
 		return nil, fault.New(fault.Invalid, "a machine has at most %d disks, and this one would have %d", maxDisks, len(out))
 	}
-	return out, nil
+	return out, err
 }
 
 // Define is portlayer.Hypervisor.Define.
