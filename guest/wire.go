@@ -347,8 +347,9 @@ func (s *session) shutdown(ctx context.Context) error {
 	return err
 }
 
-func (s *session) watch(ctx context.Context, fn func(Status) bool) error {
-	st, release, err := s.open(ctx, "watch", nil)
+// follow calls take for each message of a stream of op, until take says that it is done, or fails. A message that take does not know is the call's answer.
+func (s *session) follow(ctx context.Context, op string, body any, take func(st io.Writer, kind byte, msg []byte) (done bool, err error)) error {
+	st, release, err := s.open(ctx, op, body)
 	if err != nil {
 		return err
 	}
@@ -358,52 +359,49 @@ func (s *session) watch(ctx context.Context, fn func(Status) bool) error {
 		if err != nil {
 			return ended(ctx, err)
 		}
-		if kind != msgStatus {
-			return readAnswer(kind, msg, nil)
-		}
-		var status Status
-		if err := json.Unmarshal(msg, &status); err != nil {
-			return fault.New(fault.Internal, "guest channel: %w", err)
-		}
-		if !fn(status) {
-			return nil
+		if done, err := take(st, kind, msg); done || err != nil {
+			return err
 		}
 	}
 }
 
-func (s *session) output(ctx context.Context, after uint64, fn func(Frame) error) error {
-	st, release, err := s.open(ctx, "output", after)
-	if err != nil {
-		return err
-	}
-	defer release()
-	for {
-		kind, msg, err := readMessage(st)
-		if err != nil {
-			return ended(ctx, err)
+func (s *session) watch(ctx context.Context, fn func(Status) bool) error {
+	return s.follow(ctx, "watch", nil, func(_ io.Writer, kind byte, msg []byte) (bool, error) {
+		if kind != msgStatus {
+			return true, readAnswer(kind, msg, nil)
 		}
+		var status Status
+		if err := json.Unmarshal(msg, &status); err != nil {
+			return true, fault.New(fault.Internal, "guest channel: %w", err)
+		}
+		return !fn(status), nil
+	})
+}
+
+func (s *session) output(ctx context.Context, after uint64, fn func(Frame) error) error {
+	return s.follow(ctx, "output", after, func(st io.Writer, kind byte, msg []byte) (bool, error) {
 		switch kind {
 		case msgEOF:
-			return nil
+			return true, nil
 		case msgFrame:
 			f, err := decodeFrame(msg)
 			if err != nil {
-				return broken(err)
+				return true, broken(err)
 			}
 			if f.Number != after+1 {
-				return fault.New(fault.Internal, "guest channel: frame %d where %d was due", f.Number, after+1)
+				return true, fault.New(fault.Internal, "guest channel: frame %d where %d was due", f.Number, after+1)
 			}
 			if err := fn(f); err != nil {
-				return err
+				return true, err
 			}
 			after = f.Number
 			if err := writeMessage(st, msgAck, number(after)); err != nil {
-				return ended(ctx, err)
+				return true, ended(ctx, err)
 			}
-		default:
-			return readAnswer(kind, msg, nil)
+			return false, nil
 		}
-	}
+		return true, readAnswer(kind, msg, nil)
+	})
 }
 
 // input is the host's writer of a process's stdin.
