@@ -84,7 +84,8 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if err != nil {
 		return usageError{err}
 	}
-	if err := preflight(ctx, s, log); err != nil {
+	host, err := preflight(ctx, s, log)
+	if err != nil {
 		return err
 	}
 	if err := os.MkdirAll(s.State, 0o700); err != nil {
@@ -95,7 +96,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		return err
 	}
 	defer closing(&err, db.Close)
-	hypervisor, err := qemu.New(ctx, machineOptions(s, log))
+	hypervisor, err := qemu.Open(ctx, machineOptions(s, log), host)
 	if err != nil {
 		return stopped(ctx, log, err)
 	}
@@ -193,21 +194,21 @@ func connect(ctx context.Context, s settings, db *record.DB, hypervisor portlaye
 	return containers, server, nil
 }
 
-// preflight looks at what is named in the settings, changes nothing, and fails where a start could not work.
-func preflight(ctx context.Context, s settings, log *slog.Logger) error {
+// preflight looks at what is named in the settings, changes nothing, and fails where a start could not work. It gives what it found of QEMU.
+func preflight(ctx context.Context, s settings, log *slog.Logger) (host qemu.Host, err error) {
 	for _, path := range s.Sockets {
 		if _, err := lookAtSocket(path); err != nil {
-			return err
+			return host, err
 		}
 	}
 	if _, err := lookAtState(s.State); err != nil {
-		return err
+		return host, err
 	}
 	withDefault := false
 	for _, place := range s.Stores {
 		found, err := lookAtStore(place)
 		if err != nil {
-			return err
+			return host, err
 		}
 		if found.warning != "" {
 			log.Warn(fmt.Sprintf("volume store %s: %s", place.Name, found.warning))
@@ -218,7 +219,7 @@ func preflight(ctx context.Context, s settings, log *slog.Logger) error {
 		log.Warn(noDefaultStore)
 	}
 	if len(tetherProgram()) == 0 {
-		return fault.New(fault.Unsupported, "%s", noTether)
+		return host, fault.New(fault.Unsupported, "%s", noTether)
 	}
 	return qemu.Find(ctx, machineOptions(s, log))
 }

@@ -54,21 +54,27 @@ type Hypervisor struct {
 	locks   map[portlayer.ContainerID]*sync.Mutex // one change of a machine at a time
 }
 
-// New checks the host, writes the initramfs and decides on the accelerator. Its errors say what to install.
+// New finds what it needs on this host and opens it. Its errors say what to install.
 func New(ctx context.Context, o Options) (*Hypervisor, error) {
+	found, err := Find(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return Open(ctx, o, found)
+}
+
+// Open writes the initramfs, decides on the accelerator and finds running machines again.
+func Open(ctx context.Context, o Options, found Host) (*Hypervisor, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	h := &Hypervisor{o: o, closing: make(chan struct{}), running: map[portlayer.ContainerID]*process{}, locks: map[portlayer.ContainerID]*sync.Mutex{}}
-	found, err := find(ctx, o)
-	if err != nil {
-		return nil, err
-	}
 	h.qemu, h.disks = found.qemu, found.disks
 	kernel := found.kernel
 	if err := os.MkdirAll(h.root(), 0o700); err != nil {
 		return nil, fault.New(fault.Denied, "cannot make the state directory: %w", err)
 	}
+	var err error
 	if h.boot, err = prepareBoot(filepath.Join(o.StateDir, "cache"), kernel, o.Tether); err != nil {
 		return nil, err
 	}
@@ -77,10 +83,11 @@ func New(ctx context.Context, o Options) (*Hypervisor, error) {
 	if h.info.Accel, h.info.Detail, err = h.decideAccel(ctx, o.Accel); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	if err := h.sweep(ctx); err != nil {
+	running := processes(h.root())
+	if err := h.sweep(ctx, running); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	for id, pid := range processes(h.root()) {
+	for id, pid := range running {
 		p, err := h.watch(h.dir(portlayer.ContainerID(id)), pid, nil)
 		if errors.Is(err, syscall.ESRCH) {
 			continue // it ended just now
@@ -94,12 +101,11 @@ func New(ctx context.Context, o Options) (*Hypervisor, error) {
 }
 
 // sweep deletes what a Define or an Undefine that was cut off has left: directories without a definition, from which nothing was ever powered on or is any more.
-func (h *Hypervisor) sweep(ctx context.Context) error {
+func (h *Hypervisor) sweep(ctx context.Context, running map[string]int) error {
 	entries, err := os.ReadDir(h.root())
 	if err != nil {
 		return kindOf(err)
 	}
-	running := processes(h.root())
 	for _, e := range entries {
 		if _, err := os.Stat(filepath.Join(h.root(), e.Name(), definitionFile)); !errors.Is(err, os.ErrNotExist) || running[e.Name()] != 0 {
 			continue
@@ -112,34 +118,29 @@ func (h *Hypervisor) sweep(ctx context.Context) error {
 	return nil
 }
 
-// parts is what New needs of the host.
-type parts struct {
+// Host is what was found on this host of what Open needs.
+type Host struct {
 	qemu, version string
 	disks         Disks
 	kernel        Kernel
 }
 
-// Find looks for what New needs on this host, and changes nothing. Its errors say what to install.
-func Find(ctx context.Context, o Options) error {
-	_, err := find(ctx, o)
-	return err
-}
-
-func find(ctx context.Context, o Options) (p parts, err error) {
+// Find looks for what Open needs on this host, and changes nothing. Its errors say what to install.
+func Find(ctx context.Context, o Options) (host Host, err error) {
 	if len(o.Tether) == 0 {
-		return p, fault.New(fault.Invalid, "this vch was built without its tether; build it with make build")
+		return host, fault.New(fault.Invalid, "this vch was built without its tether; build it with make build")
 	}
-	if p.qemu, err = findQEMU(o.QEMU); err != nil {
-		return p, err
+	if host.qemu, err = findQEMU(o.QEMU); err != nil {
+		return host, err
 	}
-	if p.disks, err = FindDisks(); err != nil {
-		return p, err
+	if host.disks, err = FindDisks(); err != nil {
+		return host, err
 	}
-	if p.version, err = version(ctx, p.qemu); err != nil {
-		return p, err
+	if host.version, err = version(ctx, host.qemu); err != nil {
+		return host, err
 	}
-	p.kernel, err = FindKernel(o.Kernel, o.Modules)
-	return p, err
+	host.kernel, err = FindKernel(o.Kernel, o.Modules)
+	return host, err
 }
 
 // Close is portlayer.Hypervisor.Close: machines go on.
