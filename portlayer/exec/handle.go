@@ -322,7 +322,7 @@ func (s *Service) populate(ctx context.Context, id portlayer.ContainerID, e *ent
 		if kind != "dir" && kind != "tree" {
 			continue
 		}
-		written, err := s.written(ctx, m.Volume)
+		written, err := s.everWritten(ctx, m.Volume)
 		if err != nil {
 			return err
 		}

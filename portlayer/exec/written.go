@@ -21,9 +21,9 @@ func writtenKey(v portlayer.Volume) string {
 	return string(v.Label) + "-" + strconv.FormatInt(v.Created.UnixNano(), 10)
 }
 
-// written reports whether a machine of this VCH has had the volume writable. One that was never written may be empty, and a machine has to look: the
+// everWritten reports whether a machine of this VCH has had the volume writable. One that was never written may be empty, and a machine has to look: the
 // host does not look into file systems. Only an answer "no" costs something, so that a lost record does no harm.
-func (s *Service) written(ctx context.Context, name portlayer.VolumeName) (bool, error) {
+func (s *Service) everWritten(ctx context.Context, name portlayer.VolumeName) (bool, error) {
 	v, err := s.o.Volumes.Get(ctx, name)
 	if err != nil {
 		return false, err
