@@ -16,10 +16,7 @@ import (
 	"vch/portlayer"
 )
 
-var (
-	idRule     = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
-	serialRule = regexp.MustCompile(`^[a-z0-9-]{1,36}$`)
-)
+var idRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
 // definition is a machine's machine.json. A machine is there when this file is.
 type definition struct {
