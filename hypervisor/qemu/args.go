@@ -30,7 +30,8 @@ type drive struct {
 // shape is all that a command line is made of.
 type shape struct {
 	name   string // shown by ps
-	accel  string
+	accel  string // "kvm", "tcg"
+	qemu   string // version
 	memory portlayer.Bytes
 	cpus   int
 	boot   bootFiles
@@ -49,7 +50,7 @@ func arguments(s shape) []string {
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-M", "q35,usb=off,vmport=off,hpet=off,sata=off,smbus=off",
-		"-accel", s.accel, "-cpu", cpu,
+		"-accel", accelerator(s), "-cpu", cpu,
 		"-m", strconv.FormatInt(int64((s.memory+portlayer.MiB-1)/portlayer.MiB), 10) + "M",
 		"-smp", strconv.Itoa(s.cpus),
 		"-kernel", fmt.Sprintf("/proc/self/fd/%d", fdKernel), "-initrd", fmt.Sprintf("/proc/self/fd/%d", fdInitrd), "-append", s.append,
@@ -69,6 +70,25 @@ func arguments(s shape) []string {
 				"werror": "report", "rerror": "report"}))
 	}
 	return args
+}
+
+// accelerator is -accel's value. Before QEMU 8.1 TCG loses writes to code that another processor's thread translates just then (its commit deba78709ae8): a
+// kernel that patches itself, as Linux does at every change of a static key, then runs into a breakpoint that is gone, for ever. There all processors of a
+// machine take turns in one thread.
+func accelerator(s shape) string {
+	if s.accel == "tcg" && s.cpus > 1 && before(s.qemu, 8, 1) {
+		return "tcg,thread=single"
+	}
+	return s.accel
+}
+
+// before says whether QEMU's version is older than major.minor, or unreadable.
+func before(version string, major, minor int) bool {
+	var x, y int
+	if _, err := fmt.Sscanf(version, "%d.%d", &x, &y); err != nil {
+		return true
+	}
+	return x < major || x == major && y < minor
 }
 
 func object(v map[string]any) string {

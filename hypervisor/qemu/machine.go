@@ -182,7 +182,7 @@ func (m *machine) PowerOn(ctx context.Context) error {
 	if m.process() != nil {
 		return nil
 	}
-	s := shape{name: processName(string(m.id)), accel: m.h.info.Accel, memory: def.Memory, cpus: def.CPUs, boot: m.h.boot, append: m.h.cmdline}
+	s := shape{name: processName(string(m.id)), accel: m.h.info.Accel, qemu: m.h.info.Version, memory: def.Memory, cpus: def.CPUs, boot: m.h.boot, append: m.h.cmdline}
 	for _, d := range def.Disks {
 		v := drive{serial: d.Serial, file: m.ownDisk(d), readOnly: d.ReadOnly}
 		if d.File != "" {

@@ -74,9 +74,30 @@ func TestDisksAreBounded(t *testing.T) {
 	}
 }
 
+// One thread emulates all processors of a machine where QEMU's TCG is not safe with several; nowhere else is parallelism given up.
+func TestAccelerator(t *testing.T) {
+	for _, c := range []struct {
+		accel, qemu string
+		cpus        int
+		want        string
+	}{
+		{"tcg", "7.2.22", 2, "tcg,thread=single"},
+		{"tcg", "7.2.22", 1, "tcg"},
+		{"tcg", "8.0.5", 4, "tcg,thread=single"},
+		{"tcg", "8.1.0", 4, "tcg"},
+		{"tcg", "10.0.2", 2, "tcg"},
+		{"tcg", "unheard-of", 2, "tcg,thread=single"},
+		{"kvm", "7.2.22", 2, "kvm"},
+	} {
+		if got := accelerator(shape{accel: c.accel, qemu: c.qemu, cpus: c.cpus}); got != c.want {
+			t.Errorf("%d processors by %s in QEMU %s: %s, want %s", c.cpus, c.accel, c.qemu, got, c.want)
+		}
+	}
+}
+
 // QEMU opens no disk by its path: each is a descriptor that it inherits, in the order of the drives.
 func TestArguments(t *testing.T) {
-	args := arguments(shape{name: "vch-1", accel: "tcg", memory: 100<<20 + 1, cpus: 2, boot: bootFiles{kernel: "/k", initrd: "/i"}, append: "quiet",
+	args := arguments(shape{name: "vch-1", accel: "tcg", qemu: "9.2.0", memory: 100<<20 + 1, cpus: 2, boot: bootFiles{kernel: "/k", initrd: "/i"}, append: "quiet",
 		drives: []drive{{serial: "s0", file: "/image", readOnly: true}, {serial: "s1", file: "/w"}}})
 	var files []string
 	var readOnly []bool
