@@ -1,6 +1,7 @@
 package personality
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -40,7 +41,7 @@ func (s *Server) containerCreate(w http.ResponseWriter, r *http.Request) error {
 	if err := checkPlatform(platform, req.Config.Image, img); err != nil {
 		return err
 	}
-	spec, warnings, err := specOf(req, img, v)
+	spec, warnings, err := specOf(req, around{image: img, version: v, basic: s.Defaults.Anonymous, mountsOf: s.mountsOf(r.Context())})
 	if err != nil {
 		return err
 	}
@@ -82,13 +83,21 @@ func refuseRequest(req createRequest) error {
 	return refuseNetworking(req.NetworkingConfig)
 }
 
-// specOf is what a request means, given its image: the container that it asks for, and sentences for the user. It is pure. Every field of the
+// around is what a create request's meaning depends on.
+type around struct {
+	image    portlayer.Image
+	version  apiVersion
+	basic    mountspec.Basic
+	mountsOf func(ref string) ([]portlayer.Mount, error) // what another container has, for --volumes-from
+}
+
+// specOf is what a request means, given what is around it: the container that it asks for, and sentences for the user. It changes nothing. Every field of the
 // request is honoured in the spec, kept in Door because it is only ever shown, or refused by name (refuseRequest, which is asked here too).
-func specOf(req createRequest, img portlayer.Image, v apiVersion) (spec portlayer.ContainerSpec, warnings []string, err error) {
+func specOf(req createRequest, at around) (spec portlayer.ContainerSpec, warnings []string, err error) {
 	if err := refuseRequest(req); err != nil {
 		return spec, nil, err
 	}
-	config, err := mergeImage(req.Config, img.Config)
+	config, err := mergeImage(req.Config, at.image.Config)
 	if err != nil {
 		return spec, nil, err
 	}
@@ -99,11 +108,15 @@ func specOf(req createRequest, img portlayer.Image, v apiVersion) (spec portlaye
 		return spec, nil, err
 	}
 	h := req.HostConfig
+	from, err := volumesFrom(h.VolumesFrom, at.mountsOf)
+	if err != nil {
+		return spec, nil, err
+	}
 	spec.Mounts, warnings, err = mountspec.Parse(mountspec.Input{
 		Binds: h.Binds, Mounts: h.Mounts, Tmpfs: h.Tmpfs,
-		Volumes: req.Config.Volumes, ImageVolumes: img.Config.Volumes,
-		VolumeDriver: h.VolumeDriver,
-	}, mountspec.Version{Major: int(v) / 100, Minor: int(v) % 100})
+		Volumes: req.Config.Volumes, ImageVolumes: at.image.Config.Volumes,
+		VolumeDriver: h.VolumeDriver, Basic: at.basic, From: from,
+	}, mountspec.Version{Major: int(at.version) / 100, Minor: int(at.version) % 100})
 	if err != nil {
 		return spec, nil, err
 	}
@@ -118,6 +131,32 @@ func specOf(req createRequest, img portlayer.Image, v apiVersion) (spec portlaye
 		return spec, nil, fault.New(fault.Internal, "the container's configuration cannot be kept: %w", err)
 	}
 	return spec, warnings, nil
+}
+
+// mountsOf finds the mounts of another container. One that is not there is the request's fault, as in Moby (400).
+func (s *Server) mountsOf(ctx context.Context) func(ref string) ([]portlayer.Mount, error) {
+	return func(ref string) ([]portlayer.Mount, error) {
+		c, err := s.Containers.Get(ctx, ref)
+		if fault.Is(err, fault.NotFound) {
+			return nil, fault.New(fault.Invalid, "No such container: %s", ref)
+		}
+		return c.Spec.Mounts, err
+	}
+}
+
+func volumesFrom(texts []string, mountsOf func(ref string) ([]portlayer.Mount, error)) (from []mountspec.From, err error) {
+	for _, text := range texts {
+		ref, readOnly, err := mountspec.ParseFrom(text)
+		if err != nil {
+			return nil, err
+		}
+		mounts, err := mountsOf(ref)
+		if err != nil {
+			return nil, err
+		}
+		from = append(from, mountspec.From{Mounts: mounts, ReadOnly: readOnly})
+	}
+	return from, nil
 }
 
 func platformOf(img portlayer.Image) string {

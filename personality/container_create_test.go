@@ -77,7 +77,7 @@ func TestCreateTranslations(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, warnings, err := specOf(req, theImage, maxVersion)
+			got, warnings, err := specOf(req, around{image: theImage, version: maxVersion})
 			if err != nil || len(warnings) > 0 {
 				t.Fatal(err, warnings)
 			}
@@ -118,7 +118,7 @@ func TestEntrypointAndCommand(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		spec, _, err := specOf(req, portlayer.Image{Config: c.img}, maxVersion)
+		spec, _, err := specOf(req, around{image: portlayer.Image{Config: c.img}, version: maxVersion})
 		if got := strings.Join(spec.Process.Args, " "); got != c.want || (c.want == "") != (err != nil && strings.Contains(err.Error(), "no command specified")) {
 			t.Errorf("%s with %v: %q, %v; want %q", c.body, c.img, got, err, c.want)
 		}
@@ -322,7 +322,7 @@ func FuzzCreate(f *testing.F) {
 		req, err := parseCreate([]byte(body))
 		if err == nil {
 			var spec portlayer.ContainerSpec
-			spec, _, err = specOf(req, portlayer.Image{}, maxVersion)
+			spec, _, err = specOf(req, around{version: maxVersion})
 			if err == nil {
 				if len(spec.Process.Args) == 0 || spec.CPUs < 0 || spec.Memory < 0 || spec.ShmSize < 0 || spec.PidsMax < 0 {
 					t.Fatalf("%s makes %+v", body, spec)

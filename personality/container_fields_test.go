@@ -88,7 +88,7 @@ func hostRows() map[string]fieldRow {
 		"RestartPolicy":        row(refuses, func(h host) { h.RestartPolicy.Name = "always" }),
 		"AutoRemove":           row(acts, func(h host) { h.AutoRemove = true }),
 		"VolumeDriver":         row(acts, func(h host) { h.VolumeDriver = "qemu-vmdk"; h.Binds = []string{"vol:/v"} }),
-		"VolumesFrom":          row(refuses, func(h host) { h.VolumesFrom = []string{"c"} }),
+		"VolumesFrom":          row(acts, func(h host) { h.VolumesFrom = []string{"c"} }),
 		"ConsoleSize":          row(acts, func(h host) { h.ConsoleSize = [2]uint{10, 20} }),
 		"Annotations":          row(shown, func(h host) { h.Annotations = map[string]string{"a": "b"} }),
 		"CapAdd":               row(acts, func(h host) { h.CapAdd = []string{"SYS_TIME"} }),
@@ -192,7 +192,7 @@ func plainRequest() createRequest {
 // Every field of a create request is honoured, shown back because that is all it is for, or refused by name. A field that a newer version of the API's
 // types brings fails this test until it is decided which.
 func TestEveryCreateFieldIsHonouredOrRefused(t *testing.T) {
-	base, _, err := specOf(plainRequest(), portlayer.Image{}, maxVersion)
+	base, _, err := specOf(plainRequest(), around{version: maxVersion})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +220,9 @@ func TestEveryCreateFieldIsHonouredOrRefused(t *testing.T) {
 				if reflect.ValueOf(part.value(req)).FieldByName(f.Name).IsZero() {
 					t.Fatal("the row does not set the field")
 				}
-				spec, warnings, err := specOf(req, portlayer.Image{}, maxVersion)
+				spec, warnings, err := specOf(req, around{version: maxVersion, mountsOf: func(string) ([]portlayer.Mount, error) {
+					return []portlayer.Mount{{Kind: portlayer.VolumeMount, Volume: "vol", Target: "/v"}}, nil
+				}})
 				if row.want == refuses {
 					name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 					if name == "" {
@@ -311,5 +313,5 @@ func translate(t *testing.T, body string, img portlayer.Image) (portlayer.Contai
 	if err != nil {
 		return portlayer.ContainerSpec{}, nil, err
 	}
-	return specOf(req, img, maxVersion)
+	return specOf(req, around{image: img, version: maxVersion})
 }

@@ -65,7 +65,6 @@ func refuseHost(h *container.HostConfig) error {
 		{h.PublishAllPorts, "HostConfig.PublishAllPorts", "-P, --publish-all", noNetwork},
 		{len(h.Links) > 0, "HostConfig.Links", "--link", noNetwork},
 		{!h.RestartPolicy.IsNone() || h.RestartPolicy.MaximumRetryCount != 0, "HostConfig.RestartPolicy", "--restart", "containers are not restarted by themselves in this version of vch; use --restart no"},
-		{len(h.VolumesFrom) > 0, "HostConfig.VolumesFrom", "--volumes-from", "name the volumes with -v instead"},
 		{h.CgroupnsMode.IsHost() || !h.CgroupnsMode.Valid(), "HostConfig.CgroupnsMode", "--cgroupns", noShare},
 		{h.Cgroup != "", "HostConfig.Cgroup", "", noShare},
 		{!slices.Contains([]container.IpcMode{"", container.IPCModePrivate, container.IPCModeShareable}, h.IpcMode), "HostConfig.IpcMode", "--ipc", noShare},

@@ -25,6 +25,7 @@ import (
 	"vch/internal/atomicfile"
 	"vch/internal/broadcast"
 	"vch/internal/fault"
+	"vch/personality/mountspec"
 	"vch/portlayer"
 )
 
@@ -47,8 +48,9 @@ type Options struct {
 
 // Defaults are what a container gets that does not ask.
 type Defaults struct {
-	Memory portlayer.Bytes
-	CPUs   int64 // billionths of a processor
+	Memory    portlayer.Bytes
+	CPUs      int64           // billionths of a processor
+	Anonymous mountspec.Basic // of its anonymous volumes
 }
 
 // Server is the Engine API. All of its methods may be called at once.

@@ -92,7 +92,7 @@ type Container struct {
 type Mount struct {
 	Kind      MountKind
 	Volume    VolumeName        // Kind VolumeMount; in a spec for Create "" asks for an anonymous one, afterwards it is always the name
-	Anonymous bool              // this container's commit made Volume because no name was given; a recorded fact
+	Anonymous bool              // Volume was made because no name was given, for this container or for the one whose mounts it took over; a recorded fact
 	Store     StoreName         // "": where Volume is found, or the default store for a new one
 	Driver    string            // as asked for; "" or "local": the store decides
 	Options   map[string]string // for a volume that has to be made
@@ -123,6 +123,8 @@ const (
 	FromSpec  MountOrigin = "spec"  // text: source:target:mode
 	FromMount MountOrigin = "mount" // a structured mount
 	FromTmpfs MountOrigin = "tmpfs"
+	// FromContainer is another container's mount taken over: Volume is there already, and is not made if it is not.
+	FromContainer MountOrigin = "container"
 )
 
 // Containers is what a door does with containers. ref is an id, a unique prefix of one, or a name (with or without a leading slash); an

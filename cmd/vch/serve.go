@@ -151,7 +151,9 @@ func connect(ctx context.Context, s settings, db *record.DB, hypervisor portlaye
 		stores = append(stores, store)
 		log.Info("volume store", "name", place.Name, "path", place.Path)
 	}
-	volumes, err := volume.New(volume.Options{Stores: stores, AnonymousCapacity: s.AnonymousCapacity, DefaultCapacity: s.DefaultCapacity, Publish: events.Publish, Log: log})
+	volumes, err := volume.New(volume.Options{
+		Stores: stores, AnonymousCapacity: s.AnonymousCapacity, DefaultCapacity: s.DefaultCapacity, AnonymousOptions: s.AnonymousBasic.Options, Publish: events.Publish, Log: log,
+	})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -184,7 +186,7 @@ func connect(ctx context.Context, s settings, db *record.DB, hypervisor portlaye
 	server, err := personality.New(personality.Options{
 		Containers: containers, Volumes: volumes, Images: images, Events: events, Machine: hypervisor.Info,
 		Name: name, Version: version, Commit: commit, BuildTime: built, StateDir: s.State,
-		Defaults: personality.Defaults{Memory: s.Memory, CPUs: s.CPUs}, Log: log,
+		Defaults: personality.Defaults{Memory: s.Memory, CPUs: s.CPUs, Anonymous: s.AnonymousBasic}, Log: log,
 	})
 	if err != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
@@ -205,7 +207,9 @@ func preflight(ctx context.Context, s settings, log *slog.Logger) (host qemu.Hos
 		return host, err
 	}
 	withDefault := false
+	var named []portlayer.StoreName
 	for _, place := range s.Stores {
+		named = append(named, place.Name)
 		found, err := lookAtStore(place)
 		if err != nil {
 			return host, err
@@ -214,6 +218,9 @@ func preflight(ctx context.Context, s settings, log *slog.Logger) (host qemu.Hos
 			log.Warn(fmt.Sprintf("volume store %s: %s", place.Name, found.warning))
 		}
 		withDefault = withDefault || place.Name == portlayer.DefaultStore
+	}
+	if err := volume.CheckAnonymousOptions(s.AnonymousBasic.Options, named); err != nil {
+		return host, usagef("--anonymous-volume-opts: %w", err)
 	}
 	if !withDefault {
 		log.Warn(noDefaultStore)

@@ -16,6 +16,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 
+	"vch/personality/mountspec"
 	"vch/portlayer"
 )
 
@@ -28,6 +29,7 @@ type settings struct {
 	Sockets           []string // absolute paths
 	Stores            []storePlace
 	AnonymousCapacity portlayer.Bytes
+	AnonymousBasic    mountspec.Basic
 	DefaultCapacity   portlayer.Bytes
 	Memory            portlayer.Bytes
 	CPUs              int64 // billionths of a processor
@@ -66,6 +68,7 @@ func here() surroundings {
 type words struct {
 	state, accel, qemu, kernel, logLevel, logFormat, config string
 	anonymousCapacity, defaultCapacity, memory, cpus        string
+	anonymousOpts                                           string
 	listen, stores                                          []string
 }
 
@@ -81,6 +84,7 @@ func (w *words) flags(f *pflag.FlagSet) {
 	f.StringVar(&w.state, "state", "", "keep everything else in this `DIRECTORY` (root: /var/lib/vch; otherwise vch in $XDG_DATA_HOME or ~/.local/share)")
 	f.StringVar(&w.defaultCapacity, "default-capacity", "1G", "`SIZE` of a new named volume that names none; sparse: it takes what is written")
 	f.StringVar(&w.anonymousCapacity, "anonymous-capacity", "1G", "`SIZE` of a new anonymous volume")
+	f.StringVar(&w.anonymousOpts, "anonymous-volume-opts", "", "what holds for an anonymous volume of which nothing is said, a `LIST` as in -v /path:LIST: nocopy,Capacity=2G,VolumeStore=fast")
 	f.StringVar(&w.memory, "memory", "512M", "memory of a container that names none, a `SIZE` (docker run --memory)")
 	f.StringVar(&w.cpus, "cpus", "1", "processors of a container that names none, a `NUMBER` (docker run --cpus)")
 	f.StringVar(&w.accel, "accel", "auto", "`HOW` machines run: kvm, tcg (emulation), or auto: kvm where it really boots a machine")
@@ -206,6 +210,9 @@ func (w words) settings(at surroundings) (settings, error) {
 			return s, usagef("--%s %s is too small; the least is %s", size.flag, size.text, units.BytesSize(float64(size.least)))
 		}
 		*size.into = portlayer.Bytes(n)
+	}
+	if s.AnonymousBasic, err = mountspec.ParseBasic(w.anonymousOpts); err != nil {
+		return s, usagef("--anonymous-volume-opts %w", err)
 	}
 	cpus, err := strconv.ParseFloat(w.cpus, 64)
 	if err != nil || !(cpus >= 0.01 && cpus <= 255) { // NaN is not either

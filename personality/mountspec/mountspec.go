@@ -29,6 +29,8 @@ type Input struct {
 	Volumes      map[string]struct{} // Config.Volumes: bare targets
 	ImageVolumes []string            // the image's VOLUMEs
 	VolumeDriver string              // HostConfig.VolumeDriver; "" : the store decides
+	Basic        Basic               // for anonymous volumes of which nothing is said
+	From         []From              // HostConfig.VolumesFrom, in its order
 }
 
 // AnonymousLabel is what Docker marks a volume with that was made without a name; a prune without "all" takes only such ones.
@@ -42,7 +44,7 @@ func (v Version) atLeast(major, minor int) bool {
 }
 
 // Parse gives the mounts that in asks for, targets clean and unique, sorted by target, and warnings for the user. An explicit mount goes
-// before Config.Volumes, and that before the image's VOLUMEs.
+// before those of other containers, of which a later one goes before an earlier one, those before Config.Volumes, and that before the image's VOLUMEs.
 func Parse(in Input, v Version) ([]portlayer.Mount, []string, error) {
 	// Moby validates Mounts and Tmpfs before it looks at Binds.
 	var structured []portlayer.Mount
@@ -90,6 +92,7 @@ func Parse(in Input, v Version) ([]portlayer.Mount, []string, error) {
 		}
 		all = append(all, m)
 	}
+	all = append(all, fromOthers(in.From, taken)...)
 	bare, err := fromBareTargets(in, taken)
 	if err != nil {
 		return nil, nil, err
@@ -102,6 +105,7 @@ func Parse(in Input, v Version) ([]portlayer.Mount, []string, error) {
 				m.Labels = map[string]string{}
 			}
 			m.Labels[AnonymousLabel] = ""
+			in.Basic.apply(m)
 		}
 	}
 	sort.Slice(all, func(a, b int) bool { return all[a].Target < all[b].Target })

@@ -273,6 +273,24 @@ func TestParse(t *testing.T) {
 			[]portlayer.Mount{{Kind: portlayer.VolumeMount, Volume: "data", Driver: "local", Target: "/srv", ReadOnly: true, NoCopy: true, Mode: "ro,nocopy", Origin: portlayer.FromSpec}}, nil},
 		{"bare text is anonymous", Input{Binds: []string{"/srv"}},
 			[]portlayer.Mount{{Kind: portlayer.VolumeMount, Labels: marked, Target: "/srv", Origin: portlayer.FromSpec}}, nil},
+		{"options of a named volume", Input{Binds: []string{"data:/srv:ro,Capacity=2G,VolumeStore=fast"}},
+			[]portlayer.Mount{{Kind: portlayer.VolumeMount, Volume: "data", Target: "/srv", ReadOnly: true, Options: map[string]string{"Capacity": "2G", "VolumeStore": "fast"},
+				Mode: "ro,Capacity=2G,VolumeStore=fast", Origin: portlayer.FromSpec}}, nil},
+		{"options of an anonymous volume", Input{Binds: []string{"/mnt/./pnt:nocopy,size=10000"}},
+			[]portlayer.Mount{{Kind: portlayer.VolumeMount, Labels: marked, Target: "/mnt/pnt", NoCopy: true, Options: map[string]string{"size": "10000"},
+				Mode: "nocopy,size=10000", Origin: portlayer.FromSpec}}, nil},
+		{"the basic set, where nothing is said of modes", Input{
+			Basic: Basic{ReadOnly: true, NoCopy: true}, Binds: []string{"/a", "/b:rw", "/c:size=5M", "data:/d"}, ImageVolumes: []string{"/e"},
+			Mounts: []mount.Mount{{Type: mount.TypeVolume, Target: "/f"}, {Type: mount.TypeVolume, Target: "/g", VolumeOptions: &mount.VolumeOptions{NoCopy: true}}}},
+			[]portlayer.Mount{
+				{Kind: portlayer.VolumeMount, Labels: marked, Target: "/a", ReadOnly: true, NoCopy: true, Origin: portlayer.FromSpec},
+				{Kind: portlayer.VolumeMount, Labels: marked, Target: "/b", Mode: "rw", Origin: portlayer.FromSpec},
+				{Kind: portlayer.VolumeMount, Labels: marked, Target: "/c", ReadOnly: true, NoCopy: true, Options: map[string]string{"size": "5M"}, Mode: "size=5M", Origin: portlayer.FromSpec},
+				{Kind: portlayer.VolumeMount, Volume: "data", Target: "/d", Origin: portlayer.FromSpec},
+				{Kind: portlayer.VolumeMount, Labels: marked, Target: "/e", ReadOnly: true, NoCopy: true, Origin: portlayer.FromImage},
+				{Kind: portlayer.VolumeMount, Labels: marked, Target: "/f", ReadOnly: true, NoCopy: true, Origin: portlayer.FromMount},
+				{Kind: portlayer.VolumeMount, Labels: marked, Target: "/g", NoCopy: true, Origin: portlayer.FromMount},
+			}, nil},
 		{"everything of a structure", Input{Mounts: []mount.Mount{{Type: mount.TypeVolume, Source: "data", Target: "/srv", ReadOnly: true, VolumeOptions: &mount.VolumeOptions{
 			NoCopy: true, Labels: map[string]string{"a": "b"}, DriverConfig: &mount.Driver{Name: "qemu-vmdk", Options: map[string]string{"Capacity": "2GB"}}}}}},
 			[]portlayer.Mount{{Kind: portlayer.VolumeMount, Volume: "data", Driver: "qemu-vmdk", Options: map[string]string{"Capacity": "2GB"}, Labels: map[string]string{"a": "b"},
@@ -318,6 +336,14 @@ func TestRefused(t *testing.T) {
 	}{
 		{Input{Binds: []string{"/etc/:/x/y:ro"}}, newest(), fault.Unsupported,
 			"host path /etc cannot be mounted into a container VM at /x/y: it does not share the host's file system; use a volume: -v NAME:/x/y"},
+		{Input{Binds: []string{"/x:ro,bogus"}}, newest(), fault.Invalid, "invalid mode: ro,bogus"},
+		{Input{Binds: []string{"/x:ro,ro"}}, newest(), fault.Invalid, "invalid mode: ro,ro"},
+		{Input{Binds: []string{"/x:size=1G,size=2G"}}, newest(), fault.Invalid, "invalid mode: size=1G,size=2G"},
+		{Input{Binds: []string{"/x:=1G"}}, newest(), fault.Invalid, "mount path must be absolute"},
+		{Input{Binds: []string{"/x:rslave"}}, newest(), fault.Invalid, "field BindOptions must not be specified"},
+		{Input{Binds: []string{"/:ro"}}, newest(), fault.Invalid, "destination can't be '/'"},
+		{Input{Binds: []string{"/x:"}}, newest(), fault.Invalid, "invalid volume specification: '/x:'"},
+		{Input{Binds: []string{"/etc:/x:size=1G"}}, newest(), fault.Invalid, "field VolumeOptions must not be specified"},
 		{one(mount.Mount{Type: mount.TypeVolume, Source: "data", Target: "/x", VolumeOptions: &mount.VolumeOptions{Subpath: "a"}}), newest(), fault.Unsupported, "volume-subpath=a is not supported by vch"},
 		{one(mount.Mount{Type: mount.TypeImage, Source: "busybox", Target: "/x"}), newest(), fault.Unsupported, `mount type "image" is not supported by vch`},
 		{one(mount.Mount{Type: mount.TypeVolume, Source: "data", Target: "/x", TmpfsOptions: &mount.TmpfsOptions{}}), Version{1, 41}, fault.Invalid, "field TmpfsOptions must not be specified"},
@@ -340,7 +366,7 @@ func TestRefused(t *testing.T) {
 
 // FuzzParse proves that no text makes Parse panic, and that what it accepts can be written again and means the same.
 func FuzzParse(f *testing.F) {
-	for _, seed := range []string{"data:/srv", "data:/srv:ro,nocopy", "/srv", "a:/b:c:d", ":", "x:", "da:/a/../b:z", "/host:/x", "da:\\mnt"} {
+	for _, seed := range []string{"data:/srv", "data:/srv:ro,nocopy", "/srv", "a:/b:c:d", ":", "x:", "da:/a/../b:z", "/host:/x", "da:\\mnt", "/srv:ro", "/srv:nocopy,Capacity=2G", "da:/x:size=1,ro"} {
 		f.Add(seed, "/tmp", "size=64m,mode=1777,exec", "/vol", "data")
 	}
 	f.Fuzz(func(t *testing.T, bind, tmpfsTarget, tmpfsOptions, bare, source string) {
@@ -376,8 +402,11 @@ func printed(mounts []portlayer.Mount) Input {
 		switch m.Origin {
 		case portlayer.FromSpec:
 			text := m.Target
-			if m.Volume != "" {
+			switch {
+			case m.Volume != "":
 				text = string(m.Volume) + ":" + m.Target + ":" + m.Mode
+			case m.Mode != "":
+				text = m.Target + ":" + m.Mode
 			}
 			in.Binds = append(in.Binds, text)
 		case portlayer.FromTmpfs:
@@ -393,4 +422,78 @@ func printed(mounts []portlayer.Mount) Input {
 		}
 	}
 	return in
+}
+
+func TestParseBasic(t *testing.T) {
+	got, err := ParseBasic("ro,nocopy,Capacity=2G,VolumeStore=fast")
+	want := Basic{ReadOnly: true, NoCopy: true, Options: map[string]string{"Capacity": "2G", "VolumeStore": "fast"}}
+	if d := cmp.Diff(want, got); d != "" || err != nil {
+		t.Error(d, err)
+	}
+	if got, err := ParseBasic(""); err != nil || got.Options != nil || got.ReadOnly || got.NoCopy {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, text := range []string{"bogus", "ro,ro", "rshared", "=1", ","} {
+		if _, err := ParseBasic(text); !fault.Is(err, fault.Invalid) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestParseFrom(t *testing.T) {
+	for text, want := range map[string]struct {
+		ref      string
+		readOnly bool
+	}{
+		"data": {"data", false}, "data:": {"data", false}, "data:ro": {"data", true}, "data:rw": {"data", false}, "data:ro,z": {"data", true}, "0f3:Z,cached": {"0f3", false},
+	} {
+		if ref, readOnly, err := ParseFrom(text); ref != want.ref || readOnly != want.readOnly || err != nil {
+			t.Errorf("%q: %q, %v, %v", text, ref, readOnly, err)
+		}
+	}
+	for text, want := range map[string]string{
+		"": "volumes-from specification cannot be an empty string", "data:bogus": "invalid mode: bogus", "data:nocopy": "invalid mode: nocopy", "data:rslave": "invalid mode: rslave",
+		"data:ro:rw": "invalid mode: ro:rw", "data:size=1G": "invalid mode: size=1G", "data:ro,ro": "invalid mode: ro,ro",
+	} {
+		if _, _, err := ParseFrom(text); !fault.Is(err, fault.Invalid) || err.Error() != want {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+// A container takes over another's mounts as they are, but for what it says itself; the later of two containers wins.
+func TestFrom(t *testing.T) {
+	vol := func(name, target string) portlayer.Mount {
+		return portlayer.Mount{Kind: portlayer.VolumeMount, Volume: portlayer.VolumeName(name), Store: "default", Driver: "qemu-vmdk", Target: target}
+	}
+	anonymous := vol("0f", "/anon")
+	anonymous.Anonymous, anonymous.Labels, anonymous.Mode, anonymous.Options = true, map[string]string{AnonymousLabel: ""}, "size=5M", map[string]string{"size": "5M"}
+	writable, readOnly := vol("ww", "/w"), vol("rr", "/r")
+	readOnly.ReadOnly, readOnly.Mode = true, "ro"
+	tmpfs := portlayer.Mount{Kind: portlayer.TmpfsMount, Target: "/t", Tmpfs: []string{"size=1"}, Origin: portlayer.FromMount}
+	hidden := portlayer.Mount{Kind: portlayer.TmpfsMount, Target: "/hidden", Origin: portlayer.FromTmpfs}
+	got, _, err := Parse(Input{
+		From: []From{
+			{Mounts: []portlayer.Mount{vol("early", "/both"), anonymous, readOnly, vol("mine", "/own")}},
+			{Mounts: []portlayer.Mount{vol("late", "/both"), writable, tmpfs, hidden}, ReadOnly: true},
+		},
+		Binds: []string{"mm:/own"}, ImageVolumes: []string{"/w", "/image"},
+	}, newest())
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := func(m portlayer.Mount, readOnly bool) portlayer.Mount {
+		m.Origin, m.NoCopy, m.ReadOnly, m.Mode, m.Options, m.Labels = portlayer.FromContainer, true, readOnly, "", nil, nil
+		return m
+	}
+	tmpfs.ReadOnly, tmpfs.NoCopy = true, true
+	want := []portlayer.Mount{
+		taken(anonymous, false), taken(vol("late", "/both"), true),
+		{Kind: portlayer.VolumeMount, Target: "/image", Labels: map[string]string{AnonymousLabel: ""}, Origin: portlayer.FromImage},
+		{Kind: portlayer.VolumeMount, Volume: "mm", Target: "/own", Origin: portlayer.FromSpec},
+		taken(readOnly, true), tmpfs, taken(writable, true),
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
 }

@@ -10,63 +10,86 @@ import (
 	"vch/portlayer"
 )
 
-// mode is what the third part of a -v text says.
-type mode struct {
+// list is what stands after a mount's target: modes, and options for a volume that has to be made.
+type list struct {
 	readOnly    bool
 	noCopy      bool
 	propagation bool
+	modes       bool              // any word that is a mode
+	options     map[string]string // KEY=VALUE, as written; nil for none
 }
 
-// parseMode reads "ro,nocopy,…": at most one word of each class. The words z, Z (SELinux labels: no container VM has SELinux) and those of consistency do
-// nothing, as on any Linux engine without SELinux. "" is a mode.
-func parseMode(text string) (m mode, ok bool) {
+// parseList reads "ro,nocopy,Capacity=2G,…": at most one mode of each class, each option once. The modes z, Z (SELinux labels: no container VM has SELinux)
+// and those of consistency do nothing, as on any Linux engine without SELinux. "" is a list. What options there are, the volume service knows.
+func parseList(text string) (l list, ok bool) {
 	if text == "" {
-		return m, true
+		return l, true
 	}
 	seen := map[string]bool{}
 	for _, word := range strings.Split(text, ",") {
 		class := ""
 		switch word {
 		case "rw", "ro":
-			class, m.readOnly = "access", word == "ro"
+			class, l.readOnly = "access", word == "ro"
 		case "nocopy":
-			class, m.noCopy = "copy", true
+			class, l.noCopy = "copy", true
 		case "z", "Z":
 			class = "label"
 		case "shared", "slave", "private", "rshared", "rslave", "rprivate":
-			class, m.propagation = "propagation", true
+			class, l.propagation = "propagation", true
 		case "consistent", "cached", "delegated":
 			class = "consistency"
 		}
+		if key, value, isOption := strings.Cut(word, "="); isOption && key != "" {
+			if l.options == nil {
+				l.options = map[string]string{}
+			}
+			class, l.options[key] = "option "+key, value
+		} else {
+			l.modes = true
+		}
 		if class == "" || seen[class] {
-			return mode{}, false
+			return list{}, false
 		}
 		seen[class] = true
 	}
-	return m, true
+	return l, true
 }
 
-// fromText reads one of HostConfig.Binds: TARGET, NAME:TARGET or NAME:TARGET:MODE.
+// meantAsList reports whether the second part of "TARGET:TEXT" was meant as a list rather than as a target: some of its words could stand in one.
+func meantAsList(text string) bool {
+	for _, word := range strings.Split(text, ",") {
+		if _, ok := parseList(word); ok && word != "" {
+			return !strings.Contains(text, "/")
+		}
+	}
+	return false
+}
+
+// fromText reads one of HostConfig.Binds: TARGET, TARGET:LIST, NAME:TARGET or NAME:TARGET:LIST. TARGET:LIST is no text of Docker's: its engine takes the LIST
+// for a target, and refuses it because it is no absolute path. Here it is an anonymous volume with options.
 func fromText(raw string) (portlayer.Mount, error) {
 	parts := strings.Split(raw, ":")
 	badSpec := fault.New(fault.Invalid, "invalid volume specification: '%s'", raw)
-	var source, target, modeText string
+	var source, target, listText string
 	switch {
 	case parts[0] == "" || len(parts) > 3:
 		return portlayer.Mount{}, badSpec
 	case len(parts) == 1:
 		target = parts[0]
+	case len(parts) == 2 && path.IsAbs(parts[0]) && parts[1] != "" && meantAsList(parts[1]):
+		target, listText = parts[0], parts[1]
 	default:
 		source, target = parts[0], parts[1]
 		if len(parts) == 3 {
-			modeText = parts[2]
-		} else if _, isMode := parseMode(target); isMode { // "/mnt:ro", "name:"
+			listText = parts[2]
+		} else if _, isList := parseList(target); isList { // "name:ro", "name:"
 			return portlayer.Mount{}, badSpec
 		}
 	}
-	m, ok := parseMode(modeText)
+	l, ok := parseList(listText)
 	if !ok {
-		return portlayer.Mount{}, fault.New(fault.Invalid, "invalid mode: %s", modeText)
+		return portlayer.Mount{}, fault.New(fault.Invalid, "invalid mode: %s", listText)
 	}
 	kind := mount.TypeVolume
 	if path.IsAbs(source) {
@@ -75,9 +98,9 @@ func fromText(raw string) (portlayer.Mount, error) {
 	err := checkTarget(target)
 	switch {
 	case err != nil:
-	case kind == mount.TypeVolume && m.propagation:
+	case kind == mount.TypeVolume && l.propagation:
 		err = fault.New(fault.Invalid, "field BindOptions must not be specified")
-	case kind == mount.TypeBind && m.noCopy:
+	case kind == mount.TypeBind && (l.noCopy || l.options != nil):
 		err = fault.New(fault.Invalid, "field VolumeOptions must not be specified")
 	}
 	if err != nil {
@@ -92,5 +115,33 @@ func fromText(raw string) (portlayer.Mount, error) {
 			return portlayer.Mount{}, err
 		}
 	}
-	return portlayer.Mount{Kind: portlayer.VolumeMount, Volume: portlayer.VolumeName(source), Target: target, ReadOnly: m.readOnly, NoCopy: m.noCopy, Mode: modeText, Origin: portlayer.FromSpec}, nil
+	return portlayer.Mount{
+		Kind: portlayer.VolumeMount, Volume: portlayer.VolumeName(source), Target: target, ReadOnly: l.readOnly, NoCopy: l.noCopy, Options: l.options,
+		Mode: listText, Origin: portlayer.FromSpec,
+	}, nil
+}
+
+// Basic is what an administrator sets for anonymous volumes of which nothing is said. The zero value sets nothing.
+type Basic struct {
+	ReadOnly, NoCopy bool              // where a mount says no mode
+	Options          map[string]string // for the volume service: where a volume has none of its own
+}
+
+// ParseBasic reads a Basic: a list as it may follow the target of an anonymous volume, TARGET:LIST.
+func ParseBasic(text string) (Basic, error) {
+	l, ok := parseList(text)
+	switch {
+	case !ok:
+		return Basic{}, fault.New(fault.Invalid, "%q is no list of modes and options, such as nocopy,Capacity=2G,VolumeStore=fast", text)
+	case l.propagation:
+		return Basic{}, fault.New(fault.Invalid, "%q has a propagation mode, which no volume takes", text)
+	}
+	return Basic{ReadOnly: l.readOnly, NoCopy: l.noCopy, Options: l.options}, nil
+}
+
+// apply puts the modes of b where m says none.
+func (b Basic) apply(m *portlayer.Mount) {
+	if l, _ := parseList(m.Mode); !l.modes && !m.ReadOnly && !m.NoCopy {
+		m.ReadOnly, m.NoCopy = b.ReadOnly, b.NoCopy
+	}
 }

@@ -13,7 +13,7 @@ import (
 
 // Create is portlayer.Volumes.Create.
 func (s *Service) Create(ctx context.Context, req portlayer.VolumeRequest) (portlayer.Volume, error) {
-	w, err := newWish(req.Name, req.Driver, req.Options, req.Labels)
+	w, err := s.newWish(req.Name, req.Driver, req.Options, req.Labels)
 	if err != nil {
 		return portlayer.Volume{}, err
 	}

@@ -12,7 +12,7 @@ import (
 
 // Reserve is portlayer.Binder.Reserve.
 func (s *Service) Reserve(ctx context.Context, c portlayer.ContainerID, m portlayer.Mount) (portlayer.Mount, bool, error) {
-	w, err := newWish(m.Volume, m.Driver, m.Options, m.Labels)
+	w, err := s.newWish(m.Volume, m.Driver, m.Options, m.Labels)
 	if err != nil {
 		return m, false, err
 	}
@@ -28,13 +28,18 @@ func (s *Service) Reserve(ctx context.Context, c portlayer.ContainerID, m portla
 		return m, false, err
 	}
 	defer unlock()
+	if m.Origin == portlayer.FromContainer {
+		if _, err := s.good(ctx, w.name); err != nil {
+			return m, false, fault.Wrap("take over the mount at", m.Target, err)
+		}
+	}
 	vol, made, err := s.ensure(ctx, w)
 	if err != nil {
 		return m, false, err
 	}
 	s.Refer(c, vol.Name) // under the name's lock: no Remove comes between
 	m.Volume, m.Store, m.Driver = vol.Name, vol.Store, vol.Driver
-	m.Anonymous = w.anonymous
+	m.Anonymous = m.Anonymous || w.anonymous
 	return m, made, nil
 }
 

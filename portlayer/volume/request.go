@@ -26,7 +26,10 @@ type wish struct {
 const theirDriver = "local"
 
 // newWish checks what can be checked without a store.
-func newWish(name portlayer.VolumeName, driver string, options, labels map[string]string) (wish, error) {
+func (s *Service) newWish(name portlayer.VolumeName, driver string, options, labels map[string]string) (wish, error) {
+	if name == "" && len(options) == 0 {
+		options = s.o.AnonymousOptions
+	}
 	w := wish{name: name, driver: driver, options: noneIfEmpty(options), labels: noneIfEmpty(labels)}
 	if w.driver == theirDriver {
 		w.driver = ""

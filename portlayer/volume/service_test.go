@@ -358,6 +358,52 @@ func TestReserveAnonymous(t *testing.T) {
 	}
 }
 
+// What the administrator set holds for an anonymous volume without options of its own, and for no other.
+func TestAnonymousOptions(t *testing.T) {
+	stores := []portlayer.VolumeStore{volumetest.NewStore("default"), volumetest.NewStore("fast")}
+	s, err := New(Options{Stores: stores, AnonymousCapacity: 16 * mib, DefaultCapacity: 32 * mib, AnonymousOptions: opts("capacity", "8M", "VolumeStore", "fast")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		mount    portlayer.Mount
+		store    portlayer.StoreName
+		capacity portlayer.Bytes
+	}{
+		{portlayer.Mount{}, "fast", 8 * mib},
+		{portlayer.Mount{Options: opts("size", "12M")}, "default", 12 * mib},
+		{portlayer.Mount{Volume: "named"}, "default", 32 * mib},
+	} {
+		m, _, err := s.Reserve(t.Context(), "c1", c.mount)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d, err := s.Get(t.Context(), m.Volume); err != nil || d.Store != c.store || d.Capacity != c.capacity {
+			t.Errorf("%+v: %+v, %v", c.mount, d, err)
+		}
+	}
+	for _, bad := range []map[string]string{opts("bogus", "1"), opts("Capacity", "0"), opts("VolumeStore", "slow")} {
+		_, err := New(Options{Stores: stores, AnonymousOptions: bad})
+		is(t, err, fault.Invalid, "options of anonymous volumes")
+	}
+}
+
+// A mount that another container has is taken over: the volume is found and never made, and stays anonymous.
+func TestReserveFromContainer(t *testing.T) {
+	h := newHost(t, volumetest.NewStore("default"))
+	_, _, err := h.Reserve(t.Context(), "c2", portlayer.Mount{Volume: "gone", Store: "default", Origin: portlayer.FromContainer, Target: "/d"})
+	is(t, err, fault.NotFound, "gone: no such volume", "/d")
+	first, _ := h.reserve("c1", "")
+	first.Origin = portlayer.FromContainer
+	second, made, err := h.Reserve(t.Context(), "c2", first)
+	if err != nil || made || !second.Anonymous || second.Volume != first.Volume {
+		t.Errorf("%+v, made %v, %v", second, made, err)
+	}
+	h.Release("c1")
+	is(t, h.Remove(t.Context(), first.Volume), fault.InUse, "c2")
+	h.expect("create " + string(first.Volume) + " driver=fake-vmdk")
+}
+
 func mount(name portlayer.VolumeName, target string, ro bool) portlayer.Mount {
 	return portlayer.Mount{Kind: portlayer.VolumeMount, Volume: name, Target: target, ReadOnly: ro, Driver: "qemu-vmdk"}
 }

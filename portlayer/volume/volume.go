@@ -24,6 +24,7 @@ type Options struct {
 	Stores            []portlayer.VolumeStore
 	AnonymousCapacity portlayer.Bytes   // of volumes made without a name; 0: the store's default
 	DefaultCapacity   portlayer.Bytes   // of named volumes that ask for none; 0: the store's default
+	AnonymousOptions  map[string]string // of volumes made without a name that have no options of their own; those of VolumeRequest.Options
 	Publish           portlayer.Publish // nil: nobody listens
 	Log               *slog.Logger      // nil: nothing is logged
 }
@@ -63,7 +64,30 @@ func New(o Options) (*Service, error) {
 			return nil, fault.New(fault.Invalid, "two volume stores are called %s: %s and %s; give one another name", a.Name(), a.Location(), b.Location())
 		}
 	}
+	if err := CheckAnonymousOptions(o.AnonymousOptions, names(s.stores)); err != nil {
+		return nil, err
+	}
 	return s, nil
+}
+
+// CheckAnonymousOptions is Invalid where options cannot be Options.AnonymousOptions beside stores so called.
+func CheckAnonymousOptions(options map[string]string, stores []portlayer.StoreName) error {
+	w := wish{options: options}
+	if err := w.readOptions(); err != nil {
+		return fault.New(fault.Invalid, "options of anonymous volumes: %w", err)
+	}
+	if w.store != "" && !slices.Contains(stores, w.store) {
+		return fault.New(fault.Invalid, "options of anonymous volumes: no volume store is called %s", w.store)
+	}
+	return nil
+}
+
+func names(stores []portlayer.VolumeStore) []portlayer.StoreName {
+	all := make([]portlayer.StoreName, len(stores))
+	for i, st := range stores {
+		all[i] = st.Name()
+	}
+	return all
 }
 
 // publish hands out an event of volume name.
