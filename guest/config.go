@@ -44,7 +44,8 @@ const VolumeDir = "data"
 // MountSpec is one mount below the container's root.
 type MountSpec struct {
 	Source   Source   `json:"source"`
-	Target   string   `json:"target"` // absolute, cleaned path in the container; symlinks in it are resolved inside the root, never outside
+	Target   string   `json:"target"`            // absolute, cleaned path in the container; symlinks in it are resolved inside the root, never outside
+	Subpath  string   `json:"subpath,omitempty"` // of a volume: the directory or file in it to mount, relative and inside it; links in it are followed, but not out of the volume. "": all
 	ReadOnly bool     `json:"read_only,omitempty"`
 	Copy     bool     `json:"copy,omitempty"`    // copy the image's directory at Target into the source if that is empty, with owner, mode, times, xattrs, links
 	Options  []string `json:"options,omitempty"` // of the file system, as in mount(8): size=…, mode=…, noexec

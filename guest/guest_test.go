@@ -202,7 +202,7 @@ func TestConfigureCarriesEverything(t *testing.T) {
 	c := meet(t, h)
 	cfg := ExecutorConfig{
 		ID: "id", Hostname: "host", Domain: "dom", Root: Root{Image: "disk://image", Writable: "disk://own", ReadOnly: true},
-		Mounts:  []MountSpec{{Source: "label://x", Target: "/data", ReadOnly: true, Copy: true, Options: []string{"size=1"}, Name: "data"}},
+		Mounts:  []MountSpec{{Source: "label://x", Target: "/data", Subpath: "s", ReadOnly: true, Copy: true, Options: []string{"size=1"}, Name: "data"}},
 		Files:   []File{{Path: "/etc/hosts", Content: []byte{0, 255}, Mode: 0o644}},
 		Sysctls: []Sysctl{{"a.b", "1"}}, ShmSize: 1, Memory: 2, CPUs: 3, PidsMax: 4,
 		Process: &Process{Args: []string{"a", "é\n"}, Env: []string{"A=b"}, Cwd: "/c", User: "u:g", Groups: []string{"w"}, TTY: true, Rows: 1, Cols: 2, Stdin: true,

@@ -98,6 +98,7 @@ type Mount struct {
 	Options   map[string]string // for a volume that has to be made
 	Labels    map[string]string // for a volume that has to be made
 	Target    string            // absolute and clean
+	Subpath   string            // Kind VolumeMount: the directory or file of Volume to mount, relative, inside it, there at start; "": all
 	ReadOnly  bool
 	NoCopy    bool     // do not copy the image's content into an empty volume
 	Tmpfs     []string // Kind TmpfsMount: options as in mount(8)

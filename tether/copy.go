@@ -15,19 +15,22 @@ import (
 const copySuffix = ".copying"
 
 // copyUp fills an empty content directory with the directory from: what it holds with owner, mode, times, xattrs, links; the content directory itself takes
-// from's owner and mode also when from is empty. A content directory that holds anything, and a from that is no directory, change nothing.
+// from's owner and mode also when from is empty. A content that holds anything or is a file, and a from that is no directory, change nothing.
 //
-// The copy is made beside the content and swapped in when it is whole and on disk, so that a copy that was cut off is not taken for done.
-func copyUp(from, content string) error {
+// The copy is made at part, which lies in the same file system and outside of what a user sees, and exchanged with the content when it is whole and on disk,
+// so that a copy that was cut off is not taken for done.
+func copyUp(from, content, part string) error {
 	fi, err := os.Lstat(from)
 	if err != nil || !fi.IsDir() {
 		return nil
+	}
+	if fi, err := os.Stat(content); err != nil || !fi.IsDir() {
+		return err
 	}
 	have, err := os.ReadDir(content)
 	if err != nil || len(have) > 0 {
 		return err
 	}
-	part := content + copySuffix
 	if err := os.RemoveAll(part); err != nil {
 		return err
 	}
@@ -46,10 +49,10 @@ func copyUp(from, content string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(content); err != nil { // empty, as was seen above
-		return err
+	if err := unix.Renameat2(unix.AT_FDCWD, part, unix.AT_FDCWD, content, unix.RENAME_EXCHANGE); err != nil {
+		return &os.LinkError{Op: "exchange", Old: part, New: content, Err: err}
 	}
-	return os.Rename(part, content)
+	return os.Remove(part) // empty, as was seen above
 }
 
 type inode struct{ dev, ino uint64 }

@@ -65,9 +65,15 @@ func (l *Linux) mountAll(ctx context.Context, cfg guest.ExecutorConfig) (copied 
 		if err != nil {
 			return 0, err
 		}
-		targets[i].content = content
+		t := &targets[i]
+		if t.content, t.file, err = partOf(content, m); err != nil {
+			return 0, err
+		}
+		if err := makeTarget(m, t.path, t.file); err != nil {
+			return 0, err
+		}
 		if m.Copy && !l.volumes[m.Source].readOnly {
-			if err := copyUp(targets[i].path, content); err != nil {
+			if err := copyUp(t.path, t.content, content+copySuffix); err != nil {
 				return 0, fault.New(fault.KindOf(err), "cannot copy the image's %s into volume %s: %w", m.Target, m.Name, err)
 			}
 		}
@@ -145,10 +151,11 @@ func (l *Linux) mountRoot(ctx context.Context, root guest.Root) error {
 // target is where a mount goes: a path of the machine, below rootDir, its links resolved.
 type target struct {
 	path    string
-	content string // the volume's content directory
+	content string // what is mounted there: the volume's content directory, or the part of it that a subpath names
+	file    bool   // the content is a file, and the target has to be one
 }
 
-// prepareTargets makes every mount point. A target that is a file of the image is refused, as by every runtime.
+// prepareTargets finds every mount point, and makes those of which it is known that they are directories: all but those of subpaths.
 func (l *Linux) prepareTargets(mounts []guest.MountSpec) ([]target, error) {
 	targets := make([]target, len(mounts))
 	for i, m := range mounts {
@@ -159,20 +166,62 @@ func (l *Linux) prepareTargets(mounts []guest.MountSpec) ([]target, error) {
 		if path == rootDir {
 			return nil, fault.New(fault.Invalid, "mount target %s is the root of the container", m.Target)
 		}
-		fi, err := os.Lstat(path)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			if err := os.MkdirAll(path, 0o755); err != nil {
-				return nil, fault.New(fault.KindOf(err), "cannot make mount target %s: %w", m.Target, err)
+		if m.Subpath == "" {
+			if err := makeTarget(m, path, false); err != nil {
+				return nil, err
 			}
-		case err != nil:
-			return nil, err
-		case !fi.IsDir():
-			return nil, fault.New(fault.Invalid, "cannot mount %s at %s: not a directory: Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified path of the image is a directory", mountName(m), m.Target)
 		}
 		targets[i].path = path
 	}
 	return targets, nil
+}
+
+// makeTarget makes the mount point of m at a path of the machine, unless it is there. One that is a file where a directory is mounted, or the other way, is
+// refused, as by every runtime.
+func makeTarget(m guest.MountSpec, path string, file bool) error {
+	fi, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && file:
+		if err = os.MkdirAll(filepath.Dir(path), 0o755); err == nil {
+			err = os.WriteFile(path, nil, 0o644)
+		}
+	case errors.Is(err, fs.ErrNotExist):
+		err = os.MkdirAll(path, 0o755)
+	case err == nil && fi.IsDir() == file:
+		return fault.New(fault.Invalid, "cannot mount %s at %s: not a directory: Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified path of the image is a directory", mountName(m), m.Target)
+	}
+	if err != nil {
+		return fault.New(fault.KindOf(err), "cannot make mount target %s: %w", m.Target, err)
+	}
+	return nil
+}
+
+// partOf gives what m mounts of a volume's content, and whether that is a file. Nothing else uses the volume meanwhile, so that what was found stays what it is.
+func partOf(content string, m guest.MountSpec) (part string, file bool, err error) {
+	if m.Subpath == "" {
+		return content, false, nil
+	}
+	root, err := unix.Open(content, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", false, err
+	}
+	defer unix.Close(root)
+	fd, err := unix.Openat2(root, m.Subpath, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS})
+	switch {
+	case errors.Is(err, unix.EXDEV): // openat2(2): it leads out of root
+		return "", false, fault.New(fault.Invalid, "cannot mount %s of %s: path concatenation escapes the base directory: a link in it leads out of the volume", m.Subpath, mountName(m))
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		return "", false, fault.New(fault.NotFound, "cannot access path %s of %s: %w; make it there first, with a container that mounts the whole volume", m.Subpath, mountName(m), err)
+	case err != nil:
+		return "", false, fault.New(fault.KindOf(err), "cannot access path %s of %s: %w", m.Subpath, mountName(m), err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return "", false, err
+	}
+	part, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	return part, st.Mode&unix.S_IFMT != unix.S_IFDIR, err
 }
 
 func mountName(m guest.MountSpec) string {
@@ -252,11 +301,11 @@ func checkLabel(dev, label string) error {
 func (l *Linux) mountOne(m guest.MountSpec, t target) error {
 	// Mounted again: an earlier mount may have covered the directory that was made.
 	path, err := resolveIn(rootDir, m.Target)
-	if err == nil {
-		err = os.MkdirAll(path, 0o755)
-	}
 	if err != nil {
-		return fault.New(fault.KindOf(err), "cannot make mount target %s: %w", m.Target, err)
+		return fault.New(fault.Invalid, "mount target %s: %w", m.Target, err)
+	}
+	if err := makeTarget(m, path, t.file); err != nil {
+		return err
 	}
 	if m.Source == "tmpfs:" {
 		flags, data, err := tmpfsOptions(m.Options)

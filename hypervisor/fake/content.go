@@ -149,6 +149,18 @@ func (c *content) write(path, text string) error {
 	return nil
 }
 
+// has reports whether path is a file, or a directory that holds one.
+func (c *content) has(path string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for file := range c.files {
+		if file == path || strings.HasPrefix(file, path+"/") {
+			return true
+		}
+	}
+	return false
+}
+
 // read gives what a file holds.
 func (c *content) read(path string) (string, error) {
 	c.mu.Lock()

@@ -32,6 +32,7 @@ type system struct {
 type mount struct {
 	target   string
 	content  *content
+	part     string // of the content: a directory or a file; "" is all of it
 	readOnly bool
 }
 
@@ -72,7 +73,7 @@ func (s *system) mountAll(cfg guest.ExecutorConfig) error {
 			return fault.New(fault.Invalid, "mount target %s is the root of the container", m.Target)
 		}
 		if m.Source == "tmpfs:" {
-			s.mounts = append(s.mounts, mount{m.Target, newMemory(), m.ReadOnly})
+			s.mounts = append(s.mounts, mount{m.Target, newMemory(), "", m.ReadOnly})
 			continue
 		}
 		label, ok := strings.CutPrefix(m.Source, "label://")
@@ -94,10 +95,13 @@ func (s *system) mountAll(cfg guest.ExecutorConfig) error {
 			}
 			volumes[m.Source] = c
 		}
-		s.mounts = append(s.mounts, mount{m.Target, c, m.ReadOnly})
+		if m.Subpath != "" && !c.has(m.Subpath) {
+			return fault.New(fault.NotFound, "cannot access path %s of %s: no such file or directory; make it there first, with a container that mounts the whole volume", m.Subpath, mountName(m))
+		}
+		s.mounts = append(s.mounts, mount{m.Target, c, m.Subpath, m.ReadOnly})
 	}
 	slices.SortStableFunc(s.mounts, func(a, b mount) int { return len(b.target) - len(a.target) })
-	s.mounts = append(s.mounts, mount{"/", root, cfg.Root.ReadOnly})
+	s.mounts = append(s.mounts, mount{"/", root, "", cfg.Root.ReadOnly})
 	return nil
 }
 
@@ -141,7 +145,7 @@ func (s *system) find(p string) (mount, string, bool) {
 	defer s.mu.Unlock()
 	for _, m := range s.mounts {
 		if rest, ok := strings.CutPrefix(p+"/", strings.TrimSuffix(m.target, "/")+"/"); ok {
-			return m, strings.Trim(rest, "/"), true
+			return m, strings.Trim(path.Join(m.part, rest), "/"), true
 		}
 	}
 	return mount{}, "", false

@@ -23,7 +23,7 @@ const (
 )
 
 // machineNames are all machines that the suite defines.
-var machineNames = [...]string{"defined", "broken", "writer", "holder", "rival", "reader", "sleeper", "mislabelled", "bold"}
+var machineNames = [...]string{"defined", "broken", "writer", "holder", "rival", "reader", "sleeper", "mislabelled", "bold", "partial"}
 
 func (s *suite) testMachines(t *testing.T) {
 	s.image = s.Image(t, s.h, s.disks)
@@ -408,9 +408,11 @@ func (s *suite) readers(t *testing.T, data portlayer.DiskPath) {
 	}
 
 	c := s.connect(t, reader)
-	s.configure(t, c, config("reader", []string{s.Commands.Read("/data/f"), s.Commands.Write("/data/f", "changed")}, volume("data", true)))
+	part := volume("data", true)
+	part.Target, part.Subpath = "/only", "f"
+	s.configure(t, c, config("reader", []string{s.Commands.Read("/data/f"), s.Commands.Read("/only"), s.Commands.Write("/data/f", "changed")}, volume("data", true), part))
 	stdout, stderr := s.collect(t, c, 0)
-	if stdout != "kept" {
+	if stdout != "keptkept" {
 		t.Errorf("what another machine wrote reads as %q", stdout)
 	}
 	if !strings.Contains(stderr, "Read-only file system") {
@@ -451,20 +453,25 @@ func (s *suite) readers(t *testing.T, data portlayer.DiskPath) {
 // refusals gives the guest what it cannot do.
 func (s *suite) refusals(t *testing.T, data portlayer.DiskPath) {
 	for _, c := range []struct {
-		name string
-		disk portlayer.Disk
-		kind fault.Kind
+		name    string
+		disk    portlayer.Disk
+		subpath string
+		kind    fault.Kind
 	}{
 		// Its disk holds the file system of "data", which is not the one that the mount names.
-		{"mislabelled", volumeDisk("mislabelled", data, false), fault.Conflict},
+		{"mislabelled", volumeDisk("mislabelled", data, false), "", fault.Conflict},
 		// The hypervisor keeps the disk read-only, whatever the guest is told.
-		{"bold", volumeDisk("bold", s.disk(t, "bold"), true), fault.Internal},
+		{"bold", volumeDisk("bold", s.disk(t, "bold"), true), "", fault.Internal},
+		// A part that the volume does not have.
+		{"partial", volumeDisk("partial", s.disk(t, "partial"), false), "not/there", fault.NotFound},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := s.define(t, s.spec(c.name, c.disk))
 			s.powerOn(t, m)
 			client := s.connect(t, m)
-			err := client.Configure(s.limit(t), config(c.name, []string{"echo no"}, volume(c.name, false)))
+			vol := volume(c.name, false)
+			vol.Subpath = c.subpath
+			err := client.Configure(s.limit(t), config(c.name, []string{"echo no"}, vol))
 			want(t, "configure", err, c.kind, "volume "+c.name)
 			st, serr := client.Status(s.limit(t))
 			if serr != nil || st.Phase != guest.Failed || st.Error == nil {

@@ -84,6 +84,9 @@ func volumeMount(m mount.Mount) (portlayer.Mount, error) {
 		if err := checkSubpath(m.Source, o.Subpath); err != nil {
 			return portlayer.Mount{}, invalidConfig(m.Type, err)
 		}
+		if o.Subpath != "" {
+			out.Subpath = path.Clean(o.Subpath)
+		}
 		out.NoCopy = o.NoCopy
 		out.Labels = maps.Clone(o.Labels)
 		if o.DriverConfig != nil {
@@ -107,9 +110,8 @@ func checkSubpath(source, subpath string) error {
 		return fault.New(fault.Invalid, "must not set Subpath when using anonymous volumes")
 	case !filepath.IsLocal(subpath):
 		return fault.New(fault.Invalid, "subpath must be a relative path within the volume")
-	default:
-		return fault.New(fault.Unsupported, "volume-subpath=%s is not supported by vch: mount the whole volume %s", subpath, source)
 	}
+	return nil
 }
 
 // refuseBind says first what Moby would, so that a mistake is not taken for a limitation.

@@ -222,6 +222,7 @@ func (s *Store) Join(ctx context.Context, h *portlayer.Handle, vol portlayer.Vol
 	h.Config.Mounts = append(h.Config.Mounts, guest.MountSpec{
 		Source:   "label://" + string(vol.Label),
 		Target:   m.Target,
+		Subpath:  m.Subpath,
 		ReadOnly: m.ReadOnly,
 		Copy:     !m.NoCopy,
 		Name:     string(vol.Name),
