@@ -172,7 +172,7 @@ func mountPoints(mounts []portlayer.Mount, stores map[portlayer.StoreName]string
 		switch {
 		case m.Kind == portlayer.VolumeMount:
 			p.Type, p.Name, p.Driver = mount.TypeVolume, string(m.Volume), m.Driver
-			if p.Mode == "" && m.Origin != portlayer.FromImage {
+			if p.Mode == "" && m.Origin != portlayer.FromImage && m.Origin != portlayer.FromContainer {
 				p.Mode = "z" // what Moby shows where a local volume was given no mode (daemon/volume/mounts)
 			}
 			if at, ok := stores[m.Store]; ok {
