@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -696,5 +697,54 @@ func TestFollowLogs(t *testing.T) {
 	typed.Close()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// deaf makes machines whose guests never answer.
+type deaf struct{ portlayer.Hypervisor }
+
+type deafMachine struct{ portlayer.Machine }
+
+func (d deaf) Define(ctx context.Context, spec portlayer.MachineSpec) (portlayer.Machine, error) {
+	m, err := d.Hypervisor.Define(ctx, spec)
+	return deafMachine{m}, err
+}
+
+func (deafMachine) Channel(context.Context) (net.Conn, error) {
+	near, far := net.Pipe()
+	go func() { _, _ = io.Copy(io.Discard, far) }() // until near is closed
+	return near, nil
+}
+
+// A guest that never answers does not keep its container from being removed by force: the start that waits for it is given up.
+func TestRemoveDuringStart(t *testing.T) {
+	h := newHost(t, "")
+	h.s.o.Hypervisor = deaf{h.hv}
+	c, _, err := h.s.Create(t.Context(), cmd("stuck", "echo"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan error, 1)
+	go func() { started <- h.s.Start(t.Context(), "stuck") }()
+	u, err := h.s.find("stuck")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for on := false; !on; time.Sleep(time.Millisecond) { // until its machine is on
+		m, err := h.hv.Machine(t.Context(), c.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		state, err := m.State(t.Context())
+		on = err == nil && state == portlayer.PoweredOn && u.starting.Load() != nil
+	}
+	if err := h.s.Remove(t.Context(), "stuck", true, true); err != nil {
+		t.Error(err)
+	}
+	if err := <-started; !errors.Is(err, errGivenUp) {
+		t.Errorf("the start: %v", err)
+	}
+	if ids := h.machines(); len(ids) != 0 {
+		t.Errorf("machines left: %v", ids)
 	}
 }

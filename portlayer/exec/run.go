@@ -176,8 +176,12 @@ func (u *unit) start() (err error) {
 		}
 	}()
 
-	ctx, cancel := context.WithTimeout(s.ctx, bootLimit+startLimit)
+	limited, cancel := context.WithTimeout(s.ctx, bootLimit+startLimit)
 	defer cancel()
+	ctx, giveUp := context.WithCancelCause(limited)
+	defer giveUp(nil)
+	u.starting.Store(&giveUp)
+	defer u.starting.Store(nil)
 	if err := covered(u.c.Spec.Mounts); err != nil {
 		return err
 	}
@@ -201,6 +205,11 @@ func (u *unit) start() (err error) {
 		return err
 	}
 	back.Push(machine.PowerOff)
+	defer func() {
+		if err != nil && context.Cause(ctx) == errGivenUp {
+			err = errGivenUp
+		}
+	}()
 	client, took, err := u.bringUp(ctx, machine, h.Config)
 	for range u.c.Spec.Mounts { // each try comes as far as the next unclean volume
 		unclean := uncleanMounts(err, h.Config.Mounts, u.c.Spec.Mounts)

@@ -21,6 +21,7 @@ type unit struct {
 	snap     atomic.Pointer[snapshot]
 	hub      hub
 	tty      ttySize
+	starting atomic.Pointer[context.CancelCauseFunc] // gives up the start that is under way; nil when none is
 
 	c   portlayer.Container // owner
 	run *run                // owner; nil when no machine runs
@@ -202,6 +203,9 @@ func (s *Service) Remove(ctx context.Context, ref string, force, volumes bool) e
 				return err
 			}
 		}
+		if giveUp := u.starting.Load(); giveUp != nil && force {
+			(*giveUp)(errGivenUp)
+		}
 		started := false // meanwhile
 		err = u.ask(ctx, func() error {
 			if started = u.run != nil; started {
@@ -217,6 +221,9 @@ func (s *Service) Remove(ctx context.Context, ref string, force, volumes bool) e
 		}
 	}
 }
+
+// errGivenUp is what a start hears whose container is being removed by force.
+var errGivenUp = fault.New(fault.Conflict, "the container is being removed")
 
 // remove erases a container that does not run. Owner only.
 func (u *unit) remove(volumes bool) error {
