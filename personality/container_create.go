@@ -41,7 +41,7 @@ func (s *Server) containerCreate(w http.ResponseWriter, r *http.Request) error {
 	if err := checkPlatform(platform, req.Config.Image, img); err != nil {
 		return err
 	}
-	spec, warnings, err := specOf(req, around{image: img, version: v, basic: s.Defaults.Anonymous, mountsOf: s.mountsOf(r.Context())})
+	spec, warnings, err := specOf(req, around{image: img, version: v, basic: s.Defaults.Anonymous, other: s.other(r.Context())})
 	if err != nil {
 		return err
 	}
@@ -85,10 +85,10 @@ func refuseRequest(req createRequest) error {
 
 // around is what a create request's meaning depends on.
 type around struct {
-	image    portlayer.Image
-	version  apiVersion
-	basic    mountspec.Basic
-	mountsOf func(ref string) ([]portlayer.Mount, error) // what another container has, for --volumes-from
+	image   portlayer.Image
+	version apiVersion
+	basic   mountspec.Basic
+	other   func(ref string) (portlayer.Container, error) // finds another container, for --volumes-from
 }
 
 // specOf is what a request means, given what is around it: the container that it asks for, and sentences for the user. It changes nothing. Every field of the
@@ -108,7 +108,7 @@ func specOf(req createRequest, at around) (spec portlayer.ContainerSpec, warning
 		return spec, nil, err
 	}
 	h := req.HostConfig
-	from, err := volumesFrom(h.VolumesFrom, at.mountsOf)
+	from, err := volumesFrom(h.VolumesFrom, at.other)
 	if err != nil {
 		return spec, nil, err
 	}
@@ -133,28 +133,28 @@ func specOf(req createRequest, at around) (spec portlayer.ContainerSpec, warning
 	return spec, warnings, nil
 }
 
-// mountsOf finds the mounts of another container. One that is not there is the request's fault, as in Moby (400).
-func (s *Server) mountsOf(ctx context.Context) func(ref string) ([]portlayer.Mount, error) {
-	return func(ref string) ([]portlayer.Mount, error) {
+// other finds another container. One that is not there is the request's fault, as in Moby (400).
+func (s *Server) other(ctx context.Context) func(ref string) (portlayer.Container, error) {
+	return func(ref string) (portlayer.Container, error) {
 		c, err := s.Containers.Get(ctx, ref)
 		if fault.Is(err, fault.NotFound) {
-			return nil, fault.New(fault.Invalid, "No such container: %s", ref)
+			err = fault.New(fault.Invalid, "No such container: %s", ref)
 		}
-		return c.Spec.Mounts, err
+		return c, err
 	}
 }
 
-func volumesFrom(texts []string, mountsOf func(ref string) ([]portlayer.Mount, error)) (from []mountspec.From, err error) {
+func volumesFrom(texts []string, other func(ref string) (portlayer.Container, error)) (from []mountspec.From, err error) {
 	for _, text := range texts {
 		ref, readOnly, err := mountspec.ParseFrom(text)
 		if err != nil {
 			return nil, err
 		}
-		mounts, err := mountsOf(ref)
+		c, err := other(ref)
 		if err != nil {
 			return nil, err
 		}
-		from = append(from, mountspec.From{Mounts: mounts, ReadOnly: readOnly})
+		from = append(from, mountspec.From{Container: c.ID, Mounts: c.Spec.Mounts, ReadOnly: readOnly})
 	}
 	return from, nil
 }

@@ -220,8 +220,8 @@ func TestEveryCreateFieldIsHonouredOrRefused(t *testing.T) {
 				if reflect.ValueOf(part.value(req)).FieldByName(f.Name).IsZero() {
 					t.Fatal("the row does not set the field")
 				}
-				spec, warnings, err := specOf(req, around{version: maxVersion, mountsOf: func(string) ([]portlayer.Mount, error) {
-					return []portlayer.Mount{{Kind: portlayer.VolumeMount, Volume: "vol", Target: "/v"}}, nil
+				spec, warnings, err := specOf(req, around{version: maxVersion, other: func(string) (portlayer.Container, error) {
+					return portlayer.Container{Spec: portlayer.ContainerSpec{Mounts: []portlayer.Mount{{Kind: portlayer.VolumeMount, Volume: "vol", Target: "/v"}}}}, nil
 				}})
 				if row.want == refuses {
 					name, _, _ := strings.Cut(f.Tag.Get("json"), ",")

@@ -104,6 +104,7 @@ type Mount struct {
 	Tmpfs     []string // Kind TmpfsMount: options as in mount(8)
 	Mode      string   // what the user wrote after the second colon; shown, not interpreted
 	Origin    MountOrigin
+	From      ContainerID // Origin FromContainer: the container that had the mount first, whose image fills a volume that was never written
 }
 
 // MountKind is what is mounted.

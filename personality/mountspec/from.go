@@ -10,8 +10,9 @@ import (
 
 // From is one of HostConfig.VolumesFrom, its container found.
 type From struct {
-	Mounts   []portlayer.Mount // of that container
-	ReadOnly bool
+	Container portlayer.ContainerID
+	Mounts    []portlayer.Mount // of that container
+	ReadOnly  bool
 }
 
 // ParseFrom reads CONTAINER or CONTAINER:MODE; which container that is, the caller finds out.
@@ -44,6 +45,9 @@ func fromOthers(from []From, taken map[string]bool) []portlayer.Mount {
 			m.NoCopy, m.Mode, m.Options, m.Labels = true, "", nil, nil
 			if m.Kind == portlayer.VolumeMount {
 				m.Origin = portlayer.FromContainer
+				if m.From == "" {
+					m.From = f.Container
+				}
 			}
 			all = append(all, m)
 		}

@@ -468,29 +468,30 @@ func TestFrom(t *testing.T) {
 	anonymous := vol("0f", "/anon")
 	anonymous.Anonymous, anonymous.Labels, anonymous.Mode, anonymous.Options = true, map[string]string{AnonymousLabel: ""}, "size=5M", map[string]string{"size": "5M"}
 	writable, readOnly := vol("ww", "/w"), vol("rr", "/r")
+	writable.From = "c0" // which c2 took it over from
 	readOnly.ReadOnly, readOnly.Mode = true, "ro"
 	tmpfs := portlayer.Mount{Kind: portlayer.TmpfsMount, Target: "/t", Tmpfs: []string{"size=1"}, Origin: portlayer.FromMount}
 	hidden := portlayer.Mount{Kind: portlayer.TmpfsMount, Target: "/hidden", Origin: portlayer.FromTmpfs}
 	got, _, err := Parse(Input{
 		From: []From{
-			{Mounts: []portlayer.Mount{vol("early", "/both"), anonymous, readOnly, vol("mine", "/own")}},
-			{Mounts: []portlayer.Mount{vol("late", "/both"), writable, tmpfs, hidden}, ReadOnly: true},
+			{Container: "c1", Mounts: []portlayer.Mount{vol("early", "/both"), anonymous, readOnly, vol("mine", "/own")}},
+			{Container: "c2", Mounts: []portlayer.Mount{vol("late", "/both"), writable, tmpfs, hidden}, ReadOnly: true},
 		},
 		Binds: []string{"mm:/own"}, ImageVolumes: []string{"/w", "/image"},
 	}, newest())
 	if err != nil {
 		t.Fatal(err)
 	}
-	taken := func(m portlayer.Mount, readOnly bool) portlayer.Mount {
-		m.Origin, m.NoCopy, m.ReadOnly, m.Mode, m.Options, m.Labels = portlayer.FromContainer, true, readOnly, "", nil, nil
+	taken := func(m portlayer.Mount, from portlayer.ContainerID, readOnly bool) portlayer.Mount {
+		m.From, m.Origin, m.NoCopy, m.ReadOnly, m.Mode, m.Options, m.Labels = from, portlayer.FromContainer, true, readOnly, "", nil, nil
 		return m
 	}
 	tmpfs.ReadOnly, tmpfs.NoCopy = true, true
 	want := []portlayer.Mount{
-		taken(anonymous, false), taken(vol("late", "/both"), true),
+		taken(anonymous, "c1", false), taken(vol("late", "/both"), "c2", true),
 		{Kind: portlayer.VolumeMount, Target: "/image", Labels: map[string]string{AnonymousLabel: ""}, Origin: portlayer.FromImage},
 		{Kind: portlayer.VolumeMount, Volume: "mm", Target: "/own", Origin: portlayer.FromSpec},
-		taken(readOnly, true), tmpfs, taken(writable, true),
+		taken(readOnly, "c1", true), tmpfs, taken(writable, "c0", true),
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)

@@ -748,3 +748,31 @@ func TestRemoveDuringStart(t *testing.T) {
 		t.Errorf("machines left: %v", ids)
 	}
 }
+
+// What a container takes over from one that never started is filled from that one's image; from one that ran, it is taken as it is.
+func TestTakenOverVolumeIsFilled(t *testing.T) {
+	h := newHost(t, "")
+	source := h.create(withVolume(cmd("source", "true"), "data", "/seed", false))
+	taken := source.Spec.Mounts[0]
+	taken.Origin, taken.From, taken.NoCopy = portlayer.FromContainer, source.ID, true
+	sharer := cmd("sharer", "true")
+	sharer.Mounts = []portlayer.Mount{taken}
+	h.down()
+	h.up("create.populate=error")
+	if _, _, err := h.s.Create(t.Context(), sharer); err == nil || !strings.Contains(err.Error(), "create.populate") {
+		t.Errorf("a volume that was never written is taken over as it is: %v", err)
+	}
+	h.start("source")
+	h.exit("source")
+	if c, _, err := h.s.Create(t.Context(), sharer); err != nil {
+		t.Error(err)
+	} else if err := h.s.Remove(t.Context(), string(c.ID), false, false); err != nil {
+		t.Error(err)
+	}
+	if err := h.s.Remove(t.Context(), "source", false, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := h.s.Create(t.Context(), sharer); err != nil { // its volume is there still
+		t.Error(err)
+	}
+}

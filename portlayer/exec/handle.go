@@ -307,12 +307,51 @@ func (s *Service) checkTargets(ctx context.Context, image portlayer.ImageID, mou
 	return nil
 }
 
-// populate copies the image's content into volumes that may be empty and that this container mounts read-only. Their disks will be read-only in the
-// container's own machine, so a utility machine does it now, where Docker's engine does it too. All others are populated by their first start.
-func (s *Service) populate(ctx context.Context, id portlayer.ContainerID, e *entry, image portlayer.ImageID, spec portlayer.ContainerSpec) (err error) {
-	var mounts []portlayer.Mount
+// populate fills volumes that may be empty from the image, where Docker's engine does it, for those that the first start of this container would not: what it
+// mounts read-only, for those disks will be read-only in its machine, and what it takes over from a container that never started. A utility machine does it
+// for each of their images. All others are populated by their first start.
+func (s *Service) populate(ctx context.Context, id portlayer.ContainerID, e *entry, image portlayer.ImageID, spec portlayer.ContainerSpec) error {
+	var own []portlayer.Mount
 	for _, m := range spec.Mounts {
-		if m.Kind != portlayer.VolumeMount || m.NoCopy || writes(spec.Mounts, m.Volume) {
+		if !writes(spec.Mounts, m.Volume) {
+			own = append(own, m)
+		}
+	}
+	if err := s.fill(ctx, id, e, image, spec.Name, own); err != nil {
+		return err
+	}
+	done := map[portlayer.ContainerID]bool{"": true}
+	for _, taken := range spec.Mounts {
+		if done[taken.From] {
+			continue
+		}
+		done[taken.From] = true
+		u, err := s.find(string(taken.From))
+		if fault.Is(err, fault.NotFound) {
+			continue // it is gone, and left its volumes as they are
+		}
+		if err != nil {
+			return err
+		}
+		from := u.snapshot().container
+		var theirs []portlayer.Mount
+		for _, m := range from.Spec.Mounts {
+			if slices.ContainsFunc(spec.Mounts, func(o portlayer.Mount) bool { return o.From == taken.From && o.Volume == m.Volume }) {
+				theirs = append(theirs, m)
+			}
+		}
+		if err := s.fill(ctx, id, e, from.Image, from.Spec.Name, theirs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fill has a utility machine copy an image's content into those volumes of mounts that were never written.
+func (s *Service) fill(ctx context.Context, id portlayer.ContainerID, e *entry, image portlayer.ImageID, name string, all []portlayer.Mount) error {
+	var mounts []portlayer.Mount
+	for _, m := range all {
+		if m.Kind != portlayer.VolumeMount || m.NoCopy || m.Subpath != "" { // a part of a volume that was never written is not there
 			continue
 		}
 		kind, err := s.o.Images.Entries(ctx, image, m.Target)
@@ -338,12 +377,12 @@ func (s *Service) populate(ctx context.Context, id portlayer.ContainerID, e *ent
 	if err := s.step(id, *e, "create.populate"); err != nil {
 		return err
 	}
-	err = s.utility(ctx, e.Utility, image, "populates the volumes of "+spec.Name, mounts)
+	err := s.utility(ctx, e.Utility, image, "populates the volumes of "+name, mounts)
 	switch {
 	case fault.Is(err, fault.InUse): // someone has it now, as it is; nothing is copied below their feet
-		s.o.Log.Info("a volume in use is not filled from the image", "container", short(id), "name", spec.Name, "why", err)
+		s.o.Log.Info("a volume in use is not filled from the image", "container", short(id), "name", name, "why", err)
 	case err != nil:
-		return fault.Wrap("populate the volumes of", spec.Name, err)
+		return fault.Wrap("populate the volumes of", name, err)
 	default:
 		s.wrote(ctx, mounts)
 	}
