@@ -64,6 +64,12 @@ func volumeStatus(d portlayer.VolumeDetail) map[string]any {
 		"Capacity":  units.BytesSize(float64(d.Capacity)),
 		"Allocated": units.BytesSize(float64(d.Usage.Allocated)),
 	}
+	if d.Throttle.IOPS != 0 {
+		status["IOPS"] = d.Throttle.IOPS
+	}
+	if d.Throttle.BPS != 0 {
+		status["BPS"] = units.BytesSize(float64(d.Throttle.BPS)) + "/s"
+	}
 	attached := []string{}
 	for _, a := range d.Attached {
 		mode := "rw"

@@ -39,6 +39,13 @@ type Disk struct {
 	File     DiskPath // an existing disk; the machine never deletes it
 	Size     Bytes    // with an empty File: the machine makes its own thin disk of this size, formatted ext4, at Define, and deletes it with itself
 	ReadOnly bool     // enforced by the hypervisor
+	Throttle Throttle // enforced by the hypervisor
+}
+
+// Throttle bounds how fast a disk is read and written, both together; the zero value does not.
+type Throttle struct {
+	IOPS int64 // requests a second; 0: as many as it can
+	BPS  Bytes // bytes a second; 0: as many as it can
 }
 
 // MinDisk is the least size of a disk: what holds an empty ext4, with room to spare.

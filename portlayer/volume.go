@@ -12,6 +12,7 @@ type Volume struct {
 	Driver   string // qemu-vmdk, qemu-nfs, vsphere-vmdk, vsphere-nfs
 	Label    Label
 	Capacity Bytes             // 0: the store has no limit of its own
+	Throttle Throttle          // on all its machines
 	Options  map[string]string // as asked for at creation; nil for none
 	Labels   map[string]string // nil for none
 	Created  time.Time
@@ -22,6 +23,7 @@ type Volume struct {
 type VolumeSpec struct {
 	Name     VolumeName
 	Capacity Bytes // 0: the store's default
+	Throttle Throttle
 	Options  map[string]string
 	Labels   map[string]string
 	Maker    string
@@ -94,7 +96,7 @@ type Volumes interface {
 type VolumeRequest struct {
 	Name    VolumeName
 	Driver  string
-	Options map[string]string // "Capacity" (or "size") and "VolumeStore", keys in any case
+	Options map[string]string // "Capacity" (or "size"), "VolumeStore", "iops" and "bps", keys in any case
 	Labels  map[string]string
 }
 

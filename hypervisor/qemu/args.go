@@ -25,6 +25,7 @@ type drive struct {
 	serial   string
 	file     string // raw
 	readOnly bool
+	throttle portlayer.Throttle
 }
 
 // shape is all that a command line is made of.
@@ -62,9 +63,16 @@ func arguments(s shape) []string {
 	}
 	for i, d := range s.drives {
 		node := "disk" + strconv.Itoa(i)
-		args = append(args, "-add-fd", fmt.Sprintf("fd=%d,set=%d", fdDisks+i, i),
-			"-blockdev", object(map[string]any{"driver": "raw", "node-name": node, "read-only": d.readOnly, "discard": "unmap",
-				"file": map[string]any{"driver": "file", "filename": fmt.Sprintf("/dev/fdset/%d", i), "read-only": d.readOnly, "discard": "unmap"}}),
+		block := map[string]any{"driver": "raw", "read-only": d.readOnly, "discard": "unmap",
+			"file": map[string]any{"driver": "file", "filename": fmt.Sprintf("/dev/fdset/%d", i), "read-only": d.readOnly, "discard": "unmap"}}
+		if d.throttle != (portlayer.Throttle{}) { // docs/throttle.txt: a filter above the image; a bound of 0 is none
+			group := "throttle" + strconv.Itoa(i)
+			args = append(args, "-object", object(map[string]any{"qom-type": "throttle-group", "id": group,
+				"limits": map[string]any{"iops-total": d.throttle.IOPS, "bps-total": int64(d.throttle.BPS)}}))
+			block = map[string]any{"driver": "throttle", "throttle-group": group, "read-only": d.readOnly, "discard": "unmap", "file": block}
+		}
+		block["node-name"] = node
+		args = append(args, "-add-fd", fmt.Sprintf("fd=%d,set=%d", fdDisks+i, i), "-blockdev", object(block),
 			"-device", object(map[string]any{"driver": "scsi-hd", "bus": "scsi0.0", "channel": 0, "scsi-id": 0, "lun": i, "drive": node, "serial": d.serial,
 				// A full host disk is an error of the one who writes; QEMU's default would stop the machine and wait for an administrator.
 				"werror": "report", "rerror": "report"}))

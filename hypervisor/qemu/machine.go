@@ -184,7 +184,7 @@ func (m *machine) PowerOn(ctx context.Context) error {
 	}
 	s := shape{name: processName(string(m.id)), accel: m.h.info.Accel, qemu: m.h.info.Version, memory: def.Memory, cpus: def.CPUs, boot: m.h.boot, append: m.h.cmdline}
 	for _, d := range def.Disks {
-		v := drive{serial: d.Serial, file: m.ownDisk(d), readOnly: d.ReadOnly}
+		v := drive{serial: d.Serial, file: m.ownDisk(d), readOnly: d.ReadOnly, throttle: d.Throttle}
 		if d.File != "" {
 			if v.file, _, err = locate(string(d.File)); err != nil {
 				return err

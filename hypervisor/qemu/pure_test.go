@@ -95,6 +95,23 @@ func TestAccelerator(t *testing.T) {
 	}
 }
 
+// A bounded disk has a filter above its image, and a group of its own.
+func TestThrottledDisk(t *testing.T) {
+	args := arguments(shape{name: "vch-1", accel: "tcg", cpus: 1, drives: []drive{{serial: "s0", file: "/image"}, {serial: "s1", file: "/w", readOnly: true, throttle: portlayer.Throttle{IOPS: 5, BPS: 4096}}}})
+	line := strings.Join(args, " ")
+	for _, want := range []string{
+		`-object {"id":"throttle1","limits":{"bps-total":4096,"iops-total":5},"qom-type":"throttle-group"}`,
+		`"discard":"unmap","driver":"throttle","file":{"discard":"unmap","driver":"raw"`, `"node-name":"disk1","read-only":true,"throttle-group":"throttle1"`, `"drive":"disk1"`,
+	} {
+		if !strings.Contains(line, want) {
+			t.Errorf("no %s in %s", want, line)
+		}
+	}
+	if strings.Contains(line, "throttle0") || strings.Count(line, "throttle-group") != 2 {
+		t.Errorf("a disk without bounds has some: %s", line)
+	}
+}
+
 // QEMU opens no disk by its path: each is a descriptor that it inherits, in the order of the drives.
 func TestArguments(t *testing.T) {
 	args := arguments(shape{name: "vch-1", accel: "tcg", qemu: "9.2.0", memory: 100<<20 + 1, cpus: 2, boot: bootFiles{kernel: "/k", initrd: "/i"}, append: "quiet",

@@ -31,6 +31,7 @@ func (s *Service) ensure(ctx context.Context, w wish) (vol portlayer.Volume, mad
 	vol, made, err = st.Ensure(ctx, portlayer.VolumeSpec{
 		Name:     w.name,
 		Capacity: s.capacity(w),
+		Throttle: w.throttle,
 		Options:  w.options,
 		Labels:   w.labels,
 		Maker:    w.maker,
@@ -66,6 +67,10 @@ func agree(w wish, vol portlayer.Volume) error {
 	case w.capacity != 0 && vol.Capacity != 0 && (w.capacity+sector-1)/sector != (vol.Capacity+sector-1)/sector:
 		return fault.New(fault.Conflict, "create %s: the volume exists with a capacity of %s (%d bytes), and %s (%d bytes) was asked for: remove it first, or ask for what it has",
 			vol.Name, size(vol.Capacity), vol.Capacity, size(w.capacity), w.capacity)
+	case w.throttle.IOPS != 0 && w.throttle.IOPS != vol.Throttle.IOPS:
+		return fault.New(fault.Conflict, "create %s: the volume exists with iops %d (0 is no bound), and %d was asked for: remove it first, or ask for what it has", vol.Name, vol.Throttle.IOPS, w.throttle.IOPS)
+	case w.throttle.BPS != 0 && w.throttle.BPS != vol.Throttle.BPS:
+		return fault.New(fault.Conflict, "create %s: the volume exists with bps %d (0 is no bound), and %d was asked for: remove it first, or ask for what it has", vol.Name, vol.Throttle.BPS, w.throttle.BPS)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package volume
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -17,6 +18,7 @@ type wish struct {
 	store     portlayer.StoreName // "": anywhere; a new one in the default store
 	driver    string              // "": any
 	capacity  portlayer.Bytes     // 0: any; a new one gets the default
+	throttle  portlayer.Throttle  // zero members: any; a new one has no bound
 	options   map[string]string
 	labels    map[string]string
 	maker     string
@@ -73,11 +75,41 @@ func (w *wish) readOptions() error {
 				return fault.New(fault.Invalid, "option %s is empty; name a volume store, or leave it out for the default one", key)
 			}
 			w.store = portlayer.StoreName(text)
+		case "iops":
+			n, err := strconv.ParseInt(text, 10, 64)
+			if err != nil || n < 1 || n > maxIOPS {
+				return fault.New(fault.Invalid, "option %s: %q is not a number of requests a second between 1 and %d", key, text, maxIOPS)
+			}
+			w.throttle.IOPS = n
+		case "bps":
+			b, err := parseRate(text)
+			if err != nil {
+				return fault.New(fault.Invalid, "option %s: %w", key, err)
+			}
+			w.throttle.BPS = b
 		default:
-			return fault.New(fault.Invalid, "invalid option: %q; the options are Capacity (or size) and VolumeStore", key)
+			return fault.New(fault.Invalid, "invalid option: %q; the options are Capacity (or size), VolumeStore, iops and bps", key)
 		}
 	}
 	return nil
+}
+
+// What a throttle can be: QEMU's upper bound (THROTTLE_VALUE_MAX of include/qemu/throttle.h), and at least one block a second.
+const (
+	maxIOPS int64 = 1e15
+	minBPS        = 4 * portlayer.KiB
+)
+
+// parseRate reads bytes a second: a whole number, alone or with a unit as ParseCapacity has them.
+func parseRate(text string) (portlayer.Bytes, error) {
+	if text != "" && strings.Trim(text, "0123456789") == "" {
+		text += "B" // alone it is bytes, as for docker run --device-write-bps
+	}
+	b, err := ParseCapacity(text)
+	if err != nil || b < minBPS || int64(b) > maxIOPS {
+		return 0, fault.New(fault.Invalid, "%q is not a number of bytes a second of at least 4K: write a whole number, alone or with a unit, such as 512K or 20M (binary units)", text)
+	}
+	return b, nil
 }
 
 // checkLabels refuses what could not be recorded and shown again as it was given.

@@ -388,6 +388,37 @@ func TestAnonymousOptions(t *testing.T) {
 	}
 }
 
+// A volume's speed is bounded as it was asked for, and cannot be asked for otherwise afterwards.
+func TestThrottle(t *testing.T) {
+	h := newHost(t, volumetest.NewStore("default"))
+	for text, want := range map[string]portlayer.Throttle{
+		"iops=100": {IOPS: 100}, "bps=4096": {BPS: 4096}, "BPS=2M": {BPS: 2 * mib}, "Iops=1000000000000000": {IOPS: 1e15}, "bps=10KiB": {BPS: 10 * portlayer.KiB},
+	} {
+		key, value, _ := strings.Cut(text, "=")
+		v, err := h.Create(t.Context(), portlayer.VolumeRequest{Options: opts(key, value)})
+		if err != nil || v.Throttle != want {
+			t.Errorf("%s: %+v, %v", text, v.Throttle, err)
+		}
+	}
+	for _, text := range []string{"iops=0", "iops=-1", "iops=many", "iops=1000000000000001", "iops=1.5", "iops=", "bps=0", "bps=4095", "bps=-1", "bps=fast", "bps=", "bps=1M/s", "bps=2000T"} {
+		key, value, _ := strings.Cut(text, "=")
+		_, err := h.Create(t.Context(), portlayer.VolumeRequest{Name: "bad", Options: opts(key, value)})
+		is(t, err, fault.Invalid, "option "+key)
+	}
+	if _, err := h.Create(t.Context(), portlayer.VolumeRequest{Name: "data", Options: opts("iops", "50", "bps", "1M")}); err != nil {
+		t.Fatal(err)
+	}
+	for _, same := range []map[string]string{nil, opts("iops", "50"), opts("BPS", "1048576")} {
+		if _, err := h.Create(t.Context(), portlayer.VolumeRequest{Name: "data", Options: same}); err != nil {
+			t.Error(err)
+		}
+	}
+	_, err := h.Create(t.Context(), portlayer.VolumeRequest{Name: "data", Options: opts("iops", "51")})
+	is(t, err, fault.Conflict, "iops 50", "51 was asked for")
+	_, err = h.Create(t.Context(), portlayer.VolumeRequest{Name: "data", Options: opts("bps", "2M")})
+	is(t, err, fault.Conflict, "bps 1048576", "2097152 was asked for")
+}
+
 // A mount that another container has is taken over: the volume is found and never made, and stays anonymous.
 func TestReserveFromContainer(t *testing.T) {
 	h := newHost(t, volumetest.NewStore("default"))

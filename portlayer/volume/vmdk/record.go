@@ -22,6 +22,8 @@ type record struct {
 	Driver  string            `json:"driver"` // that made it; a copied store may have another
 	Label   portlayer.Label   `json:"label"`  // md5 of "store/name" at the making; what the disk's file system is called for good
 	Size    portlayer.Bytes   `json:"size"`
+	IOPS    int64             `json:"iops,omitempty"` // at most, a second; 0: no bound
+	BPS     portlayer.Bytes   `json:"bps,omitempty"`  // at most, a second; 0: no bound
 	Options map[string]string `json:"options,omitempty"`
 	Labels  map[string]string `json:"labels,omitempty"`
 	Created time.Time         `json:"created"`
@@ -130,6 +132,7 @@ func (s *Store) check(ctx context.Context, name portlayer.VolumeName, rec record
 		Driver:   s.o.Driver,
 		Label:    rec.Label,
 		Capacity: info.Size,
+		Throttle: portlayer.Throttle{IOPS: rec.IOPS, BPS: rec.BPS},
 		Options:  rec.Options,
 		Labels:   rec.Labels,
 		Created:  rec.Created,

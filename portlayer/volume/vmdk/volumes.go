@@ -90,6 +90,8 @@ func (s *Store) newRecord(spec portlayer.VolumeSpec) (record, error) {
 		Driver:  s.o.Driver,
 		Label:   portlayer.Label(hash(string(s.o.Name) + "/" + string(spec.Name))),
 		Size:    rounded,
+		IOPS:    spec.Throttle.IOPS,
+		BPS:     spec.Throttle.BPS,
 		Options: spec.Options,
 		Labels:  spec.Labels,
 		Created: time.Now().UTC(),
@@ -212,7 +214,7 @@ func (s *Store) Join(ctx context.Context, h *portlayer.Handle, vol portlayer.Vol
 	if vol.Store != s.o.Name {
 		return fault.New(fault.Internal, "volume %s of store %s was given to store %s to join", vol.Name, vol.Store, s.o.Name)
 	}
-	disk := portlayer.Disk{Serial: string(vol.Label), File: s.disk(vol.Name), ReadOnly: m.ReadOnly}
+	disk := portlayer.Disk{Serial: string(vol.Label), File: s.disk(vol.Name), ReadOnly: m.ReadOnly, Throttle: vol.Throttle}
 	for _, c := range h.Devices {
 		if c.Op == portlayer.Add && c.Disk.Serial == disk.Serial && c.Disk.File != disk.File {
 			return fault.New(fault.Conflict, "volume %s cannot be joined: it is a copy of another volume of this container, %s has the same label %s; use one of them", vol.Name, c.Disk.File, vol.Label)

@@ -12,11 +12,11 @@ import (
 // joinLaw: Join changes the draft by one mount, and by one disk where volumes are disks, and touches nothing else.
 func joinLaw(b *bench) {
 	p, s := b.fresh()
-	vol := b.ensure(s, portlayer.VolumeSpec{Name: "data", Capacity: small})
+	vol := b.ensure(s, portlayer.VolumeSpec{Name: "data", Capacity: small, Throttle: portlayer.Throttle{IOPS: 100, BPS: portlayer.MiB}})
 	before := tree(p)
 	for _, m := range []portlayer.Mount{
 		{Kind: portlayer.VolumeMount, Volume: "data", Target: "/srv"},
-		{Kind: portlayer.VolumeMount, Volume: "data", Target: "/srv/a b", ReadOnly: true},
+		{Kind: portlayer.VolumeMount, Volume: "data", Target: "/srv/a b", Subpath: "a/b c", ReadOnly: true},
 		{Kind: portlayer.VolumeMount, Volume: "data", Target: "/x", NoCopy: true},
 		{Kind: portlayer.VolumeMount, Volume: "data", Target: "/y", NoCopy: true, ReadOnly: true, Options: map[string]string{"size": "1"}, Mode: "ro,nocopy"},
 	} {
@@ -34,14 +34,14 @@ func joinLaw(b *bench) {
 			b.Errorf("mount has no source: %+v", mount)
 		}
 		want.Config.Mounts = []guest.MountSpec{{Source: "tmpfs:", Target: "/tmp"},
-			{Source: mount.Source, Target: m.Target, ReadOnly: m.ReadOnly, Copy: !m.NoCopy, Name: "data", Options: mount.Options}}
+			{Source: mount.Source, Target: m.Target, Subpath: m.Subpath, ReadOnly: m.ReadOnly, Copy: !m.NoCopy, Name: "data", Options: mount.Options}}
 		if p.Disks {
 			disk := h.Devices[len(h.Devices)-1].Disk
 			if !strings.HasPrefix(mount.Source, "label://") || disk.Serial != string(vol.Label) || mount.Source != "label://"+string(vol.Label) || disk.File == "" {
 				b.Errorf("disk %+v does not belong to mount %+v", disk, mount)
 			}
 			want.Devices = append(want.Devices, portlayer.DeviceChange{Op: portlayer.Add,
-				Disk: portlayer.Disk{Serial: string(vol.Label), File: disk.File, ReadOnly: m.ReadOnly}})
+				Disk: portlayer.Disk{Serial: string(vol.Label), File: disk.File, ReadOnly: m.ReadOnly, Throttle: vol.Throttle}})
 		}
 		if diff := cmp.Diff(&want, h); diff != "" {
 			b.Errorf("%s (-want +got):\n%s", m.Target, diff)

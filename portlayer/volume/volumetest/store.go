@@ -127,6 +127,7 @@ func (s *Store) Ensure(ctx context.Context, spec portlayer.VolumeSpec) (portlaye
 		Name:     spec.Name,
 		Label:    portlayer.Label(hex.EncodeToString(sum[:])),
 		Capacity: capacity,
+		Throttle: spec.Throttle,
 		Options:  maps.Clone(spec.Options),
 		Labels:   maps.Clone(spec.Labels),
 		Created:  time.Now().UTC(),
@@ -221,9 +222,9 @@ func (s *Store) Join(ctx context.Context, h *portlayer.Handle, vol portlayer.Vol
 	if vol.Store != s.name {
 		return fault.New(fault.Internal, "volume %s is of store %s, not %s", vol.Name, vol.Store, s.name)
 	}
-	h.AddDisk(portlayer.Disk{Serial: string(vol.Label), File: portlayer.DiskPath(s.Location() + "/" + string(vol.Name)), ReadOnly: m.ReadOnly})
+	h.AddDisk(portlayer.Disk{Serial: string(vol.Label), File: portlayer.DiskPath(s.Location() + "/" + string(vol.Name)), ReadOnly: m.ReadOnly, Throttle: vol.Throttle})
 	h.Config.Mounts = append(h.Config.Mounts, guest.MountSpec{
-		Source: "label://" + string(vol.Label), Target: m.Target, ReadOnly: m.ReadOnly, Copy: !m.NoCopy, Name: string(vol.Name),
+		Source: "label://" + string(vol.Label), Target: m.Target, Subpath: m.Subpath, ReadOnly: m.ReadOnly, Copy: !m.NoCopy, Name: string(vol.Name),
 	})
 	return nil
 }

@@ -182,6 +182,7 @@ func ensureLaw(b *bench) {
 	spec := portlayer.VolumeSpec{
 		Name:     "data",
 		Capacity: small + 1,
+		Throttle: portlayer.Throttle{IOPS: 7, BPS: 1 << 40},
 		Options:  map[string]string{"Capacity": "8388609B"},
 		Labels:   map[string]string{"a": "1", "b": "", "ü": "<&>\"\n"},
 		Maker:    strings.Repeat("ab", 32),
@@ -191,7 +192,7 @@ func ensureLaw(b *bench) {
 	sum := md5.Sum([]byte(string(s.Name()) + "/data"))
 	want := portlayer.Volume{
 		Name: "data", Store: s.Name(), Driver: s.Driver(), Label: portlayer.Label(hex.EncodeToString(sum[:])),
-		Capacity: vol.Capacity, Options: spec.Options, Labels: spec.Labels, Created: vol.Created, Maker: spec.Maker,
+		Capacity: vol.Capacity, Throttle: spec.Throttle, Options: spec.Options, Labels: spec.Labels, Created: vol.Created, Maker: spec.Maker,
 	}
 	b.equal("volume", want, vol)
 	if vol.Capacity < spec.Capacity || vol.Capacity > spec.Capacity+portlayer.MiB {
@@ -206,7 +207,7 @@ func ensureLaw(b *bench) {
 		b.Errorf("usage %+v, %v", use, err)
 	}
 	plain := b.ensure(s, portlayer.VolumeSpec{Name: "plain"})
-	if plain.Options != nil || plain.Labels != nil || plain.Maker != "" || plain.Capacity <= 0 {
+	if plain.Options != nil || plain.Labels != nil || plain.Maker != "" || plain.Capacity <= 0 || plain.Throttle != (portlayer.Throttle{}) {
 		b.Errorf("volume of an empty spec = %+v", plain)
 	}
 }
