@@ -102,7 +102,7 @@ type Mount struct {
 	ReadOnly  bool
 	NoCopy    bool     // do not copy the image's content into an empty volume
 	Tmpfs     []string // Kind TmpfsMount: options as in mount(8)
-	Mode      string   // what the user wrote after the second colon; shown, not interpreted
+	Mode      string   // the list that the user wrote after the target; shown, not interpreted here
 	Origin    MountOrigin
 	From      ContainerID // Origin FromContainer: the container that had the mount first, whose image fills a volume that was never written
 }

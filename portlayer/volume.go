@@ -118,7 +118,8 @@ type Attachment struct {
 // for messages.
 type Binder interface {
 	// Reserve finds or makes the volume that m asks for and records, atomically with it, that c refers to it: from then on Remove is InUse. It returns m with
-	// Volume, Store and Driver filled in, and Anonymous set if m named none; one of another container (FromContainer) is found or NotFound. made says that this call made the volume (its Maker is then c).
+	// Volume, Store and Driver filled in, and Anonymous set if m named none. made says that this call made the volume (its Maker is then c). A mount taken over (FromContainer) makes none: its
+	// volume is there, or NotFound.
 	// A store or driver in m that disagrees with an existing volume is a Conflict; no default store for a new volume is Invalid and says how to add one.
 	Reserve(ctx context.Context, c ContainerID, m Mount) (reserved Mount, made bool, err error)
 	// Refer records that c refers to name, found again after a restart. It makes nothing; the volume may be missing.

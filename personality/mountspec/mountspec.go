@@ -2,8 +2,8 @@
 // (HostConfig.Mounts) and the options of --tmpfs (HostConfig.Tmpfs), into portlayer.Mount.
 //
 // The grammar, the order of the checks and the messages are Moby's (daemon/volume/mounts, linuxParser), as measured: see testdata. What differs, and why, is
-// listed in testdata/differences.jsonl; it comes to this: a bad mount is a bad request, it is found at create, and what a container VM cannot
-// do (a host path, a part of a volume) is refused by name instead of being done in part.
+// listed in testdata/differences.jsonl; it comes to this: a bad mount is a bad request, it is found at create, what a container VM cannot
+// do (a host path, an image as a mount) is refused by name instead of being done in part, and options of a volume may stand beside the modes.
 //
 // It is pure: no disk, no clock. It does not know which volumes, stores and drivers there are.
 package mountspec

@@ -77,7 +77,7 @@ func fromText(raw string) (portlayer.Mount, error) {
 		return portlayer.Mount{}, badSpec
 	case len(parts) == 1:
 		target = parts[0]
-	case len(parts) == 2 && path.IsAbs(parts[0]) && parts[1] != "" && meantAsList(parts[1]):
+	case len(parts) == 2 && path.IsAbs(parts[0]) && meantAsList(parts[1]):
 		target, listText = parts[0], parts[1]
 	default:
 		source, target = parts[0], parts[1]

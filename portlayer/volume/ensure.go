@@ -17,7 +17,7 @@ func (s *Service) ensure(ctx context.Context, w wish) (vol portlayer.Volume, mad
 		if err == nil {
 			return p.volume, false, agree(w, p.volume)
 		}
-		if !fault.Is(err, fault.NotFound) {
+		if w.there || !fault.Is(err, fault.NotFound) {
 			return vol, false, err
 		}
 	}

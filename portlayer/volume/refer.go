@@ -28,12 +28,11 @@ func (s *Service) Reserve(ctx context.Context, c portlayer.ContainerID, m portla
 		return m, false, err
 	}
 	defer unlock()
-	if m.Origin == portlayer.FromContainer {
-		if _, err := s.good(ctx, w.name); err != nil {
-			return m, false, fault.Wrap("take over the mount at", m.Target, err)
-		}
-	}
+	w.there = m.Origin == portlayer.FromContainer
 	vol, made, err := s.ensure(ctx, w)
+	if w.there && fault.Is(err, fault.NotFound) {
+		err = fault.Wrap("take over the mount at", m.Target, err)
+	}
 	if err != nil {
 		return m, false, err
 	}

@@ -15,6 +15,7 @@ import (
 type wish struct {
 	name      portlayer.VolumeName
 	anonymous bool                // name was made up for it: no other volume has it
+	there     bool                // it is found, or NotFound: none is made
 	store     portlayer.StoreName // "": anywhere; a new one in the default store
 	driver    string              // "": any
 	capacity  portlayer.Bytes     // 0: any; a new one gets the default
