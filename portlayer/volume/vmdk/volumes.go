@@ -96,6 +96,7 @@ func (s *Store) newRecord(spec portlayer.VolumeSpec) (record, error) {
 		Labels:  spec.Labels,
 		Created: time.Now().UTC(),
 		Maker:   spec.Maker,
+		VCH:     spec.VCH,
 		Making:  true,
 	}, nil
 }

@@ -132,6 +132,7 @@ func (s *Store) Ensure(ctx context.Context, spec portlayer.VolumeSpec) (portlaye
 		Labels:   maps.Clone(spec.Labels),
 		Created:  time.Now().UTC(),
 		Maker:    spec.Maker,
+		VCH:      spec.VCH,
 	}
 	s.medium.volumes[spec.Name] = vol
 	return s.own(vol), true, nil
