@@ -2,6 +2,7 @@ package portlayer
 
 import (
 	"context"
+	"strconv"
 	"time"
 )
 
@@ -43,6 +44,16 @@ type VolumeSpec struct {
 	Labels   map[string]string
 	Maker    string
 	VCH      string
+}
+
+// ProtectLabel keeps a volume from being removed: with the value "", or one that is true (strconv.ParseBool).
+const ProtectLabel = "vch.protect"
+
+// Protected reports whether the volume's labels keep it from being removed.
+func (v Volume) Protected() bool {
+	value, ok := v.Labels[ProtectLabel]
+	on, err := strconv.ParseBool(value)
+	return ok && (value == "" || err == nil && on)
 }
 
 // VolumeUsage is what a volume takes of its store.
@@ -87,6 +98,8 @@ type VolumeStore interface {
 	// Remove deletes a volume and what it holds. NotFound if it is not there. Interrupted, a second Remove finishes it; until then it is not listed.
 	Remove(ctx context.Context, name VolumeName) error
 	Usage(ctx context.Context, name VolumeName) (VolumeUsage, error)
+	// SetLabels replaces a volume's labels, durably; all else stays.
+	SetLabels(ctx context.Context, name VolumeName, labels map[string]string) (Volume, error)
 	// Join puts vol into the draft h, to be mounted at m.Target with m's options, when h is committed.
 	// It changes h and nothing else: no disk is attached and no file is touched before Commit.
 	// Joining the same volume again at another target adds a mount and no second disk; it is then read-only only if every join of it is.
@@ -104,7 +117,10 @@ type Volumes interface {
 	List(ctx context.Context) ([]VolumeDetail, []string, error)
 	// Remove is InUse, naming every container, while any refers to it.
 	Remove(ctx context.Context, id VolumeID) error
-	// Prune removes every volume without references for which pick says yes, and returns them with the bytes that they held.
+	// Protect gives a volume the label ProtectLabel, or takes it away. A protected volume is not removed by anything: Remove is a Conflict that says so, Prune
+	// and the removal of a container leave it.
+	Protect(ctx context.Context, id VolumeID, on bool) (Volume, error)
+	// Prune removes every volume without references for which pick says yes, but for protected ones, and returns them with the bytes that they held.
 	Prune(ctx context.Context, pick func(Volume) bool) ([]Volume, Bytes, error)
 	// Stores gives the stores with a driver, sorted by name; "" : all.
 	Stores(ctx context.Context, driver string) []StoreInfo

@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -115,7 +116,34 @@ func (s *Service) Remove(ctx context.Context, id portlayer.VolumeID) error {
 	return s.remove(ctx, p)
 }
 
-// remove deletes a volume that was found, if nobody uses it. The lock of its name is held, so that nobody can come to use it meanwhile.
+// Protect is portlayer.Volumes.Protect.
+func (s *Service) Protect(ctx context.Context, id portlayer.VolumeID, on bool) (portlayer.Volume, error) {
+	unlock, err := s.names.Lock(ctx, id.Name)
+	if err != nil {
+		return portlayer.Volume{}, err
+	}
+	defer unlock()
+	p, err := s.good(ctx, id)
+	if err != nil {
+		return portlayer.Volume{}, err
+	}
+	if p.volume.Protected() == on {
+		return p.volume, nil
+	}
+	labels := maps.Clone(p.volume.Labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	delete(labels, portlayer.ProtectLabel)
+	if on {
+		labels[portlayer.ProtectLabel] = "true"
+	}
+	vol, err := p.store.SetLabels(ctx, p.volume.Name, noneIfEmpty(labels))
+	vol.Qualified = p.volume.Qualified
+	return vol, err
+}
+
+// remove deletes a volume that was found, if nobody uses it and it is not protected. The lock of its name is held, so that nobody can come to use it meanwhile.
 func (s *Service) remove(ctx context.Context, p place) error {
 	name, ref := p.volume.Name, p.volume.Ref()
 	if users := s.users(p.volume.ID()); len(users) > 0 {
@@ -124,6 +152,9 @@ func (s *Service) remove(ctx context.Context, p place) error {
 			ids[i] = string(id)
 		}
 		return fault.New(fault.InUse, "remove %s: volume is in use - [%s]", ref, strings.Join(ids, ", "))
+	}
+	if p.volume.Protected() {
+		return fault.New(fault.Conflict, "remove %s: the volume is protected by its label %s; take that away first: vch volume unprotect %s", ref, portlayer.ProtectLabel, ref)
 	}
 	if err := p.store.Remove(ctx, name); err != nil {
 		return err
@@ -146,7 +177,7 @@ func (s *Service) Prune(ctx context.Context, pick func(portlayer.Volume) bool) (
 	for _, st := range s.stores {
 		vols, _ := st.List(ctx) // a degraded store and a damaged volume are not pruned; List warns of them
 		for _, vol := range vols {
-			if len(s.users(vol.ID())) > 0 || !pick(vol) {
+			if vol.Protected() || len(s.users(vol.ID())) > 0 || !pick(vol) {
 				continue
 			}
 			held, err := s.pruneOne(ctx, st, vol)
@@ -154,7 +185,7 @@ func (s *Service) Prune(ctx context.Context, pick func(portlayer.Volume) bool) (
 			case err == nil:
 				gone = append(gone, vol)
 				freed += held
-			case !fault.Is(err, fault.InUse) && !fault.Is(err, fault.NotFound): // those were taken or removed meanwhile
+			case !fault.Is(err, fault.InUse) && !fault.Is(err, fault.Conflict) && !fault.Is(err, fault.NotFound): // those were taken or removed meanwhile
 				errs = append(errs, err)
 			}
 		}

@@ -88,7 +88,11 @@ func (s *Service) Unmake(ctx context.Context, id portlayer.VolumeID, maker portl
 		return p.harm // who made it cannot be read
 	case maker != "" && p.volume.Maker != string(maker):
 		return nil
+	case maker == "" && p.volume.Protected():
+		s.o.Log.Info("a protected volume outlives its container", "volume", p.volume.ID().String())
+		return nil
 	}
+	p.volume.Labels = nil // its maker takes it back: nobody can have meant to keep it
 	err = s.remove(ctx, p)
 	if fault.Is(err, fault.InUse) || fault.Is(err, fault.NotFound) {
 		return nil

@@ -124,7 +124,10 @@ func parseRate(text string) (portlayer.Bytes, error) {
 // checkLabels refuses what could not be recorded and shown again as it was given.
 func checkLabels(labels map[string]string) error {
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		_, err := strconv.ParseBool(labels[key])
 		switch {
+		case key == portlayer.ProtectLabel && labels[key] != "" && err != nil:
+			return fault.New(fault.Invalid, "label %s is %q; write true or false", key, labels[key])
 		case key == "":
 			return fault.New(fault.Invalid, "a label has an empty name (its value is %q); give it one", labels[key])
 		case !utf8.ValidString(key) || strings.ContainsFunc(key, control):

@@ -244,6 +244,18 @@ func TestCreateExisting(t *testing.T) {
 	}
 	_, _, err = h.Reserve(t.Context(), "c", portlayer.Mount{Volume: "data", Store: "fast", Options: opts("VolumeStore", "default")})
 	is(t, err, fault.Invalid, "two stores, fast and default")
+	// A type from a store, and stores from a type.
+	if of := h.Stores(t.Context(), "other-vmdk"); len(of) != 1 || of[0].Name != "fast" {
+		t.Errorf("%+v", of)
+	}
+	if of := h.Stores(t.Context(), "none"); len(of) != 0 {
+		t.Errorf("%+v", of)
+	}
+	if st, err := h.Store(t.Context(), "fast"); err != nil || st.Driver != "other-vmdk" {
+		t.Errorf("%+v, %v", st, err)
+	}
+	_, err = h.Store(t.Context(), "none")
+	is(t, err, fault.Invalid, "no volume store is called none")
 	// A driver that another store has.
 	_, err = h.Create(t.Context(), portlayer.VolumeRequest{Name: "new", Driver: "other-vmdk"})
 	is(t, err, fault.Invalid, "store default has driver fake-vmdk, not other-vmdk", "VolumeStore")

@@ -215,6 +215,22 @@ func (s *Store) Usage(ctx context.Context, name portlayer.VolumeName) (portlayer
 	return portlayer.VolumeUsage{Capacity: vol.Capacity, Allocated: diskCost}, nil
 }
 
+// SetLabels is portlayer.VolumeStore.SetLabels.
+func (s *Store) SetLabels(ctx context.Context, name portlayer.VolumeName, labels map[string]string) (portlayer.Volume, error) {
+	leave, err := s.enter(ctx)
+	if err != nil {
+		return portlayer.Volume{}, err
+	}
+	defer leave()
+	vol, err := s.get(name)
+	if err != nil {
+		return portlayer.Volume{}, err
+	}
+	vol.Labels = maps.Clone(labels)
+	s.medium.volumes[name] = vol
+	return s.own(vol), nil
+}
+
 // Join is portlayer.VolumeStore.Join.
 func (s *Store) Join(ctx context.Context, h *portlayer.Handle, vol portlayer.Volume, m portlayer.Mount) error {
 	if err := ctx.Err(); err != nil {
