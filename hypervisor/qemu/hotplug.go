@@ -70,11 +70,16 @@ func (m *machine) replug(ctx context.Context, p *process, def, was definition) (
 		}
 		uerr := back.Run(ctx)
 		select {
-		case <-p.ended: // and its disks with it
-			err = fault.New(fault.Unavailable, "the machine ended meanwhile: %w", err)
+		case <-q.ended: // it closed its control socket: it is ending, and its disks with it
+			select {
+			case <-p.ended:
+				err = fault.New(fault.Unavailable, "the machine ended meanwhile: %w", err)
+				return
+			case <-ctx.Done():
+			}
 		default:
-			err = errors.Join(err, uerr)
 		}
+		err = errors.Join(err, uerr)
 	}()
 	have, err := plugged(ctx, q)
 	if err != nil {
