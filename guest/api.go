@@ -37,6 +37,16 @@ type Handler interface {
 	Exec(ctx context.Context, id string, p Process, stdin io.Reader, started func(pid int), out func(Stream, []byte) error) (Exit, error)
 	// Top lists the processes of the container.
 	Top(ctx context.Context) ([]ProcessInfo, error)
+	// Mount mounts one more volume in the running container, whose disk is in the machine or about to be, as Configure would have: links in the target
+	// are resolved inside the root, a missing target is made, an empty volume takes the target's content where m.Copy says so. It returns when the mount is
+	// there. Again with the same m it does nothing. The kinds: Conflict while the container does not run, where something else is mounted at the
+	// target or below it, and for a writable mount of a volume that is mounted read-only; what Configure has for volumes otherwise. After
+	// an error nothing is mounted, and Status.Unclean says whether it was for want of a journal's replay.
+	Mount(ctx context.Context, m MountSpec) error
+	// Unmount takes the mount of a volume at target away, which Configure or Mount made there, by the path that those were given; nothing of theirs there: nothing
+	// happens. With its last mount the volume's file system is unmounted and written out, and its disk forgotten: it can be pulled. InUse while
+	// processes have it open or something is mounted below, naming them, and nothing is changed then. Conflict while the container does not run.
+	Unmount(ctx context.Context, target string) error
 	// Shutdown unmounts what is still mounted, syncs and powers the machine off. It may not return.
 	Shutdown(ctx context.Context) error
 }

@@ -113,7 +113,7 @@ type Status struct {
 	Finished time.Time `json:"finished,omitzero"`
 	Exit     Exit      `json:"exit"`
 	Error    *Fault    `json:"error,omitempty"`
-	Unclean  []Source  `json:"unclean,omitempty"` // Failed: volumes that cannot be mounted read-only before a writer's journal is replayed
+	Unclean  []Source  `json:"unclean,omitempty"` // after a Configure or Mount that failed: volumes that cannot be mounted read-only before a writer's journal is replayed
 	Frames   uint64    `json:"frames"`            // number of the last output frame so far
 	Timings  []Timing  `json:"timings,omitempty"` // what the start spent its time on, in order
 }

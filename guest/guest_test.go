@@ -166,6 +166,12 @@ func (h *handler) Top(context.Context) ([]ProcessInfo, error) {
 	return []ProcessInfo{{PID: 1, UID: "root", CPU: time.Second, Start: time.Unix(7, 0).UTC(), TTY: "?", Args: "a b"}}, h.note("top")
 }
 
+func (h *handler) Mount(_ context.Context, m MountSpec) error { return h.note("mount %+v", m) }
+
+func (h *handler) Unmount(_ context.Context, target string) error {
+	return h.note("unmount %q", target)
+}
+
 func (h *handler) Shutdown(context.Context) error { return h.note("shutdown") }
 
 // limited is a context for a call that has to answer soon.
@@ -229,7 +235,8 @@ func TestPlainCalls(t *testing.T) {
 	h := newHandler()
 	c := meet(t, h)
 	ctx := limited(t)
-	if err := errors.Join(c.Signal(ctx, "x", 15), c.Resize(ctx, "", 3, 4)); err != nil {
+	vol := MountSpec{Source: "label://x", Target: "/data", Subpath: "s", ReadOnly: true, Copy: true, Options: []string{"o"}, Name: "data"}
+	if err := errors.Join(c.Signal(ctx, "x", 15), c.Resize(ctx, "", 3, 4), c.Mount(ctx, vol), c.Unmount(ctx, "/data")); err != nil {
 		t.Error(err)
 	}
 	ps, err := c.Top(ctx)
@@ -239,7 +246,7 @@ func TestPlainCalls(t *testing.T) {
 	if err := c.Shutdown(ctx); err != nil {
 		t.Error(err)
 	}
-	if got, want := strings.Join(h.told, ";"), `signal "x" 15;resize "" 3 4;top;top;shutdown`; got != want {
+	if got, want := strings.Join(h.told, ";"), fmt.Sprintf(`signal "x" 15;resize "" 3 4;mount %+v;unmount "/data";top;top;shutdown`, vol); got != want {
 		t.Errorf("the guest was told %s, want %s", got, want)
 	}
 }

@@ -150,6 +150,8 @@ func dispatch(ctx context.Context, cancel context.CancelFunc, st *yamux.Stream, 
 		return h.Top(ctx)
 	case "shutdown":
 		return nil, h.Shutdown(context.WithoutCancel(ctx))
+	case "mount", "unmount":
+		return nil, serveMount(ctx, h, req)
 	case "watch":
 		return nil, serveWatch(ctx, cancel, st, h)
 	case "output":

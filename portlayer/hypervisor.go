@@ -52,7 +52,13 @@ type Hypervisor interface {
 // Machine is one defined machine.
 type Machine interface {
 	ID() ContainerID
-	// Reconfigure changes the devices of a machine, on (hot-plug) or off. All or nothing. Unsupported where a powered-on machine cannot do it.
+	// Disks gives the disks of the machine's definition: those that it has while it is on, and gets when it is powered on next.
+	Disks(ctx context.Context) ([]Disk, error)
+	// Reconfigure changes the disks of a machine, on (hot-plug) or off, and with them its definition. All or nothing. A disk that is added comes up in the
+	// guest some time after; one that is removed is gone when it returns, whatever the guest still does with it: have the guest unmount it first. The
+	// kinds: those of ApplyChanges; for a disk that is added to a machine that is on, those of PowerOn; Unsupported for what a machine that is on
+	// cannot do: disks of its own come and go only while it is off, and one serial is not removed and added in one call. A call that the end
+	// of this process cut off is finished by the next, which may be one of no changes.
 	Reconfigure(ctx context.Context, changes []DeviceChange) error
 	// PowerOn starts the machine and returns when it executes. A second call on a running machine does nothing. The kinds: InUse when another
 	// machine holds a disk, NotFound when a disk file is missing, Conflict when one is damaged (shorter than its descriptor says).

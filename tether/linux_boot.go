@@ -58,7 +58,10 @@ func boot() error {
 	if err := os.Mkdir(cgroupDir, 0o755); err != nil {
 		return err
 	}
-	l := &Linux{reaper: &reaper{waiting: map[int]chan unix.WaitStatus{}}, volumes: map[guest.Source]volume{}}
+	l := &Linux{
+		reaper:  &reaper{waiting: map[int]chan unix.WaitStatus{}},
+		volumes: map[guest.Source]volume{}, binds: map[string]bind{}, forgotten: map[string]scsiPlace{},
+	}
 	sigchld := make(chan os.Signal, 1)
 	signal.Notify(sigchld, syscall.SIGCHLD)
 	go l.reaper.run(sigchld)

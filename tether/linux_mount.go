@@ -188,7 +188,7 @@ func makeTarget(m guest.MountSpec, path string, file bool) error {
 	case errors.Is(err, fs.ErrNotExist):
 		err = os.MkdirAll(path, 0o755)
 	case err == nil && fi.IsDir() == file:
-		return fault.New(fault.Invalid, "cannot mount %s at %s: not a directory: Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified path of the image is a directory", mountName(m), m.Target)
+		return wrongKind(m)
 	}
 	if err != nil {
 		return fault.New(fault.KindOf(err), "cannot make mount target %s: %w", m.Target, err)
@@ -196,32 +196,46 @@ func makeTarget(m guest.MountSpec, path string, file bool) error {
 	return nil
 }
 
+// wrongKind is a file where a directory is mounted, or the other way.
+func wrongKind(m guest.MountSpec) error {
+	return fault.New(fault.Invalid, "cannot mount %s at %s: not a directory: Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified path of the image is a directory", mountName(m), m.Target)
+}
+
 // partOf gives what m mounts of a volume's content, and whether that is a file. Nothing else uses the volume meanwhile, so that what was found stays what it is.
 func partOf(content string, m guest.MountSpec) (part string, file bool, err error) {
 	if m.Subpath == "" {
 		return content, false, nil
 	}
-	root, err := unix.Open(content, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, file, err := openPart(content, m)
 	if err != nil {
 		return "", false, err
 	}
+	defer unix.Close(fd)
+	part, err = os.Readlink(byDescriptor(fd))
+	return part, file, err
+}
+
+// openPart opens what m mounts of a volume's content, as a path only, and says whether it is a file.
+func openPart(content string, m guest.MountSpec) (fd int, file bool, err error) {
+	root, err := unix.Open(content, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil || m.Subpath == "" {
+		return root, false, err
+	}
 	defer unix.Close(root)
-	fd, err := unix.Openat2(root, m.Subpath, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS})
+	fd, err = unix.Openat2(root, m.Subpath, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS})
 	switch {
 	case errors.Is(err, unix.EXDEV): // openat2(2): it leads out of root
-		return "", false, fault.New(fault.Invalid, "cannot mount %s of %s: path concatenation escapes the base directory: a link in it leads out of the volume", m.Subpath, mountName(m))
+		return -1, false, fault.New(fault.Invalid, "cannot mount %s of %s: path concatenation escapes the base directory: a link in it leads out of the volume", m.Subpath, mountName(m))
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
-		return "", false, fault.New(fault.NotFound, "cannot access path %s of %s: %w; make it there first, with a container that mounts the whole volume", m.Subpath, mountName(m), err)
+		return -1, false, fault.New(fault.NotFound, "cannot access path %s of %s: %w; make it there first, with a container that mounts the whole volume", m.Subpath, mountName(m), err)
 	case err != nil:
-		return "", false, fault.New(fault.KindOf(err), "cannot access path %s of %s: %w", m.Subpath, mountName(m), err)
+		return -1, false, fault.New(fault.KindOf(err), "cannot access path %s of %s: %w", m.Subpath, mountName(m), err)
 	}
-	defer unix.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return "", false, err
+		return -1, false, errors.Join(err, unix.Close(fd))
 	}
-	part, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
-	return part, st.Mode&unix.S_IFMT != unix.S_IFDIR, err
+	return fd, st.Mode&unix.S_IFMT != unix.S_IFDIR, nil
 }
 
 func mountName(m guest.MountSpec) string {
@@ -337,7 +351,7 @@ func (l *Linux) mountOne(m guest.MountSpec, t target) error {
 			return fault.New(fault.Internal, "cannot make the mount at %s read-only: %w", m.Target, err)
 		}
 	}
-	return nil
+	return l.remember(m, path)
 }
 
 // tmpfsFlags are the words of mount(8) that are flags of mount(2).
@@ -457,7 +471,7 @@ func (l *Linux) unmountAll() error {
 			errs = append(errs, fmt.Errorf("%s: %w", at, err))
 		}
 	}
-	l.mounted, l.volumes = nil, map[guest.Source]volume{}
+	l.mounted, l.volumes, l.binds = nil, map[guest.Source]volume{}, map[string]bind{}
 	unix.Sync()
 	return errors.Join(errs...)
 }

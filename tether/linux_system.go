@@ -35,6 +35,9 @@ type Linux struct {
 
 	mounted []string // in order
 	volumes map[guest.Source]volume
+	binds   map[string]bind // volumes' mounts in the container's root, by their specs' targets
+
+	forgotten map[string]scsiPlace // disks that Unmount had the kernel drop, by label
 
 	mu   sync.Mutex // guards below
 	main *linuxProc

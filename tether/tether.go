@@ -21,13 +21,16 @@ import (
 	"vch/internal/fault"
 )
 
-// System is an operating system as Core needs it. Methods are called by one goroutine at a time but for those of Proc.
+// System is an operating system as Core needs it. Prepare, Mount, Unmount and Release are called by one goroutine at a time.
 type System interface {
 	// Prepare gives the machine its identity (entropy, clock, host name) and mounts everything that cfg names; it reports how long mounting and
 	// copying took. After an error nothing is mounted.
 	Prepare(ctx context.Context, cfg guest.ExecutorConfig) ([]guest.Timing, error)
 	// Start runs p: the container's own process if main, else one beside it.
 	Start(p guest.Process, main bool) (Proc, error)
+	// Mount and Unmount are guest.Handler's, between Prepare and Release. Like Prepare, Mount gives up waiting for a disk when ctx ends.
+	Mount(ctx context.Context, m guest.MountSpec) error
+	Unmount(target string) error
 	// Release ends every process of the container, unmounts and syncs.
 	Release() error
 	// Top lists the container's processes.
@@ -49,7 +52,7 @@ type Proc interface {
 	Resize(rows, cols uint16) error
 }
 
-// Unclean is Prepare's error for a volume whose last writer ended without unmounting it: its journal has to be replayed, which a disk that is
+// Unclean is Prepare's and Mount's error for a volume whose last writer ended without unmounting it: its journal has to be replayed, which a disk that is
 // read-only in this machine does not allow. A machine that has it writable mends it by mounting it.
 type Unclean struct {
 	Source guest.Source
@@ -73,7 +76,10 @@ type Core struct {
 	booted time.Time
 	boot   []guest.Timing
 
-	configuring sync.Mutex // held by the one Configure
+	configuring sync.Mutex         // held by the one Configure
+	mounting    sync.Mutex         // held by whoever changes the mounts once the process runs
+	running     context.Context    // from the process's start to its end; set before Phase is Running
+	ended       context.CancelFunc // ends running
 
 	mu      sync.Mutex // guards below
 	id      string     // of the config taken
@@ -143,6 +149,7 @@ func (c *Core) Configure(ctx context.Context, cfg guest.ExecutorConfig) error {
 	}
 	c.mu.Lock()
 	c.main, c.stdin = proc, proc.Stdin()
+	c.running, c.ended = context.WithCancel(context.Background())
 	c.mu.Unlock()
 	c.set(func(st *guest.Status) {
 		st.Phase, st.Timings, st.Pid, st.Started = guest.Running, timings, proc.Pid(), time.Now()
@@ -179,9 +186,12 @@ func (c *Core) attend(p Proc) {
 		}
 	}
 	exit := p.Wait()
+	c.ended()
 	pumps.Wait()
 	finished := time.Now()
+	c.mounting.Lock()
 	err := c.sys.Release()
+	c.mounting.Unlock()
 	c.finishOutput()
 	c.set(func(st *guest.Status) {
 		st.Phase, st.Exit, st.Finished, st.Pid = guest.Exited, exit, finished, 0

@@ -21,6 +21,9 @@ type system struct {
 	mu       sync.Mutex // guards below
 	prepared int
 	released int
+	mounts   []string // what Mount and Unmount did, in order
+	mountErr error
+	waits    bool // Mount waits for its context's end
 	off      bool
 	procs    []*proc
 }
@@ -41,6 +44,25 @@ func (s *system) Start(p guest.Process, _ bool) (Proc, error) {
 	pr := newProc(p)
 	s.procs = append(s.procs, pr)
 	return pr, nil
+}
+
+func (s *system) Mount(ctx context.Context, m guest.MountSpec) error {
+	s.mu.Lock()
+	s.mounts = append(s.mounts, "mount "+m.Target)
+	err, waits := s.mountErr, s.waits
+	s.mu.Unlock()
+	if waits {
+		<-ctx.Done()
+		err = ctx.Err()
+	}
+	return err
+}
+
+func (s *system) Unmount(target string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mounts = append(s.mounts, "unmount "+target)
+	return s.mountErr
 }
 
 func (s *system) Release() error {

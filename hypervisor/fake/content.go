@@ -39,11 +39,20 @@ func format(f io.WriterAt, label portlayer.Label) error {
 type content struct {
 	readOnly bool
 	label    portlayer.Label
+	serial   string   // of its disk; "" in memory
 	room     int64    // bytes that the list may take
 	extent   *os.File // nil: in memory, as a tmpfs
 
 	mu    sync.Mutex // guards below, and the extent, which is this file system's memory
 	files map[string]string
+	gone  bool // its disk was pulled
+}
+
+// pull is what the end of its disk does.
+func (c *content) pull() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gone = true
 }
 
 // newMemory makes a file system in memory.
@@ -78,7 +87,7 @@ func mountExtent(d portlayer.Disk) (_ *content, err error) {
 	if !strings.HasPrefix(string(head), magic) {
 		return nil, errors.New("its disk holds no file system that the fake hypervisor knows")
 	}
-	c := &content{readOnly: d.ReadOnly, extent: f, room: fi.Size() - contentAt, files: map[string]string{}}
+	c := &content{readOnly: d.ReadOnly, serial: d.Serial, extent: f, room: fi.Size() - contentAt, files: map[string]string{}}
 	c.label = portlayer.Label(strings.TrimRight(string(head[labelAt:lengthAt]), "\x00"))
 	n := binary.BigEndian.Uint64(head[lengthAt:])
 	if n == 0 {
@@ -125,6 +134,9 @@ func (c *content) unmount() error {
 func (c *content) write(path, text string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.gone {
+		return unix.EIO
+	}
 	if c.readOnly {
 		return unix.EROFS
 	}
@@ -165,6 +177,9 @@ func (c *content) has(path string) bool {
 func (c *content) read(path string) (string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.gone {
+		return "", unix.EIO
+	}
 	text, ok := c.files[path]
 	if !ok {
 		return "", unix.ENOENT
@@ -181,6 +196,8 @@ func errText(err error) string {
 		return "No such file or directory"
 	case errors.Is(err, unix.ENOSPC):
 		return "No space left on device"
+	case errors.Is(err, unix.EIO):
+		return "I/O error"
 	}
 	return err.Error()
 }

@@ -163,7 +163,13 @@ func (h *Hypervisor) define(ctx context.Context, spec portlayer.MachineSpec) (_ 
 // ID is portlayer.Machine.ID.
 func (m *Machine) ID() portlayer.ContainerID { return m.id }
 
-// Reconfigure is portlayer.Machine.Reconfigure; Unsupported for a machine that is on.
+// Disks is portlayer.Machine.Disks.
+func (m *Machine) Disks(context.Context) ([]portlayer.Disk, error) {
+	d, err := m.h.site.load(m.id)
+	return d.Disks, err
+}
+
+// Reconfigure is portlayer.Machine.Reconfigure.
 func (m *Machine) Reconfigure(ctx context.Context, changes []portlayer.DeviceChange) error {
 	return fault.Wrap("reconfigure machine", string(m.id), m.reconfigure(ctx, changes))
 }
@@ -178,12 +184,12 @@ func (m *Machine) reconfigure(ctx context.Context, changes []portlayer.DeviceCha
 	if err != nil {
 		return err
 	}
-	if m.slot.running() != nil {
-		return fault.New(fault.Unsupported, "the fake hypervisor does not change a machine that is on; power it off first")
-	}
 	d := old
 	if d.Disks, err = portlayer.ApplyChanges(old.Disks, changes); err != nil {
 		return err
+	}
+	if r := m.slot.running(); r != nil {
+		return r.replug(ctx, old.Disks, changes, func() error { return m.h.site.store(ctx, m.id, d, old) })
 	}
 	return m.h.site.store(ctx, m.id, d, old)
 }

@@ -18,7 +18,6 @@ type running struct {
 	world *World
 	id    portlayer.ContainerID
 	slot  *slot
-	disks []portlayer.Disk
 	sys   *system
 	core  *tether.Core
 
@@ -27,10 +26,12 @@ type running struct {
 	off    chan struct{}  // closed when nothing of the machine is left
 	conns  sync.WaitGroup // one for each connection that is served
 
-	mu   sync.Mutex // guards below
-	conn net.Conn   // the guest's end of the last connection
-	why  string     // why it ends; "" while it does not
-	halt chan struct{}
+	mu       sync.Mutex // guards below
+	disks    []portlayer.Disk
+	released bool     // the disks are others' to have
+	conn     net.Conn // the guest's end of the last connection
+	why      string   // why it ends; "" while it does not
+	halt     chan struct{}
 }
 
 // boot makes a machine whose disks are acquired.
@@ -58,7 +59,10 @@ func (r *running) live() {
 		}
 		<-changed
 	}
+	r.mu.Lock()
+	r.released = true
 	r.world.release(r.id, r.disks)
+	r.mu.Unlock()
 	r.slot.mu.Lock()
 	r.slot.run, r.slot.end = nil, r.why
 	r.slot.mu.Unlock()

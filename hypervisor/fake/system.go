@@ -31,6 +31,7 @@ type system struct {
 // mount is a file system where a path finds it.
 type mount struct {
 	target   string
+	source   guest.Source // of a volume; "" for the root and a tmpfs
 	content  *content
 	part     string // of the content: a directory or a file; "" is all of it
 	readOnly bool
@@ -73,35 +74,48 @@ func (s *system) mountAll(cfg guest.ExecutorConfig) error {
 			return fault.New(fault.Invalid, "mount target %s is the root of the container", m.Target)
 		}
 		if m.Source == "tmpfs:" {
-			s.mounts = append(s.mounts, mount{m.Target, newMemory(), "", m.ReadOnly})
+			s.mounts = append(s.mounts, mount{m.Target, "", newMemory(), "", m.ReadOnly})
 			continue
 		}
-		label, ok := strings.CutPrefix(m.Source, "label://")
-		if !ok {
-			return fault.New(fault.Unsupported, "mount source %q is not known to this tether", m.Source)
+		if err := s.mountVolume(m, cfg.Mounts, volumes); err != nil {
+			return err
 		}
-		c := volumes[m.Source]
-		if c == nil {
-			var readOnly bool
-			var err error
-			if c, readOnly, err = s.mountDisk("disk://"+label, mountName(m)); err != nil {
-				return err
-			}
-			if string(c.label) != label {
-				return fault.New(fault.Conflict, "%s: its disk holds the file system %s, not %s", mountName(m), c.label, label)
-			}
-			if readOnly && slices.ContainsFunc(cfg.Mounts, func(o guest.MountSpec) bool { return o.Source == m.Source && !o.ReadOnly }) {
-				return fault.New(fault.Internal, "the file system of %s cannot be mounted: read-only file system", mountName(m))
-			}
-			volumes[m.Source] = c
-		}
-		if m.Subpath != "" && !c.has(m.Subpath) {
-			return fault.New(fault.NotFound, "cannot access path %s of %s: no such file or directory; make it there first, with a container that mounts the whole volume", m.Subpath, mountName(m))
-		}
-		s.mounts = append(s.mounts, mount{m.Target, c, m.Subpath, m.ReadOnly})
 	}
+	s.sortMounts()
+	s.mounts = append(s.mounts, mount{"/", "", root, "", cfg.Root.ReadOnly})
+	return nil
+}
+
+// sortMounts puts the deepest targets first; the root stays the last. The caller holds mu.
+func (s *system) sortMounts() {
 	slices.SortStableFunc(s.mounts, func(a, b mount) int { return len(b.target) - len(a.target) })
-	s.mounts = append(s.mounts, mount{"/", root, "", cfg.Root.ReadOnly})
+}
+
+// mountVolume mounts m, one of all, whose volume's content is in volumes if it is open. The caller holds mu.
+func (s *system) mountVolume(m guest.MountSpec, all []guest.MountSpec, volumes map[guest.Source]*content) error {
+	label, ok := strings.CutPrefix(m.Source, "label://")
+	if !ok {
+		return fault.New(fault.Unsupported, "mount source %q is not known to this tether", m.Source)
+	}
+	c := volumes[m.Source]
+	if c == nil {
+		var readOnly bool
+		var err error
+		if c, readOnly, err = s.mountDisk("disk://"+label, mountName(m)); err != nil {
+			return err
+		}
+		if string(c.label) != label {
+			return fault.New(fault.Conflict, "%s: its disk holds the file system %s, not %s", mountName(m), c.label, label)
+		}
+		if readOnly && slices.ContainsFunc(all, func(o guest.MountSpec) bool { return o.Source == m.Source && !o.ReadOnly }) {
+			return fault.New(fault.Internal, "the file system of %s cannot be mounted: read-only file system", mountName(m))
+		}
+		volumes[m.Source] = c
+	}
+	if m.Subpath != "" && !c.has(m.Subpath) {
+		return fault.New(fault.NotFound, "cannot access path %s of %s: no such file or directory; make it there first, with a container that mounts the whole volume", m.Subpath, mountName(m))
+	}
+	s.mounts = append(s.mounts, mount{m.Target, m.Source, c, m.Subpath, m.ReadOnly})
 	return nil
 }
 

@@ -23,7 +23,7 @@ const (
 )
 
 // machineNames are all machines that the suite defines.
-var machineNames = [...]string{"defined", "broken", "writer", "holder", "rival", "reader", "sleeper", "mislabelled", "bold", "partial"}
+var machineNames = [...]string{"defined", "broken", "writer", "holder", "rival", "reader", "sleeper", "mislabelled", "bold", "partial", "plugged"}
 
 func (s *suite) testMachines(t *testing.T) {
 	s.image = s.Image(t, s.h, s.disks)
@@ -34,6 +34,7 @@ func (s *suite) testMachines(t *testing.T) {
 	t.Run("a running machine outlives the daemon and holds its volume", func(t *testing.T) { s.restarted(t, data) })
 	t.Run("readers share a volume and cannot write it", func(t *testing.T) { s.readers(t, data) })
 	t.Run("what the guest cannot do comes back with kind and reason", func(t *testing.T) { s.refusals(t, data) })
+	t.Run("disks come and go while the machine is on", s.hotplug)
 	if _, err := s.h.Disks().Stat(t.Context(), data); err != nil {
 		t.Errorf("the volume did not outlive its machines: %v", err)
 	}
@@ -403,9 +404,6 @@ func (s *suite) readers(t *testing.T, data portlayer.DiskPath) {
 	reader := s.define(t, s.spec("reader", volumeDisk("data", data, true)))
 	s.powerOn(t, sleeper)
 	s.powerOn(t, reader)
-	if err := sleeper.Reconfigure(t.Context(), nonsense[:1]); err != nil {
-		want(t, "reconfigure a machine that is on", err, fault.Unsupported)
-	}
 
 	c := s.connect(t, reader)
 	part := volume("data", true)

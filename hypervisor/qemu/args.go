@@ -3,6 +3,7 @@ package qemu
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"strconv"
 
 	"vch/guest"
@@ -23,9 +24,40 @@ const (
 // drive is a disk as QEMU gets it.
 type drive struct {
 	serial   string
+	lun      int    // SCSI logical unit, unique in the machine
 	file     string // raw
 	readOnly bool
 	throttle portlayer.Throttle
+}
+
+// flag is how its file is opened (open(2)).
+func (d drive) flag() int {
+	if d.readOnly {
+		return os.O_RDONLY
+	}
+	return os.O_RDWR
+}
+
+// diskID is what QEMU calls the device of the disk with a serial.
+func diskID(serial string) string { return "disk-" + serial }
+
+func (d drive) node() string  { return "disk" + strconv.Itoa(d.lun) }
+func (d drive) group() string { return "throttle" + strconv.Itoa(d.lun) }
+
+// objects are what QEMU has to make for a disk whose descriptor it has in the set d.lun, in this order; throttle is nil for a disk without bounds.
+func (d drive) objects() (throttle, block, device map[string]any) {
+	block = map[string]any{"driver": "raw", "read-only": d.readOnly, "discard": "unmap",
+		"file": map[string]any{"driver": "file", "filename": fmt.Sprintf("/dev/fdset/%d", d.lun), "read-only": d.readOnly, "discard": "unmap"}}
+	if d.throttle != (portlayer.Throttle{}) { // docs/throttle.txt: a filter above the image; a bound of 0 is none
+		throttle = map[string]any{"qom-type": "throttle-group", "id": d.group(),
+			"limits": map[string]any{"iops-total": d.throttle.IOPS, "bps-total": int64(d.throttle.BPS)}}
+		block = map[string]any{"driver": "throttle", "throttle-group": d.group(), "read-only": d.readOnly, "discard": "unmap", "file": block}
+	}
+	block["node-name"] = d.node()
+	device = map[string]any{"driver": "scsi-hd", "id": diskID(d.serial), "bus": "scsi0.0", "channel": 0, "scsi-id": 0, "lun": d.lun, "drive": d.node(), "serial": d.serial,
+		// A full host disk is an error of the one who writes; QEMU's default would stop the machine and wait for an administrator.
+		"werror": "report", "rerror": "report"}
+	return throttle, block, device
 }
 
 // shape is all that a command line is made of.
@@ -62,20 +94,12 @@ func arguments(s shape) []string {
 		"-device", "virtio-scsi-pci,id=scsi0",
 	}
 	for i, d := range s.drives {
-		node := "disk" + strconv.Itoa(i)
-		block := map[string]any{"driver": "raw", "read-only": d.readOnly, "discard": "unmap",
-			"file": map[string]any{"driver": "file", "filename": fmt.Sprintf("/dev/fdset/%d", i), "read-only": d.readOnly, "discard": "unmap"}}
-		if d.throttle != (portlayer.Throttle{}) { // docs/throttle.txt: a filter above the image; a bound of 0 is none
-			group := "throttle" + strconv.Itoa(i)
-			args = append(args, "-object", object(map[string]any{"qom-type": "throttle-group", "id": group,
-				"limits": map[string]any{"iops-total": d.throttle.IOPS, "bps-total": int64(d.throttle.BPS)}}))
-			block = map[string]any{"driver": "throttle", "throttle-group": group, "read-only": d.readOnly, "discard": "unmap", "file": block}
+		d.lun = i
+		throttle, block, device := d.objects()
+		if throttle != nil {
+			args = append(args, "-object", object(throttle))
 		}
-		block["node-name"] = node
-		args = append(args, "-add-fd", fmt.Sprintf("fd=%d,set=%d", fdDisks+i, i), "-blockdev", object(block),
-			"-device", object(map[string]any{"driver": "scsi-hd", "bus": "scsi0.0", "channel": 0, "scsi-id": 0, "lun": i, "drive": node, "serial": d.serial,
-				// A full host disk is an error of the one who writes; QEMU's default would stop the machine and wait for an administrator.
-				"werror": "report", "rerror": "report"}))
+		args = append(args, "-add-fd", fmt.Sprintf("fd=%d,set=%d", fdDisks+i, i), "-blockdev", object(block), "-device", object(device))
 	}
 	return args
 }

@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"vch/internal/atomicfile"
 	"vch/internal/fault"
 	"vch/portlayer"
 )
@@ -25,6 +24,8 @@ type definition struct {
 	CPUs   int              `json:"cpus"`
 	Disks  []portlayer.Disk `json:"disks"`
 	New    portlayer.Bytes  `json:"new"` // what the own disks took of the host when they were made
+
+	NextLUN int `json:"next_lun,omitempty"` // where the next disk that is plugged into the running machine looks for a unit first
 }
 
 // machine implements portlayer.Machine.
@@ -110,12 +111,8 @@ func (m *machine) define(ctx context.Context, def, was definition) error {
 		}
 		def.New += taken
 	}
-	text, err := json.Marshal(def)
-	if err != nil {
+	if err := m.write(def); err != nil {
 		return err
-	}
-	if err := atomicfile.Write(filepath.Join(m.dir(), definitionFile), text, 0o600); err != nil {
-		return noRoom(kindOf(err), m.dir())
 	}
 	for _, d := range was.Disks {
 		if d.File == "" && !owns(def, d.Serial) {
@@ -153,7 +150,13 @@ func (m *machine) definition() (def definition, err error) {
 	return def, nil
 }
 
-// Reconfigure is portlayer.Machine.Reconfigure. A running machine cannot be changed yet.
+// Disks is portlayer.Machine.Disks.
+func (m *machine) Disks(context.Context) ([]portlayer.Disk, error) {
+	def, err := m.definition()
+	return def.Disks, err
+}
+
+// Reconfigure is portlayer.Machine.Reconfigure.
 func (m *machine) Reconfigure(ctx context.Context, changes []portlayer.DeviceChange) error {
 	l := m.h.lock(m.id)
 	defer l.Unlock()
@@ -165,10 +168,14 @@ func (m *machine) Reconfigure(ctx context.Context, changes []portlayer.DeviceCha
 	if def.Disks, err = apply(was.Disks, changes); err != nil {
 		return err
 	}
-	if m.process() != nil {
-		return fault.New(fault.Unsupported, "the devices of a running machine cannot be changed")
+	p := m.process()
+	if p == nil {
+		return m.define(ctx, def, was)
 	}
-	return m.define(ctx, def, was)
+	if err := unchangeable(changes); err != nil {
+		return err
+	}
+	return m.replug(ctx, p, def, was)
 }
 
 // PowerOn is portlayer.Machine.PowerOn.
@@ -184,13 +191,9 @@ func (m *machine) PowerOn(ctx context.Context) error {
 	}
 	s := shape{name: processName(string(m.id)), accel: m.h.info.Accel, qemu: m.h.info.Version, memory: def.Memory, cpus: def.CPUs, boot: m.h.boot, append: m.h.cmdline}
 	for _, d := range def.Disks {
-		v := drive{serial: d.Serial, file: m.ownDisk(d), readOnly: d.ReadOnly, throttle: d.Throttle}
-		if d.File != "" {
-			if v.file, _, err = locate(string(d.File)); err != nil {
-				return err
-			}
-		} else if _, err := os.Stat(v.file); err != nil {
-			return fault.As(fault.NotFound, err)
+		v, err := m.drive(d)
+		if err != nil {
+			return err
 		}
 		s.drives = append(s.drives, v)
 	}
@@ -202,6 +205,17 @@ func (m *machine) PowerOn(ctx context.Context) error {
 	m.h.running[m.id] = p
 	m.h.mu.Unlock()
 	return nil
+}
+
+// drive finds the file of a disk. The unit is the caller's to say.
+func (m *machine) drive(d portlayer.Disk) (v drive, err error) {
+	v = drive{serial: d.Serial, file: m.ownDisk(d), readOnly: d.ReadOnly, throttle: d.Throttle}
+	if d.File != "" {
+		v.file, _, err = locate(string(d.File))
+	} else if _, serr := os.Stat(v.file); serr != nil {
+		err = fault.As(fault.NotFound, serr)
+	}
+	return v, err
 }
 
 // process is the machine's running process, or nil.

@@ -65,11 +65,7 @@ func (h *Hypervisor) launch(ctx context.Context, dir string, s shape) (p *proces
 		files = append(files, f)
 	}
 	for _, d := range s.drives {
-		flag := os.O_RDWR
-		if d.readOnly {
-			flag = os.O_RDONLY
-		}
-		f, err := os.OpenFile(d.file, flag, 0)
+		f, err := os.OpenFile(d.file, d.flag(), 0)
 		if err != nil {
 			return nil, kindOf(err)
 		}
@@ -151,11 +147,11 @@ func (p *process) awaitMachine(ctx context.Context) error {
 	case <-p.ended:
 		conn.Close()
 		<-answered
-		return refusal(p.words())
+		return refusal("QEMU would not start", p.words())
 	}
 	if err != nil && ctx.Err() == nil {
 		<-p.ended // it closed its control socket: it is ending
-		return refusal(p.words())
+		return refusal("QEMU would not start", p.words())
 	}
 	if err != nil {
 		return ctx.Err()
@@ -163,8 +159,8 @@ func (p *process) awaitMachine(ctx context.Context) error {
 	return nil
 }
 
-// refusal gives what QEMU said when it would not start its kind.
-func refusal(words string) error {
+// refusal gives what QEMU said when it would not do something its kind. what says that, where the words alone do not.
+func refusal(what, words string) error {
 	kind := fault.Internal
 	switch {
 	case strings.Contains(words, `Failed to get "write" lock`), strings.Contains(words, `Failed to get shared "write" lock`), strings.Contains(words, `Failed to get "consistent read" lock`),
@@ -180,7 +176,7 @@ func refusal(words string) error {
 	if words == "" {
 		words = "it gave no reason"
 	}
-	return fault.New(kind, "QEMU would not start: %s", words)
+	return fault.New(kind, "%s: %s", what, words)
 }
 
 // words is what QEMU said, without its name before each line.

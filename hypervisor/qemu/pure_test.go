@@ -274,7 +274,7 @@ func TestRefusal(t *testing.T) {
 		`cannot set up guest memory 'pc.ram': Cannot allocate memory`:                        fault.Unavailable,
 		``: fault.Internal,
 	} {
-		if err := refusal(words); !fault.Is(err, kind) {
+		if err := refusal("QEMU would not start", words); !fault.Is(err, kind) {
 			t.Errorf("%q is %v, want %v", words, fault.KindOf(err), kind)
 		}
 	}

@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // qmp is a connection to QEMU's control socket (QEMU docs/interop/qmp-spec). Calls may be made at once.
@@ -104,8 +107,48 @@ func (q *qmp) take(m qmpMessage) {
 	}
 }
 
+// write sends bytes, and with the first of them a file (unix(7) SCM_RIGHTS).
+func (q *qmp) write(body []byte, file *os.File) error {
+	if file == nil {
+		_, err := q.conn.Write(body)
+		return err
+	}
+	conn, ok := q.conn.(*net.UnixConn)
+	if !ok {
+		return errors.New("files go over unix sockets only")
+	}
+	n, _, err := conn.WriteMsgUnix(body, unix.UnixRights(int(file.Fd())), nil)
+	if err == nil && n < len(body) {
+		_, err = conn.Write(body[n:])
+	}
+	return err
+}
+
+// await waits for an event that came or comes after the connection was made.
+func (q *qmp) await(ctx context.Context, ok func(qmpEvent) bool) error {
+	for {
+		select {
+		case e := <-q.events:
+			if ok(e) {
+				return nil
+			}
+		case <-q.ended:
+			q.mu.Lock()
+			defer q.mu.Unlock()
+			return q.err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // call runs a command; out may be nil.
 func (q *qmp) call(ctx context.Context, command string, args, out any) error {
+	return q.send(ctx, command, args, out, nil)
+}
+
+// send is call with a file that goes with the command, if it is not nil.
+func (q *qmp) send(ctx context.Context, command string, args, out any, file *os.File) error {
 	ch := make(chan qmpReply, 1)
 	q.mu.Lock()
 	q.id++
@@ -117,7 +160,7 @@ func (q *qmp) call(ctx context.Context, command string, args, out any) error {
 	}
 	body, err := json.Marshal(msg)
 	if err == nil {
-		_, err = q.conn.Write(append(body, '\n'))
+		err = q.write(append(body, '\n'), file)
 	}
 	q.mu.Unlock()
 	if err != nil {

@@ -1,0 +1,269 @@
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"vch/internal/atomicfile"
+	"vch/internal/fault"
+	"vch/internal/undo"
+	"vch/portlayer"
+)
+
+// Hot-plug. The definition is written first, and says what a running machine is to have: a change that was cut off is finished by the next one, which compares it
+// with what QEMU has. A disk comes as a descriptor over QMP (add-fd), opened here, as those of a cold start are: QEMU's user has the right to open nothing.
+
+// plugLimit bounds all that is asked of QEMU in one change, so that one that hangs does not keep the machine from being switched off.
+const plugLimit = time.Minute
+
+// luns is how many logical units the disks of a running machine take turns on. Each new disk takes the next, so that the guest has long noticed the end of the one
+// before; below 256 a number is its own address (SAM-5 4.7, peripheral device addressing).
+const luns = 256
+
+// unchangeable refuses what a machine that is on cannot do.
+func unchangeable(changes []portlayer.DeviceChange) error {
+	seen := map[string]bool{}
+	for _, c := range changes {
+		if seen[c.Disk.Serial] {
+			return fault.New(fault.Unsupported, "disk %s cannot be removed and added again in one change of a machine that is on; make it two", c.Disk.Serial)
+		}
+		seen[c.Disk.Serial] = true
+	}
+	return nil
+}
+
+// replug makes the disks of the running process p what def says, and def the definition in place of was; all or nothing.
+func (m *machine) replug(ctx context.Context, p *process, def, was definition) (err error) {
+	for _, d := range def.Disks {
+		if d.File == "" && !owns(was, d.Serial) {
+			return fault.New(fault.Unsupported, "a machine makes disks of its own only while it is off")
+		}
+	}
+	for _, d := range was.Disks {
+		if d.File == "" && !owns(def, d.Serial) {
+			return fault.New(fault.Unsupported, "a machine deletes disks of its own only while it is off")
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), plugLimit)
+	defer cancel()
+	conn, err := dial(ctx, p.dir, qmpSocket)
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	q, err := newQMP(ctx, conn)
+	if err != nil {
+		return fault.New(fault.Unavailable, "cannot reach the machine: %w", err)
+	}
+	defer q.close()
+	var back undo.Stack
+	defer func() {
+		if err == nil {
+			return
+		}
+		uerr := back.Run(ctx)
+		select {
+		case <-q.ended: // it closed its control socket: it is ending, and its disks with it
+			select {
+			case <-p.ended:
+				err = fault.New(fault.Unavailable, "the machine ended meanwhile: %w", err)
+				return
+			case <-ctx.Done():
+			}
+		default:
+		}
+		err = errors.Join(err, uerr)
+	}()
+	have, err := plugged(ctx, q)
+	if err != nil {
+		return err
+	}
+	if len(have) == 0 && len(was.Disks) > 0 {
+		return fault.New(fault.Unsupported, "this machine was started by an earlier vch, which gave its disks no names: restart the container, then its disks can be changed")
+	}
+	// What can be wrong with a disk is found out before anything is done.
+	var add, remove []drive
+	for _, d := range def.Disks {
+		if _, ok := have[d.Serial]; !ok {
+			v, err := m.drive(d)
+			if err != nil {
+				return err
+			}
+			add = append(add, v)
+		}
+	}
+	for serial, lun := range have {
+		if !slices.ContainsFunc(def.Disks, func(d portlayer.Disk) bool { return d.Serial == serial }) {
+			v := drive{serial: serial, lun: lun}
+			if i := slices.IndexFunc(was.Disks, func(d portlayer.Disk) bool { return d.Serial == serial }); i >= 0 {
+				if v, err = m.drive(was.Disks[i]); err != nil { // its file is away: it can go, and would not come back
+					v = drive{serial: serial}
+				}
+				v.lun = lun
+			}
+			remove = append(remove, v)
+		}
+	}
+	def.NextLUN = was.NextLUN
+	for i := range add {
+		add[i].lun = freeLUN(have, &def.NextLUN)
+		have[add[i].serial] = add[i].lun
+	}
+	if err := m.write(def); err != nil {
+		return err
+	}
+	back.Push(func(context.Context) error { was.NextLUN = def.NextLUN; return m.write(was) })
+	for _, v := range add {
+		if err := v.plug(ctx, q); err != nil {
+			return err
+		}
+		back.Push(func(ctx context.Context) error { return v.unplug(ctx, q) })
+	}
+	for _, v := range remove {
+		if err := v.unplug(ctx, q); err != nil {
+			return err
+		}
+		if v.file != "" {
+			back.Push(func(ctx context.Context) error { return v.plug(ctx, q) })
+		}
+	}
+	return nil
+}
+
+// freeLUN takes the next unit that no disk has.
+func freeLUN(have map[string]int, next *int) int {
+	taken := map[int]bool{}
+	for _, lun := range have {
+		taken[lun] = true
+	}
+	for taken[*next%luns] { // there are at most maxDisks
+		*next++
+	}
+	lun := *next % luns
+	*next = lun + 1
+	return lun
+}
+
+// write makes def the machine's definition.
+func (m *machine) write(def definition) error {
+	text, err := json.Marshal(def)
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.Write(filepath.Join(m.dir(), definitionFile), text, 0o600); err != nil {
+		return noRoom(kindOf(err), m.dir())
+	}
+	return nil
+}
+
+// plugged gives the units of the disks that QEMU has, by serial.
+func plugged(ctx context.Context, q *qmp) (map[string]int, error) {
+	var devices []struct {
+		Name string `json:"name"`
+	}
+	if err := q.call(ctx, "qom-list", map[string]any{"path": "/machine/peripheral"}, &devices); err != nil {
+		return nil, refused("tell its disks", err)
+	}
+	have := map[string]int{}
+	for _, d := range devices {
+		serial, ok := strings.CutPrefix(d.Name, diskID(""))
+		if !ok {
+			continue
+		}
+		var lun int
+		if err := q.call(ctx, "qom-get", map[string]any{"path": "/machine/peripheral/" + d.Name, "property": "lun"}, &lun); err != nil {
+			return nil, refused("tell its disks", err)
+		}
+		have[serial] = lun
+	}
+	return have, nil
+}
+
+// plug gives QEMU the disk. After an error it has nothing of it.
+func (d drive) plug(ctx context.Context, q *qmp) (err error) {
+	var back undo.Stack
+	defer func() {
+		if err != nil {
+			err = errors.Join(refused("add disk "+d.serial, err), back.Run(ctx))
+		}
+	}()
+	f, err := os.OpenFile(d.file, d.flag(), 0)
+	if err != nil {
+		return kindOf(err)
+	}
+	defer f.Close()
+	if err := q.send(ctx, "add-fd", map[string]any{"fdset-id": d.lun}, nil, f); err != nil {
+		return err
+	}
+	back.Push(func(ctx context.Context) error { return d.letGo(ctx, q) })
+	throttle, block, device := d.objects()
+	if throttle != nil {
+		if err := q.call(ctx, "object-add", throttle, nil); err != nil {
+			return err
+		}
+		back.Push(func(ctx context.Context) error {
+			return q.call(ctx, "object-del", map[string]any{"id": d.group()}, nil)
+		})
+	}
+	if err := q.call(ctx, "blockdev-add", block, nil); err != nil {
+		return err
+	}
+	back.Push(func(ctx context.Context) error {
+		return q.call(ctx, "blockdev-del", map[string]any{"node-name": d.node()}, nil)
+	})
+	return q.call(ctx, "device_add", device, nil)
+}
+
+// unplug takes a disk from QEMU, and lets go of its file.
+func (d drive) unplug(ctx context.Context, q *qmp) (err error) {
+	defer func() { err = refused("remove disk "+d.serial, err) }()
+	id := diskID(d.serial)
+	if err := q.call(ctx, "device_del", map[string]any{"id": id}, nil); err != nil {
+		return err
+	}
+	if err := q.await(ctx, func(e qmpEvent) bool {
+		var data struct {
+			Device string `json:"device"`
+		}
+		return e.Event == "DEVICE_DELETED" && json.Unmarshal(e.Data, &data) == nil && data.Device == id
+	}); err != nil {
+		return err
+	}
+	if err := q.call(ctx, "blockdev-del", map[string]any{"node-name": d.node()}, nil); err != nil {
+		return err
+	}
+	var errs []error
+	// Only where there is one: an interrupted change may have left a disk of which no definition says whether it is throttled.
+	if err := q.call(ctx, "object-del", map[string]any{"id": d.group()}, nil); err != nil && d.throttle != (portlayer.Throttle{}) {
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, d.letGo(ctx, q))...)
+}
+
+// letGo closes what the disk's descriptor was sent as. QEMU may have done so when its last user, the node, went.
+func (d drive) letGo(ctx context.Context, q *qmp) error {
+	err := q.call(ctx, "remove-fd", map[string]any{"fdset-id": d.lun}, nil)
+	if e := (*qmpError)(nil); errors.As(err, &e) {
+		return nil
+	}
+	return err
+}
+
+// refused gives QEMU's refusal of a change its kind.
+func refused(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var e *qmpError
+	if !errors.As(err, &e) {
+		return fault.New(fault.KindOf(err), "cannot %s: %w", what, err)
+	}
+	return refusal("QEMU cannot "+what, e.Desc)
+}
