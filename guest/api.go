@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"time"
 )
 
 // PortName is the virtio-serial port's name in the guest.
@@ -47,6 +48,15 @@ type Handler interface {
 	// happens. With its last mount the volume's file system is unmounted and written out, and its disk forgotten: it can be pulled. InUse while
 	// processes have it open or something is mounted below, naming them, and nothing is changed then. Conflict while the container does not run.
 	Unmount(ctx context.Context, target string) error
+	// Freeze makes the file system of a volume that is mounted writable whole on its disk and keeps it so until Thaw: who writes to it waits. After limit it thaws by
+	// itself, so that a host that is gone stops nobody. Conflict if it is frozen already, is not mounted writable, or nothing is mounted.
+	Freeze(ctx context.Context, source Source, limit time.Duration) error
+	// Thaw ends a Freeze. Conflict if it has ended by itself: what was read from the disk meanwhile may not be whole.
+	Thaw(ctx context.Context, source Source) error
+	// Grow makes the file system of a volume that is mounted writable as large as its disk, once that has size bytes.
+	Grow(ctx context.Context, source Source, size int64) error
+	// Rooms says how full the file systems of the mounted volumes are.
+	Rooms(ctx context.Context) ([]Room, error)
 	// Shutdown unmounts what is still mounted, syncs and powers the machine off. It may not return.
 	Shutdown(ctx context.Context) error
 }

@@ -116,6 +116,7 @@ type Status struct {
 	Unclean  []Source  `json:"unclean,omitempty"` // after a Configure or Mount that failed: volumes that cannot be mounted read-only before a writer's journal is replayed
 	Frames   uint64    `json:"frames"`            // number of the last output frame so far
 	Timings  []Timing  `json:"timings,omitempty"` // what the start spent its time on, in order
+	Rooms    []Room    `json:"rooms,omitempty"`   // Exited: how full the volumes were left
 }
 
 // Exit is how a process ended.

@@ -94,6 +94,8 @@ func FuzzServe(f *testing.F) {
 	f.Add(call(`{"op":"configure","body":{"id":1}}`))
 	f.Add(call(`{"op":"mount","body":{"source":"label://x","target":"/data"}}`))
 	f.Add(call(`{"op":"unmount","body":{"target":7}}`))
+	f.Add(call(`{"op":"freeze","body":{"source":"label://x","limit":-1}}`))
+	f.Add(call(`{"op":"grow","body":{"size":"x"}}`))
 	f.Add(append(call(`{"op":"exec","body":{"process":{"args":["run"]}}}`), frame(0, 0, 1, []byte{0, 0, 0, 1, msgFrame, 0})...))
 	f.Add(append(call(`{"op":"stdin"}`), frame(0, 0, 1, []byte{0xff, 0xff, 0xff, 0xff, msgData})...))
 	f.Add(append(call(`{"op":"output","body":0}`), frame(0, 0, 1, []byte{0, 0, 0, 2, msgAck, 0, 0})...))

@@ -172,6 +172,20 @@ func (h *handler) Unmount(_ context.Context, target string) error {
 	return h.note("unmount %q", target)
 }
 
+func (h *handler) Freeze(_ context.Context, source Source, limit time.Duration) error {
+	return h.note("freeze %s %v", source, limit)
+}
+
+func (h *handler) Thaw(_ context.Context, source Source) error { return h.note("thaw %s", source) }
+
+func (h *handler) Grow(_ context.Context, source Source, size int64) error {
+	return h.note("grow %s %d", source, size)
+}
+
+func (h *handler) Rooms(context.Context) ([]Room, error) {
+	return []Room{{Source: "label://x", Total: 1 << 40, Free: 3}}, h.note("rooms")
+}
+
 func (h *handler) Shutdown(context.Context) error { return h.note("shutdown") }
 
 // limited is a context for a call that has to answer soon.
@@ -208,7 +222,7 @@ func TestConfigureCarriesEverything(t *testing.T) {
 	c := meet(t, h)
 	cfg := ExecutorConfig{
 		ID: "id", Hostname: "host", Domain: "dom", Root: Root{Image: "disk://image", Writable: "disk://own", ReadOnly: true},
-		Mounts:  []MountSpec{{Source: "label://x", Target: "/data", Subpath: "s", ReadOnly: true, Copy: true, Options: []string{"size=1"}, Name: "data"}},
+		Mounts:  []MountSpec{{Source: "label://x", Target: "/data", Subpath: "s", ReadOnly: true, Copy: true, Options: []string{"size=1"}, Name: "data", Was: []string{"y"}}},
 		Files:   []File{{Path: "/etc/hosts", Content: []byte{0, 255}, Mode: 0o644}},
 		Sysctls: []Sysctl{{"a.b", "1"}}, ShmSize: 1, Memory: 2, CPUs: 3, PidsMax: 4,
 		Process: &Process{Args: []string{"a", "é\n"}, Env: []string{"A=b"}, Cwd: "/c", User: "u:g", Groups: []string{"w"}, TTY: true, Rows: 1, Cols: 2, Stdin: true,
@@ -239,6 +253,12 @@ func TestPlainCalls(t *testing.T) {
 	if err := errors.Join(c.Signal(ctx, "x", 15), c.Resize(ctx, "", 3, 4), c.Mount(ctx, vol), c.Unmount(ctx, "/data")); err != nil {
 		t.Error(err)
 	}
+	if err := errors.Join(c.Freeze(ctx, "label://x", time.Minute), c.Thaw(ctx, "label://x"), c.Grow(ctx, "label://x", 1<<50)); err != nil {
+		t.Error(err)
+	}
+	if rooms, err := c.Rooms(ctx); err != nil || len(rooms) != 1 || rooms[0] != (Room{Source: "label://x", Total: 1 << 40, Free: 3}) {
+		t.Errorf("%+v, %v", rooms, err)
+	}
 	ps, err := c.Top(ctx)
 	if want, _ := h.Top(ctx); err != nil || !reflect.DeepEqual(ps, want) {
 		t.Errorf("top %+v, %v", ps, err)
@@ -246,7 +266,7 @@ func TestPlainCalls(t *testing.T) {
 	if err := c.Shutdown(ctx); err != nil {
 		t.Error(err)
 	}
-	if got, want := strings.Join(h.told, ";"), fmt.Sprintf(`signal "x" 15;resize "" 3 4;mount %+v;unmount "/data";top;top;shutdown`, vol); got != want {
+	if got, want := strings.Join(h.told, ";"), fmt.Sprintf(`signal "x" 15;resize "" 3 4;mount %+v;unmount "/data";freeze label://x 1m0s;thaw label://x;grow label://x 1125899906842624;rooms;top;top;shutdown`, vol); got != want {
 		t.Errorf("the guest was told %s, want %s", got, want)
 	}
 }

@@ -150,6 +150,10 @@ func dispatch(ctx context.Context, cancel context.CancelFunc, st *yamux.Stream, 
 		return h.Top(ctx)
 	case "shutdown":
 		return nil, h.Shutdown(context.WithoutCancel(ctx))
+	case "freeze", "thaw", "grow":
+		return nil, serveVolume(ctx, h, req)
+	case "rooms":
+		return h.Rooms(ctx)
 	case "mount", "unmount":
 		return nil, serveMount(ctx, h, req)
 	case "watch":

@@ -3,8 +3,6 @@ package tether
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -255,7 +253,12 @@ func (l *Linux) openVolume(ctx context.Context, m guest.MountSpec, all []guest.M
 	if err != nil {
 		return "", err
 	}
-	if err := checkLabel(dev, label); err != nil {
+	sb, err := readSuper(dev)
+	own := false
+	if err == nil {
+		own, err = sb.isCalled(label, m.Was)
+	}
+	if err != nil {
 		return "", fault.New(fault.Conflict, "%s: %w", mountName(m), err)
 	}
 	readOnly := !slices.ContainsFunc(all, func(o guest.MountSpec) bool { return o.Source == m.Source && !o.ReadOnly })
@@ -280,36 +283,13 @@ func (l *Linux) openVolume(ctx context.Context, m guest.MountSpec, all []guest.M
 	}
 	// A copy-up that was cut off left its part here; the content itself is untouched.
 	if !readOnly {
+		settle(at, dev, sb, label, own)
 		if err := os.RemoveAll(content + copySuffix); err != nil {
 			return "", err
 		}
 	}
 	l.volumes[m.Source] = volume{content: content, readOnly: readOnly}
 	return content, nil
-}
-
-// checkLabel compares the file system in a disk with the label that it should have.
-func checkLabel(dev, label string) error {
-	f, err := os.Open(dev)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	super := make([]byte, 1024)
-	if _, err := f.ReadAt(super, superOffset); err != nil {
-		return fmt.Errorf("cannot read its superblock: %w", err)
-	}
-	if binary.LittleEndian.Uint16(super[superMagicAt:]) != superMagic {
-		return errors.New("its disk holds no ext4 file system")
-	}
-	want, err := hex.DecodeString(label)
-	if err != nil || len(want) != 16 {
-		return fmt.Errorf("label %q is not 32 hex digits", label)
-	}
-	if have := super[superUUIDAt : superUUIDAt+16]; !bytes.Equal(have, want) {
-		return fmt.Errorf("its disk holds the file system %x, not %s", have, label)
-	}
-	return nil
 }
 
 func (l *Linux) mountOne(m guest.MountSpec, t target) error {

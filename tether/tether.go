@@ -33,6 +33,10 @@ type System interface {
 	Unmount(target string) error
 	// Release ends every process of the container, unmounts and syncs.
 	Release() error
+	// Freeze, Grow and Rooms are guest.Handler's, between Prepare and Release. What Freeze returns thaws, once.
+	Freeze(source guest.Source) (thaw func() error, err error)
+	Grow(ctx context.Context, source guest.Source, size int64) error
+	Rooms() ([]guest.Room, error)
 	// Top lists the container's processes.
 	Top() ([]guest.ProcessInfo, error)
 	// PowerOff ends the machine. It does not return in a real one.
@@ -89,6 +93,7 @@ type Core struct {
 	main    Proc
 	stdin   io.WriteCloser
 	execs   map[string]Proc
+	frozen  map[guest.Source]*frozen
 
 	frames  []guest.Frame // not yet acknowledged; the last one's number is last
 	held    int
@@ -99,7 +104,7 @@ type Core struct {
 
 // NewCore makes a waiting core. boot is what was measured before; the tether's own start counts from now on.
 func NewCore(sys System, boot []guest.Timing) *Core {
-	return &Core{sys: sys, booted: time.Now(), boot: boot, status: guest.Status{Phase: guest.Waiting}, changed: make(chan struct{}), flowing: make(chan struct{}), execs: map[string]Proc{}}
+	return &Core{sys: sys, booted: time.Now(), boot: boot, status: guest.Status{Phase: guest.Waiting}, changed: make(chan struct{}), flowing: make(chan struct{}), execs: map[string]Proc{}, frozen: map[guest.Source]*frozen{}}
 }
 
 // Configure is guest.Handler.Configure.
@@ -190,11 +195,13 @@ func (c *Core) attend(p Proc) {
 	pumps.Wait()
 	finished := time.Now()
 	c.mounting.Lock()
+	c.thawAll()
+	rooms, _ := c.sys.Rooms() // for whoever wants to know later; the exit does not wait for it
 	err := c.sys.Release()
 	c.mounting.Unlock()
 	c.finishOutput()
 	c.set(func(st *guest.Status) {
-		st.Phase, st.Exit, st.Finished, st.Pid = guest.Exited, exit, finished, 0
+		st.Phase, st.Exit, st.Finished, st.Pid, st.Rooms = guest.Exited, exit, finished, 0, rooms
 		if err != nil {
 			st.Error = &guest.Fault{Kind: fault.KindOf(err).String(), Text: "not everything was unmounted: " + err.Error()}
 		}

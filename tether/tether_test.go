@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"testing"
@@ -63,6 +64,29 @@ func (s *system) Unmount(target string) error {
 	defer s.mu.Unlock()
 	s.mounts = append(s.mounts, "unmount "+target)
 	return s.mountErr
+}
+
+func (s *system) Freeze(source guest.Source) (func() error, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mounts = append(s.mounts, "freeze "+source)
+	return func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.mounts = append(s.mounts, "thaw "+source)
+		return nil
+	}, s.mountErr
+}
+
+func (s *system) Grow(_ context.Context, source guest.Source, size int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mounts = append(s.mounts, fmt.Sprintf("grow %s %d", source, size))
+	return s.mountErr
+}
+
+func (s *system) Rooms() ([]guest.Room, error) {
+	return []guest.Room{{Source: "label://x", Total: 2, Free: 1}}, nil
 }
 
 func (s *system) Release() error {

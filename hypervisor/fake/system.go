@@ -104,11 +104,16 @@ func (s *system) mountVolume(m guest.MountSpec, all []guest.MountSpec, volumes m
 		if c, readOnly, err = s.mountDisk("disk://"+label, mountName(m)); err != nil {
 			return err
 		}
-		if string(c.label) != label {
+		if string(c.label) != label && !slices.Contains(m.Was, string(c.label)) {
 			return fault.New(fault.Conflict, "%s: its disk holds the file system %s, not %s", mountName(m), c.label, label)
 		}
 		if readOnly && slices.ContainsFunc(all, func(o guest.MountSpec) bool { return o.Source == m.Source && !o.ReadOnly }) {
 			return fault.New(fault.Internal, "the file system of %s cannot be mounted: read-only file system", mountName(m))
+		}
+		if !readOnly {
+			if err := c.rename(portlayer.Label(label)); err != nil {
+				return err
+			}
 		}
 		volumes[m.Source] = c
 	}

@@ -35,6 +35,7 @@ func (s *suite) testMachines(t *testing.T) {
 	t.Run("readers share a volume and cannot write it", func(t *testing.T) { s.readers(t, data) })
 	t.Run("what the guest cannot do comes back with kind and reason", func(t *testing.T) { s.refusals(t, data) })
 	t.Run("disks come and go while the machine is on", s.hotplug)
+	t.Run("the file systems of volumes grow, freeze and change their names", s.volumes)
 	if _, err := s.h.Disks().Stat(t.Context(), data); err != nil {
 		t.Errorf("the volume did not outlive its machines: %v", err)
 	}

@@ -99,8 +99,9 @@ func (d Disks) format(ctx context.Context, file string, size portlayer.Bytes, la
 	if err := f.Truncate(int64(size)); err != nil {
 		return kindOf(err)
 	}
+	// With its own seed for checksums a file system can get another UUID while it is mounted, as a copy does in its first machine.
 	// The file is new and reads as zeros: nothing needs to be zeroed by mkfs now, nor by the guest's kernel later.
-	args := []string{"-q", "-F", "-b", "4096", "-m", "0", "-E", "root_owner=0:0,nodiscard,assume_storage_prezeroed=1"}
+	args := []string{"-q", "-F", "-b", "4096", "-m", "0", "-O", "metadata_csum_seed", "-E", "root_owner=0:0,nodiscard,assume_storage_prezeroed=1"}
 	if label != "" {
 		args = append(args, "-L", label)
 	}
