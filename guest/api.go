@@ -14,7 +14,7 @@ const Version = 1
 
 // Handler is the guest's end: what the tether does for each call. All methods may be called at once. Errors cross as faults, kind kept.
 type Handler interface {
-	// Configure does what cfg says and returns when the process runs (or, with a nil Process, when all is done). A second call with the
+	// Configure does what cfg says and returns when the process runs (or, with a nil Process, when all is done or, with Serve, mounted). A second call with the
 	// same ID returns the first one's outcome; with another ID it is a conflict. Afterwards Status is Running, Exited or Failed.
 	Configure(ctx context.Context, cfg ExecutorConfig) error
 	// Status never waits.
@@ -37,6 +37,8 @@ type Handler interface {
 	Exec(ctx context.Context, id string, p Process, stdin io.Reader, started func(pid int), out func(Stream, []byte) error) (Exit, error)
 	// Top lists the processes of the container.
 	Top(ctx context.Context) ([]ProcessInfo, error)
+	// Archives work while the container's mounts are there: Conflict before, and once its process has ended.
+	Archives
 	// Shutdown unmounts what is still mounted, syncs and powers the machine off. It may not return.
 	Shutdown(ctx context.Context) error
 }

@@ -58,7 +58,7 @@ func boot() error {
 	if err := os.Mkdir(cgroupDir, 0o755); err != nil {
 		return err
 	}
-	l := &Linux{reaper: &reaper{waiting: map[int]chan unix.WaitStatus{}}, volumes: map[guest.Source]volume{}}
+	l := &Linux{reaper: &reaper{waiting: map[int]chan unix.WaitStatus{}}, volumes: map[guest.Source]volume{}, targets: map[string]string{}, absent: map[string]string{}}
 	sigchld := make(chan os.Signal, 1)
 	signal.Notify(sigchld, syscall.SIGCHLD)
 	go l.reaper.run(sigchld)

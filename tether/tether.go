@@ -21,7 +21,7 @@ import (
 	"vch/internal/fault"
 )
 
-// System is an operating system as Core needs it. Methods are called by one goroutine at a time but for those of Proc.
+// System is an operating system as Core needs it. Methods are called by one goroutine at a time but for those of Proc and Files.
 type System interface {
 	// Prepare gives the machine its identity (entropy, clock, host name) and mounts everything that cfg names; it reports how long mounting and
 	// copying took. After an error nothing is mounted.
@@ -34,6 +34,16 @@ type System interface {
 	Top() ([]guest.ProcessInfo, error)
 	// PowerOff ends the machine. It does not return in a real one.
 	PowerOff() error
+	Files
+}
+
+// Files does what guest.Archives says, between Prepare and Release, for many at once.
+type Files interface {
+	Stat(r guest.StatRequest) (guest.Located, error)
+	// Archive returns soon after an error of out.
+	Archive(r guest.ArchiveRequest, out io.Writer) ([]guest.Skipped, error)
+	// Extract returns soon after an error of in.
+	Extract(r guest.ExtractRequest, in io.Reader) error
 }
 
 // Proc is a started process.
@@ -83,6 +93,7 @@ type Core struct {
 	main    Proc
 	stdin   io.WriteCloser
 	execs   map[string]Proc
+	copies  *copies // nil while nothing is mounted
 
 	frames  []guest.Frame // not yet acknowledged; the last one's number is last
 	held    int
@@ -136,13 +147,19 @@ func (c *Core) Configure(ctx context.Context, cfg guest.ExecutorConfig) error {
 		})
 		return err
 	}
+	if proc == nil && cfg.Serve {
+		c.finishOutput()
+		c.setCopies(newCopies())
+		c.set(func(st *guest.Status) { st.Phase, st.Timings, st.Started = guest.Running, timings, time.Now() })
+		return nil
+	}
 	if proc == nil { // a utility machine: all is done
 		c.finishOutput()
 		c.set(func(st *guest.Status) { st.Phase, st.Timings, st.Finished = guest.Exited, timings, time.Now() })
 		return nil
 	}
 	c.mu.Lock()
-	c.main, c.stdin = proc, proc.Stdin()
+	c.main, c.stdin, c.copies = proc, proc.Stdin(), newCopies()
 	c.mu.Unlock()
 	c.set(func(st *guest.Status) {
 		st.Phase, st.Timings, st.Pid, st.Started = guest.Running, timings, proc.Pid(), time.Now()
@@ -158,7 +175,10 @@ func (c *Core) start(ctx context.Context, cfg guest.ExecutorConfig, timings *[]g
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Process == nil {
+	switch {
+	case cfg.Process == nil && cfg.Serve:
+		return nil, nil
+	case cfg.Process == nil:
 		return nil, c.sys.Release()
 	}
 	began := time.Now()
@@ -181,6 +201,7 @@ func (c *Core) attend(p Proc) {
 	exit := p.Wait()
 	pumps.Wait()
 	finished := time.Now()
+	c.endCopies(copyGrace)
 	err := c.sys.Release()
 	c.finishOutput()
 	c.set(func(st *guest.Status) {
@@ -421,4 +442,15 @@ func (c *Core) Top(context.Context) ([]guest.ProcessInfo, error) {
 }
 
 // Shutdown is guest.Handler.Shutdown.
-func (c *Core) Shutdown(context.Context) error { return c.sys.PowerOff() }
+func (c *Core) Shutdown(context.Context) error {
+	c.mu.Lock()
+	serving := c.status.Phase == guest.Running && c.main == nil
+	c.mu.Unlock()
+	if !serving {
+		return c.sys.PowerOff()
+	}
+	c.endCopies(0)
+	err := c.sys.Release()
+	c.set(func(st *guest.Status) { st.Phase, st.Finished = guest.Exited, time.Now() })
+	return errors.Join(err, c.sys.PowerOff())
+}

@@ -54,6 +54,25 @@ func (s *system) Top() ([]guest.ProcessInfo, error) { return []guest.ProcessInfo
 
 func (s *system) PowerOff() error { s.off = true; return nil }
 
+func (s *system) Stat(guest.StatRequest) (guest.Located, error) {
+	return guest.Located{Path: "/found"}, nil
+}
+
+// Archive writes for ever.
+func (s *system) Archive(_ guest.ArchiveRequest, out io.Writer) ([]guest.Skipped, error) {
+	for {
+		if _, err := out.Write(make([]byte, 1<<10)); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// Extract reads to the end.
+func (s *system) Extract(_ guest.ExtractRequest, in io.Reader) error {
+	_, err := io.Copy(io.Discard, in)
+	return err
+}
+
 // proc is a process that writes and ends when a test says so.
 type proc struct {
 	out, err       *io.PipeWriter
