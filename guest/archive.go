@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,7 +25,20 @@ type Place struct {
 	// Mount is "" or the Target of one of the config's mounts: the place is the container's root still, and Path begins there.
 	Mount string `json:"mount,omitempty"`
 	// Path is in the place. Absolute or not makes no difference. As for lstat(2), a slash or "/." at the end follows a link there, and asks for a directory.
-	Path string `json:"path"`
+	Path Path `json:"path"`
+}
+
+// Path is a path in a container. On the wire it is quoted: names of files are bytes, and JSON keeps only characters.
+type Path string
+
+// MarshalText is the path as strconv.Quote has it.
+func (p Path) MarshalText() ([]byte, error) { return []byte(strconv.Quote(string(p))), nil }
+
+// UnmarshalText undoes MarshalText.
+func (p *Path) UnmarshalText(text []byte) error {
+	s, err := strconv.Unquote(string(text))
+	*p = Path(s)
+	return err
 }
 
 // StatRequest is what Stat looks for.
@@ -42,10 +56,10 @@ type StatRequest struct {
 type Located struct {
 	// Elsewhere is the rest of the way where it leaves the place: an absolute path of the container, its first part without links; or, with Absent set,
 	// what of the way is below the mount with that Target, whose volume this machine does not have (MountSpec.Absent).
-	Elsewhere string `json:"elsewhere,omitempty"`
+	Elsewhere Path   `json:"elsewhere,omitempty"`
 	Absent    string `json:"absent,omitempty"`
 
-	Path     string   `json:"path,omitempty"` // of the place, absolute, no link in it but perhaps at its end; "/." or "/" at the end as asked
+	Path     Path     `json:"path,omitempty"` // of the place, absolute, no link in it but perhaps at its end; "/." or "/" at the end as asked
 	Stat     PathStat `json:"stat"`
 	ReadOnly bool     `json:"read_only,omitempty"` // nothing can be written there
 	Mounted  bool     `json:"mounted,omitempty"`   // it is on a mount of the container's, not on its root file system
@@ -55,17 +69,17 @@ type Located struct {
 
 // PathStat is a file. Docker API container.PathStat.
 type PathStat struct {
-	Name       string      `json:"name"` // the last element of the path that was asked for
+	Name       Path        `json:"name"` // the last element of the path that was asked for
 	Size       int64       `json:"size"`
 	Mode       fs.FileMode `json:"mode"` // Go's bits; the wire and Docker's API have their number
 	Mtime      time.Time   `json:"mtime"`
-	LinkTarget string      `json:"link_target,omitempty"` // of a link: where it leads to, as far as that is there, as an absolute path of the place
+	LinkTarget Path        `json:"link_target,omitempty"` // of a link: where it leads to, as far as that is there, as an absolute path of the place
 }
 
 // ArchiveRequest is a tree, or one file, to be made a tar of.
 type ArchiveRequest struct {
 	Place
-	Name string   `json:"name"`           // of Path in the archive; what is below it is NAME/… "": its entries begin with a slash
+	Name Path     `json:"name"`           // of Path in the archive; what is below it is NAME/… "": its entries begin with a slash
 	Skip []string `json:"skip,omitempty"` // paths of the place, absolute, that are left out, with all below them
 	Open bool     `json:"open,omitempty"` // no end-of-archive: more follows
 }
@@ -73,7 +87,7 @@ type ArchiveRequest struct {
 // Skipped is a mount that a tree has, and its archive not, because its volume is absent.
 type Skipped struct {
 	Target string `json:"target"` // MountSpec.Target
-	Name   string `json:"name"`   // that it would have in the archive
+	Name   Path   `json:"name"`   // that it would have in the archive
 }
 
 // ExtractRequest says how to extract a tar.
@@ -167,7 +181,7 @@ func (s *session) extract(ctx context.Context, r ExtractRequest, in io.Reader) e
 
 // tidy makes sure that what a host says of paths is what the Place's comment says.
 func (p Place) tidy() error {
-	if strings.ContainsRune(p.Path, 0) || strings.ContainsRune(p.Mount, 0) {
+	if strings.ContainsRune(string(p.Path), 0) || strings.ContainsRune(p.Mount, 0) {
 		return fault.New(fault.Invalid, "a path holds a zero byte")
 	}
 	if p.Source != "" && p.Mount != "" || p.Source == "" && p.Sub != "" || p.Sub != "" && !filepath.IsLocal(p.Sub) {

@@ -184,7 +184,7 @@ func (h *handler) Archive(ctx context.Context, r ArchiveRequest, out func([]byte
 	if err := h.note("archive %+v", r); err != nil {
 		return nil, err
 	}
-	n, _ := strconv.Atoi(r.Path)
+	n, _ := strconv.Atoi(string(r.Path))
 	for range n {
 		if err := out([]byte(r.Name)); err != nil {
 			close(h.busy)
@@ -401,7 +401,10 @@ func TestKindsCrossUnchanged(t *testing.T) {
 		_, topErr := c.Top(ctx)
 		_, stdinErr := c.Stdin(ctx)
 		_, execErr := c.Exec(ctx, "", Process{Args: []string{"x"}}, nil, nil, nil)
-		for name, err := range map[string]error{"configure": c.Configure(ctx, ExecutorConfig{ID: "x"}), "signal": c.Signal(ctx, "", 1), "top": topErr, "stdin": stdinErr, "exec": execErr} {
+		_, statErr := c.Stat(ctx, StatRequest{})
+		_, archiveErr := c.Archive(ctx, ArchiveRequest{}, nil)
+		for name, err := range map[string]error{"configure": c.Configure(ctx, ExecutorConfig{ID: "x"}), "signal": c.Signal(ctx, "", 1), "top": topErr, "stdin": stdinErr, "exec": execErr,
+			"stat": statErr, "archive": archiveErr, "extract": c.Extract(ctx, ExtractRequest{}, strings.NewReader("x"))} {
 			if !fault.Is(err, k) || err.Error() != h.fail.Error() {
 				t.Errorf("%s: sent %q %v, got %q %v", name, k, h.fail, fault.KindOf(err), err)
 			}

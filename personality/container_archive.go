@@ -29,7 +29,7 @@ func archivePath(r *http.Request) (string, error) {
 
 // setPathStat puts what a path is into the answer's header.
 func setPathStat(w http.ResponseWriter, st guest.PathStat) error {
-	text, err := json.Marshal(container.PathStat{Name: st.Name, Size: st.Size, Mode: st.Mode, Mtime: st.Mtime, LinkTarget: st.LinkTarget})
+	text, err := json.Marshal(container.PathStat{Name: string(st.Name), Size: st.Size, Mode: st.Mode, Mtime: st.Mtime, LinkTarget: string(st.LinkTarget)})
 	if err != nil {
 		return err
 	}

@@ -33,19 +33,19 @@ func (l *Linux) Stat(r guest.StatRequest) (found guest.Located, err error) {
 }
 
 func (v *view) stat(r guest.StatRequest) (found guest.Located, err error) {
-	s, fi, err := v.find(r.Path, r.Follow)
+	s, fi, err := v.find(string(r.Path), r.Follow)
 	if s.away() {
-		return guest.Located{Elsewhere: s.elsewhere, Absent: s.absent}, nil
+		return guest.Located{Elsewhere: guest.Path(s.elsewhere), Absent: s.absent}, nil
 	}
 	if err != nil {
 		return found, err
 	}
-	suffix, _ := asDirectory(r.Path)
-	found.Path = s.at
+	suffix, _ := asDirectory(string(r.Path))
+	found.Path = guest.Path(s.at)
 	if suffix != "" {
-		found.Path = strings.TrimSuffix(s.at, "/") + suffix
+		found.Path = guest.Path(strings.TrimSuffix(s.at, "/") + suffix)
 	}
-	found.Stat = guest.PathStat{Name: path.Base(path.Clean("/" + r.Path)), Size: fi.Size(), Mode: fi.Mode(), Mtime: fi.ModTime()}
+	found.Stat = guest.PathStat{Name: guest.Path(path.Base(path.Join("/", string(r.Path)))), Size: fi.Size(), Mode: fi.Mode(), Mtime: fi.ModTime()}
 	if fi.Mode()&fs.ModeSymlink != 0 {
 		to, err := v.walk(s.at, true)
 		if err != nil {
@@ -53,11 +53,11 @@ func (v *view) stat(r guest.StatRequest) (found guest.Located, err error) {
 		}
 		switch {
 		case to.absent != "":
-			found.Stat.LinkTarget = path.Join(to.absent, to.elsewhere)
+			found.Stat.LinkTarget = guest.Path(path.Join(to.absent, to.elsewhere))
 		case to.elsewhere != "":
-			found.Stat.LinkTarget = path.Clean(to.elsewhere)
+			found.Stat.LinkTarget = guest.Path(path.Clean(to.elsewhere))
 		default:
-			found.Stat.LinkTarget = path.Join("/", v.at, to.at)
+			found.Stat.LinkTarget = guest.Path(path.Join("/", v.at, to.at))
 		}
 	}
 	var on unix.Statfs_t
@@ -98,12 +98,12 @@ func mountOf(at string) (uint64, error) {
 // Archive is Files.Archive.
 func (l *Linux) Archive(r guest.ArchiveRequest, out io.Writer) (skipped []guest.Skipped, err error) {
 	err = l.within(r.Place, func(v *view) error {
-		at, fi, err := v.literal(r.Path)
+		at, fi, err := v.literal(string(r.Path))
 		if err != nil {
 			return err
 		}
 		a := archiver{view: v, tw: tar.NewWriter(out), skip: r.Skip, links: map[inode]string{}}
-		if err := a.tree(at, r.Name, fi); err != nil {
+		if err := a.tree(at, string(r.Name), fi); err != nil {
 			return err
 		}
 		skipped = a.skipped
@@ -159,7 +159,7 @@ func (a *archiver) tree(at, name string, fi fs.FileInfo) error {
 			continue
 		}
 		if target, ok := a.view.absent[below]; ok {
-			a.skipped = append(a.skipped, guest.Skipped{Target: target, Name: name + "/" + e.Name()})
+			a.skipped = append(a.skipped, guest.Skipped{Target: target, Name: guest.Path(name + "/" + e.Name())})
 			continue
 		}
 		fi, err := os.Lstat(below)
@@ -287,7 +287,7 @@ func xattrsOf(at string) (map[string]string, error) {
 // Extract is Files.Extract.
 func (l *Linux) Extract(r guest.ExtractRequest, in io.Reader) error {
 	return placeFault(l.within(r.Place, func(v *view) error {
-		at, fi, err := v.literal(r.Path)
+		at, fi, err := v.literal(string(r.Path))
 		if err != nil {
 			return err
 		}

@@ -46,12 +46,12 @@ func (s *system) place(p guest.Place) (tree, string, error) {
 		if p.Mount != "" && !slices.ContainsFunc(s.mounts, func(m mount) bool { return m.target == p.Mount }) {
 			return tree{}, "", fault.New(fault.NotFound, "the machine has nothing mounted at %s", p.Mount)
 		}
-		return tree{s.mounts, s.absent}, path.Join("/", p.Mount, p.Path), nil
+		return tree{s.mounts, s.absent}, path.Join("/", p.Mount, string(p.Path)), nil
 	}
 	label := strings.TrimPrefix(p.Source, "label://")
 	for _, m := range s.mounts {
 		if m.content.extent != nil && string(m.content.label) == label {
-			return tree{[]mount{{target: "/", content: m.content, part: p.Sub, readOnly: m.content.readOnly}}, nil}, path.Join("/", p.Path), nil
+			return tree{[]mount{{target: "/", content: m.content, part: p.Sub, readOnly: m.content.readOnly}}, nil}, path.Join("/", string(p.Path)), nil
 		}
 	}
 	return tree{}, "", fault.New(fault.NotFound, "the machine has not mounted the volume %s", p.Source)
@@ -89,12 +89,12 @@ func (t tree) above(p string) bool {
 func (t tree) leaves(p, at string, apart []string) (l guest.Located, ok bool) {
 	for _, target := range t.absent {
 		if rest, ok := strings.CutPrefix(p+"/", target+"/"); ok {
-			return guest.Located{Absent: target, Elsewhere: strings.TrimSuffix(rest, "/")}, true
+			return guest.Located{Absent: target, Elsewhere: guest.Path(strings.TrimSuffix(rest, "/"))}, true
 		}
 	}
 	for _, other := range apart {
 		if strings.HasPrefix(p+"/", other+"/") {
-			return guest.Located{Elsewhere: path.Join(at, p)}, true
+			return guest.Located{Elsewhere: guest.Path(path.Join(at, p))}, true
 		}
 	}
 	return l, false
@@ -115,15 +115,16 @@ func (s *system) Stat(r guest.StatRequest) (guest.Located, error) {
 	if err != nil {
 		return guest.Located{}, fault.As(fault.NotFound, err)
 	}
-	dir := strings.HasSuffix(r.Path, "/") || strings.HasSuffix(r.Path, "/.")
+	asked := string(r.Path)
+	dir := strings.HasSuffix(asked, "/") || strings.HasSuffix(asked, "/.")
 	if dir && !n.mode.IsDir() {
 		return guest.Located{}, fault.New(fault.Invalid, "lstat %s: not a directory", r.Path)
 	}
-	l := guest.Located{Path: p, ReadOnly: n.mount.readOnly || n.mount.content.readOnly, Mounted: r.Source != "" || n.mount.target != "/"}
+	l := guest.Located{Path: guest.Path(p), ReadOnly: n.mount.readOnly || n.mount.content.readOnly, Mounted: r.Source != "" || n.mount.target != "/"}
 	if dir && p != "/" {
-		l.Path += r.Path[strings.LastIndex(r.Path, "/"):]
+		l.Path += guest.Path(asked[strings.LastIndex(asked, "/"):])
 	}
-	l.Stat = guest.PathStat{Name: path.Base(p), Size: int64(len(n.text)), Mode: n.mode}
+	l.Stat = guest.PathStat{Name: guest.Path(path.Base(p)), Size: int64(len(n.text)), Mode: n.mode}
 	return l, nil
 }
 
@@ -137,7 +138,7 @@ func (s *system) Archive(r guest.ArchiveRequest, out io.Writer) ([]guest.Skipped
 		return nil, fault.As(fault.NotFound, err)
 	}
 	a := archiver{t, tar.NewWriter(out), r.Skip, nil}
-	if err := a.write(p, r.Name); err != nil {
+	if err := a.write(p, string(r.Name)); err != nil {
 		return nil, err
 	}
 	if r.Open {
@@ -175,7 +176,7 @@ func (a *archiver) write(p, name string) error {
 		case slices.Contains(a.skip, below):
 			continue
 		case slices.Contains(a.tree.absent, below):
-			a.skipped = append(a.skipped, guest.Skipped{Target: below, Name: name + "/" + e})
+			a.skipped = append(a.skipped, guest.Skipped{Target: below, Name: guest.Path(name + "/" + e)})
 			continue
 		}
 		if err := a.write(below, name+"/"+e); err != nil {

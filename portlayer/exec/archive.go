@@ -179,7 +179,7 @@ func (f *files) away(ctx context.Context, m *absentMount, rest string) (spot, er
 	if err != nil {
 		return spot{}, err
 	}
-	p := spot{Place: guest.Place{Source: "label://" + string(o.label), Sub: m.Subpath, Path: rest}, client: o.client, at: m.Target, mount: m, other: o}
+	p := spot{Place: guest.Place{Source: "label://" + string(o.label), Sub: m.Subpath, Path: guest.Path(rest)}, client: o.client, at: m.Target, mount: m, other: o}
 	for _, t := range below(m.Target, f.targets()) {
 		p.apart = append(p.apart, strings.TrimPrefix(t, strings.TrimSuffix(m.Target, "/")))
 	}
@@ -195,13 +195,13 @@ func (f *files) spot(ctx context.Context, p string) (spot, error) {
 		}
 	}
 	if nearest == "" || !slices.ContainsFunc(f.absent, func(m absentMount) bool { return strings.HasPrefix(p+"/", m.Target+"/") }) {
-		return spot{Place: guest.Place{Path: p}, client: f.own}, nil
+		return spot{Place: guest.Place{Path: guest.Path(p)}, client: f.own}, nil
 	}
 	rest := strings.TrimPrefix(p, nearest)
 	if m := f.absentAt(nearest); m != nil {
 		return f.away(ctx, m, rest)
 	}
-	return spot{Place: guest.Place{Mount: nearest, Path: rest}, client: f.own}, nil
+	return spot{Place: guest.Place{Mount: nearest, Path: guest.Path(rest)}, client: f.own}, nil
 }
 
 // maxHops bounds the ways from one machine to another on one path: path_resolution(7)'s bound for links, since each takes one or a mount point.
@@ -210,7 +210,7 @@ const maxHops = 40
 // locate finds a path: where it is, with the spot's Path as the guest knows it, and what it is.
 func (f *files) locate(ctx context.Context, p string, follow bool, user string) (spot, guest.Located, error) {
 	// The whole path goes to the container's own machine first: it knows the links on the way to every mount.
-	at := spot{Place: guest.Place{Path: p}, client: f.own}
+	at := spot{Place: guest.Place{Path: guest.Path(p)}, client: f.own}
 	var ids guest.Located
 	for range maxHops {
 		r := guest.StatRequest{Place: at.Place, Follow: follow, Apart: at.apart, At: at.at}
@@ -225,11 +225,11 @@ func (f *files) locate(ctx context.Context, p string, follow bool, user string) 
 			if m == nil {
 				return spot{}, l, fault.New(fault.Internal, "the guest says that a mount at %s is absent, and it is not", l.Absent)
 			}
-			at, err = f.away(ctx, m, l.Elsewhere)
+			at, err = f.away(ctx, m, string(l.Elsewhere))
 		case l.Elsewhere != "":
-			at, err = f.spot(ctx, l.Elsewhere)
+			at, err = f.spot(ctx, string(l.Elsewhere))
 		default:
-			l.Stat.Name = path.Base(path.Clean(p))
+			l.Stat.Name = guest.Path(path.Base(path.Clean(p)))
 			at.Mount, at.Path = "", l.Path
 			if user != "" {
 				ids, err = f.own.Stat(ctx, guest.StatRequest{Place: guest.Place{Path: "/"}, User: user})
@@ -320,14 +320,14 @@ const endOfArchive = 2 * 512
 // archive writes the tree at a spot, and of each mount below it that another machine has, after it. There is no end of the archive.
 func (f *files) archive(ctx context.Context, at spot, name string, w io.Writer) error {
 	// What is below the spot of what is apart, and what that is called.
-	root := path.Clean("/" + at.Path)
+	root := path.Join("/", string(at.Path))
 	parts := map[string]string{} // Target to name
 	for _, a := range at.apart {
 		if rest, ok := strings.CutPrefix(a, strings.TrimSuffix(root, "/")+"/"); ok {
 			parts[at.at+a] = name + "/" + rest
 		}
 	}
-	skipped, err := at.client.Archive(ctx, guest.ArchiveRequest{Place: at.Place, Name: name, Skip: at.apart, Open: true}, func(data []byte) error {
+	skipped, err := at.client.Archive(ctx, guest.ArchiveRequest{Place: at.Place, Name: guest.Path(name), Skip: at.apart, Open: true}, func(data []byte) error {
 		_, err := w.Write(data)
 		return err
 	})
@@ -335,7 +335,7 @@ func (f *files) archive(ctx context.Context, at spot, name string, w io.Writer) 
 		return err
 	}
 	for _, sk := range skipped {
-		parts[sk.Target] = sk.Name
+		parts[sk.Target] = string(sk.Name)
 	}
 	for _, target := range slices.Sorted(maps.Keys(parts)) {
 		next := spot{Place: guest.Place{Mount: target, Path: "/"}, client: f.own}
