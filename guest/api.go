@@ -15,7 +15,7 @@ const Version = 1
 
 // Handler is the guest's end: what the tether does for each call. All methods may be called at once. Errors cross as faults, kind kept.
 type Handler interface {
-	// Configure does what cfg says and returns when the process runs (or, with a nil Process, when all is done). A second call with the
+	// Configure does what cfg says and returns when the process runs (or, with a nil Process, when all is done or, with Serve, mounted). A second call with the
 	// same ID returns the first one's outcome; with another ID it is a conflict. Afterwards Status is Running, Exited or Failed.
 	Configure(ctx context.Context, cfg ExecutorConfig) error
 	// Status never waits.
@@ -57,6 +57,8 @@ type Handler interface {
 	Grow(ctx context.Context, source Source, size int64) error
 	// Rooms says how full the file systems of the mounted volumes are.
 	Rooms(ctx context.Context) ([]Room, error)
+	// Archives work while the container's mounts are there: Conflict before, and once its process has ended.
+	Archives
 	// Shutdown unmounts what is still mounted, syncs and powers the machine off. It may not return.
 	Shutdown(ctx context.Context) error
 }

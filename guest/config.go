@@ -17,6 +17,7 @@ type ExecutorConfig struct {
 	CPUs     int64       `json:"cpus,omitempty"`     // billionths of a processor; cpu.max of the process's cgroup; 0 means none
 	PidsMax  int64       `json:"pids_max,omitempty"` // pids.max; 0 means none
 	Process  *Process    `json:"process"`            // nil: mount, copy up, unmount, report exit 0 (a utility VM that populates a volume)
+	Serve    bool        `json:"serve,omitempty"`    // with a nil Process: mount, copy up, and be Running for Archives until Shutdown. No tmpfs of Mounts is mounted: what went there would be lost
 	Clock    time.Time   `json:"clock"`              // the host's time when it sent this; the guest sets its clock from it
 	Entropy  []byte      `json:"entropy"`            // 32 to 512 random bytes, mixed into the guest's pool before anything else runs
 }
@@ -52,7 +53,8 @@ type MountSpec struct {
 	Name     string   `json:"name,omitempty"`    // the volume's name, for messages only
 	// Was is what the file system of a label:// source may have for its UUID instead, 32 hex digits each: it came from another volume, or its volume had another
 	// name. Mounted writable, it gets the label's.
-	Was []string `json:"was,omitempty"`
+	Was    []string `json:"was,omitempty"`
+	Absent string   `json:"absent,omitempty"` // with Serve: the volume is in another machine, and this says in which, for messages; Source is ""
 }
 
 // File is a small file that the tether writes below the root and bind-mounts nowhere.

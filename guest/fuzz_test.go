@@ -98,6 +98,10 @@ func FuzzServe(f *testing.F) {
 	f.Add(call(`{"op":"grow","body":{"size":"x"}}`))
 	f.Add(append(call(`{"op":"exec","body":{"process":{"args":["run"]}}}`), frame(0, 0, 1, []byte{0, 0, 0, 1, msgFrame, 0})...))
 	f.Add(append(call(`{"op":"stdin"}`), frame(0, 0, 1, []byte{0xff, 0xff, 0xff, 0xff, msgData})...))
+	f.Add(call(`{"op":"stat","body":{"path":"gone","apart":["x"]}}`))
+	f.Add(call(`{"op":"archive","body":{"path":"9","name":"n","skip":["/"]}}`))
+	f.Add(append(call(`{"op":"extract","body":{"path":"p"}}`), frame(0, 0, 1, []byte{0, 0, 0, 1, msgData, 'x', 0, 0, 0, 0, msgEOF})...))
+	f.Add(append(call(`{"op":"extract","body":{"owner":{"uid":-1}}}`), frame(0, 0, 1, []byte{0, 0, 0, 1, msgAck, 'x'})...))
 	f.Add(append(call(`{"op":"output","body":0}`), frame(0, 0, 1, []byte{0, 0, 0, 2, msgAck, 0, 0})...))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		ours, theirs := net.Pipe()

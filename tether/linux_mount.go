@@ -77,9 +77,10 @@ func (l *Linux) mountAll(ctx context.Context, cfg guest.ExecutorConfig) (copied 
 		}
 	}
 	copied = time.Since(began)
-	if cfg.Process == nil {
+	if cfg.Process == nil && !cfg.Serve {
 		return copied, nil
 	}
+	l.mounts = cfg.Mounts
 	order := make([]int, len(cfg.Mounts))
 	for i := range order {
 		order[i] = i
@@ -87,11 +88,21 @@ func (l *Linux) mountAll(ctx context.Context, cfg guest.ExecutorConfig) (copied 
 	sort.SliceStable(order, func(a, b int) bool {
 		return strings.Count(targets[order[a]].path, "/") < strings.Count(targets[order[b]].path, "/")
 	})
-	if err := l.mountSystem(cfg); err != nil {
-		return copied, err
+	if cfg.Process != nil {
+		if err := l.mountSystem(cfg); err != nil {
+			return copied, err
+		}
 	}
 	for _, i := range order {
+		if cfg.Serve && cfg.Mounts[i].Source == "tmpfs:" {
+			continue
+		}
 		if err := l.mountOne(cfg.Mounts[i], targets[i]); err != nil {
+			return copied, err
+		}
+	}
+	for at := range l.absent {
+		if err := unix.Mount("", rootDir+at, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 			return copied, err
 		}
 	}
@@ -301,6 +312,14 @@ func (l *Linux) mountOne(m guest.MountSpec, t target) error {
 	if err := makeTarget(m, path, t.file); err != nil {
 		return err
 	}
+	inside := strings.TrimPrefix(path, rootDir)
+	l.targets[m.Target] = inside
+	l.shown = append(l.shown, inside)
+	if m.Absent != "" {
+		// Its place is kept free, for what is mounted below it, and that nothing is written there.
+		l.absent[inside] = m.Target
+		return l.mount("tmpfs", path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755")
+	}
 	if m.Source == "tmpfs:" {
 		flags, data, err := tmpfsOptions(m.Options)
 		if err != nil {
@@ -452,6 +471,7 @@ func (l *Linux) unmountAll() error {
 		}
 	}
 	l.mounted, l.volumes, l.binds = nil, map[guest.Source]volume{}, map[string]bind{}
+	l.mounts, l.shown, l.targets, l.absent = nil, nil, map[string]string{}, map[string]string{}
 	unix.Sync()
 	return errors.Join(errs...)
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -198,6 +199,13 @@ func (c *content) has(path string) bool {
 		}
 	}
 	return false
+}
+
+// names gives the paths of all files.
+func (c *content) names() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.files))
 }
 
 // read gives what a file holds.

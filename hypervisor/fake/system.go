@@ -24,6 +24,7 @@ type system struct {
 	dead   bool       // the machine is off: nothing starts any more
 	mounts []mount    // deepest targets first; the root is the last
 	open   []*content
+	absent []string   // targets of mounts that are in another machine
 	procs  []*process // running, in the order of their start
 	pid    int        // of the last process
 }
@@ -72,6 +73,13 @@ func (s *system) mountAll(cfg guest.ExecutorConfig) error {
 	for _, m := range cfg.Mounts {
 		if m.Target == "/" {
 			return fault.New(fault.Invalid, "mount target %s is the root of the container", m.Target)
+		}
+		if m.Absent != "" {
+			s.absent = append(s.absent, m.Target)
+			continue
+		}
+		if m.Source == "tmpfs:" && cfg.Serve {
+			continue
 		}
 		if m.Source == "tmpfs:" {
 			s.mounts = append(s.mounts, mount{m.Target, "", newMemory(), "", m.ReadOnly})
@@ -154,7 +162,7 @@ func (s *system) unmountAll() error {
 	for _, c := range s.open {
 		errs = append(errs, c.unmount())
 	}
-	s.mounts, s.open = nil, nil
+	s.mounts, s.open, s.absent = nil, nil, nil
 	return errors.Join(errs...)
 }
 
