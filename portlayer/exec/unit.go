@@ -23,8 +23,9 @@ type unit struct {
 	tty      ttySize
 	starting atomic.Pointer[context.CancelCauseFunc] // gives up the start that is under way; nil when none is
 
-	c   portlayer.Container // owner
-	run *run                // owner; nil when no machine runs
+	c       portlayer.Container // owner
+	run     *run                // owner; nil when no machine runs
+	pending *entry              // owner; a change of the running container that is under way, or not known to be recorded or taken back
 }
 
 // snapshot is a container at one moment. changed is closed when the next one is there.
