@@ -50,6 +50,9 @@ type MountSpec struct {
 	Copy     bool     `json:"copy,omitempty"`    // copy the image's directory at Target into the source if that is empty, with owner, mode, times, xattrs, links
 	Options  []string `json:"options,omitempty"` // of the file system, as in mount(8): size=…, mode=…, noexec
 	Name     string   `json:"name,omitempty"`    // the volume's name, for messages only
+	// Was is what the file system of a label:// source may have for its UUID instead, 32 hex digits each: it came from another volume, or its volume had another
+	// name. Mounted writable, it gets the label's.
+	Was []string `json:"was,omitempty"`
 }
 
 // File is a small file that the tether writes below the root and bind-mounts nowhere.

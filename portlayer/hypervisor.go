@@ -86,18 +86,28 @@ type Disks interface {
 	// Create makes a thin disk holding an empty ext4 whose UUID and label come from spec.Label, with the directory guest.VolumeDir (root, 0755) in it. It is
 	// durable on return. Conflict if the path exists; after an error nothing is left. The directory must exist.
 	Create(ctx context.Context, path DiskPath, spec DiskSpec) error
-	// Stat is NotFound if the descriptor or the extent is missing, Conflict if the extent is not as long as the descriptor says or the descriptor cannot be read.
+	// Stat is NotFound if the descriptor or the extent is missing, Conflict if the extent is shorter than the descriptor says or the descriptor cannot be read. One
+	// that is longer was about to grow: the size is the descriptor's.
 	Stat(ctx context.Context, path DiskPath) (DiskInfo, error)
 	// Delete removes extent and descriptor; missing ones are no error.
 	Delete(ctx context.Context, path DiskPath) error
 	// Import moves the raw image at the local path into place as the disk path, wrapped as a flat VMDK. The local file is gone afterwards.
 	Import(ctx context.Context, local string, path DiskPath) error
+	// Copy makes the disk to as a copy of from: thin, sharing blocks with it where the medium can, durable on return. progress (nil: nobody asks) hears how many
+	// of the bytes to copy are done. Conflict if to exists; after an error nothing is left of it.
+	Copy(ctx context.Context, from, to DiskPath, progress Progressed) error
+	// Grow makes a disk longer, durably; what is in it stays as it is. As long already: nothing happens. Invalid for a size that is less.
+	Grow(ctx context.Context, path DiskPath, size Bytes) error
+	// Link gives a disk a second path; Delete of one leaves the other. Conflict if to exists.
+	Link(ctx context.Context, from, to DiskPath) error
 
 	// Join is path elements put together in this hypervisor's way.
 	Join(dir DiskPath, elem ...string) DiskPath
 	MakeDir(ctx context.Context, dir DiskPath) error // with parents; existing: nothing happens
 	// RemoveDir removes dir and all in it; missing: nothing happens. The name is gone, durably, before the content.
 	RemoveDir(ctx context.Context, dir DiskPath) error
+	// MoveDir gives a directory another path on the same medium, at once and durably. Conflict if something is at to; NotFound if from is missing.
+	MoveDir(ctx context.Context, from, to DiskPath) error
 	// List gives the names in dir, sorted; NotFound if dir is missing.
 	List(ctx context.Context, dir DiskPath) ([]string, error)
 	// WriteFile replaces a small file, atomically and durably. ReadFile is NotFound if it is missing.
@@ -107,6 +117,9 @@ type Disks interface {
 	// cannot be written, NotFound for one that is missing.
 	Space(ctx context.Context, dir DiskPath) (total, free Bytes, err error)
 }
+
+// Progressed hears of a long piece of work: how many bytes are done, of how many. It does not wait.
+type Progressed func(done, total Bytes)
 
 // DiskSpec is a disk to be made.
 type DiskSpec struct {

@@ -19,6 +19,8 @@ type Volume struct {
 	Created  time.Time
 	Maker    string // the handle (container id) whose commit made it; "" for one made by itself
 	VCH      string // the id of the VCH that made it; "": it is not known
+	// Was is what the volume was called before, as the copy of another or under another name: its file system may still have one of these for its UUID.
+	Was []Label
 
 	// Qualified says that this VCH's users call it NAME@STORE, because they did or because the plain name means another. Stores leave it false.
 	Qualified bool
@@ -44,6 +46,24 @@ type VolumeSpec struct {
 	Labels   map[string]string
 	Maker    string
 	VCH      string
+	From     *VolumeSource // what its content is copied from; nil: it is empty
+	Created  time.Time     // zero: now
+	Progress Progressed    // of the copying; nil: nobody asks
+}
+
+// VolumeSource is what a copy of a volume is made from. Nobody writes to it meanwhile.
+type VolumeSource struct {
+	Disk     DiskPath
+	Capacity Bytes
+	Labels   []Label // what its file system may have for its UUID
+}
+
+// Snapshot is a volume as it was at a moment.
+type Snapshot struct {
+	Name      string
+	Created   time.Time
+	Capacity  Bytes
+	Allocated Bytes // what it takes of its medium, blocks that it shares included
 }
 
 // ProtectLabel keeps a volume from being removed: with the value "", or one that is true (strconv.ParseBool).
@@ -88,7 +108,7 @@ type VolumeStore interface {
 	Status(ctx context.Context) StoreStatus
 	// Ensure finds the volume spec.Name or makes it, formatted, empty and durable. made is true only for the one call that made it, however many
 	// ask at once. An existing volume is returned as it is. After an error nothing is left of a volume that was not there before.
-	// Invalid: a name or a size that the store cannot hold.
+	// Invalid: a name or a size that the store cannot hold, or one that is less than what it is copied from.
 	Ensure(ctx context.Context, spec VolumeSpec) (vol Volume, made bool, err error)
 	// Get is NotFound ("no such volume") for one that is not there. A volume whose files are damaged (a truncated extent, an unreadable
 	// volume.json) is Conflict with the damage named: it is never taken for missing and never made anew over what is left.
@@ -98,6 +118,20 @@ type VolumeStore interface {
 	// Remove deletes a volume and what it holds. NotFound if it is not there. Interrupted, a second Remove finishes it; until then it is not listed.
 	Remove(ctx context.Context, name VolumeName) error
 	Usage(ctx context.Context, name VolumeName) (VolumeUsage, error)
+	// Source is what a copy of a volume is made from, or one of its snapshot unless that is "".
+	Source(ctx context.Context, name VolumeName, snapshot string) (VolumeSource, error)
+	// Grow gives a volume capacity, rounded up as by Ensure. The file system in it does not grow by that. Invalid for less than it has.
+	Grow(ctx context.Context, name VolumeName, capacity Bytes) (Volume, error)
+	// Rename gives a volume another name, with all that it has, its snapshots included. Its label is that of the new name. Conflict if that is taken. Interrupted, the volume
+	// has one of the two names.
+	Rename(ctx context.Context, from, to VolumeName) (Volume, error)
+	// Snapshot keeps a volume as it is now, under a name. Nobody writes to it meanwhile. Conflict if the volume has one of that name; Invalid for a name that is not [a-zA-Z0-9][a-zA-Z0-9_.-]*.
+	// After an error, or interrupted, there is none.
+	Snapshot(ctx context.Context, name VolumeName, snapshot string, progress Progressed) (Snapshot, error)
+	// Snapshots lists a volume's snapshots, oldest first.
+	Snapshots(ctx context.Context, name VolumeName) ([]Snapshot, error)
+	// RemoveSnapshot is NotFound for one that is not there.
+	RemoveSnapshot(ctx context.Context, name VolumeName, snapshot string) error
 	// SetLabels replaces a volume's labels, durably; all else stays.
 	SetLabels(ctx context.Context, name VolumeName, labels map[string]string) (Volume, error)
 	// Join puts vol into the draft h, to be mounted at m.Target with m's options, when h is committed.

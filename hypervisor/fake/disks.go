@@ -88,11 +88,11 @@ func (Disks) Stat(ctx context.Context, path portlayer.DiskPath) (portlayer.DiskI
 	if err := ctx.Err(); err != nil {
 		return portlayer.DiskInfo{}, err
 	}
-	_, fi, err := openExtent(path)
+	_, fi, size, err := sizedExtent(path)
 	if err != nil {
 		return portlayer.DiskInfo{}, err
 	}
-	info := portlayer.DiskInfo{Size: portlayer.Bytes(fi.Size()), Modified: fi.ModTime()}
+	info := portlayer.DiskInfo{Size: size, Modified: fi.ModTime()}
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
 		info.Allocated = portlayer.Bytes(st.Blocks * 512) // stat(2): always units of 512
 	}

@@ -50,31 +50,37 @@ ddb.adapterType = "lsilogic"
 
 // openExtent finds a disk's extent and checks it against the descriptor.
 func openExtent(path portlayer.DiskPath) (extent string, fi fs.FileInfo, err error) {
+	extent, fi, _, err = sizedExtent(path)
+	return extent, fi, err
+}
+
+// sizedExtent is openExtent, with the size that the descriptor says.
+func sizedExtent(path portlayer.DiskPath) (extent string, fi fs.FileInfo, size portlayer.Bytes, err error) {
 	text, err := os.ReadFile(string(path))
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil, fault.New(fault.NotFound, "no disk %s", path)
+		return "", nil, 0, fault.New(fault.NotFound, "no disk %s", path)
 	}
 	if err != nil {
-		return "", nil, fault.New(fault.Conflict, "disk %s is damaged: its descriptor cannot be read: %w", path, err)
+		return "", nil, 0, fault.New(fault.Conflict, "disk %s is damaged: its descriptor cannot be read: %w", path, err)
 	}
 	m := extentRule.FindSubmatch(text)
 	if m == nil {
-		return "", nil, fault.New(fault.Conflict, "disk %s is damaged: its descriptor names no flat extent", path)
+		return "", nil, 0, fault.New(fault.Conflict, "disk %s is damaged: its descriptor names no flat extent", path)
 	}
 	sectors, err := strconv.ParseInt(string(m[1]), 10, 64)
 	if err != nil {
-		return "", nil, fault.New(fault.Conflict, "disk %s is damaged: %w", path, err)
+		return "", nil, 0, fault.New(fault.Conflict, "disk %s is damaged: %w", path, err)
 	}
 	extent = filepath.Join(filepath.Dir(string(path)), string(m[2]))
 	fi, err = os.Stat(extent)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil, fault.New(fault.NotFound, "disk %s has lost its extent %s", path, m[2])
+		return "", nil, 0, fault.New(fault.NotFound, "disk %s has lost its extent %s", path, m[2])
 	}
 	if err != nil {
-		return "", nil, err
+		return "", nil, 0, err
 	}
-	if want := sectors * sector; fi.Size() != want {
-		return "", nil, fault.New(fault.Conflict, "disk %s is damaged: its extent %s has %d bytes, its descriptor says %d; restore it from a backup", path, m[2], fi.Size(), want)
+	if want := sectors * sector; fi.Size() < want {
+		return "", nil, 0, fault.New(fault.Conflict, "disk %s is damaged: its extent %s has %d bytes, its descriptor says %d; restore it from a backup", path, m[2], fi.Size(), want)
 	}
-	return extent, fi, nil
+	return extent, fi, portlayer.Bytes(sectors * sector), nil
 }

@@ -21,6 +21,7 @@ import (
 	"vch/guest"
 	"vch/internal/atomicfile"
 	"vch/internal/fault"
+	"vch/internal/sparsefile"
 	"vch/portlayer"
 )
 
@@ -209,7 +210,7 @@ func locate(path string) (extent string, info portlayer.DiskInfo, err error) {
 	if err != nil {
 		return "", info, kindOf(err)
 	}
-	if st.Size() != int64(size) {
+	if st.Size() < int64(size) {
 		return "", info, fault.New(fault.Conflict, "disk %s is damaged: its extent %s has %d bytes, and its descriptor says %d; restore it from a backup", path, name, st.Size(), size)
 	}
 	info = portlayer.DiskInfo{Size: size, Modified: st.ModTime()}
@@ -253,7 +254,7 @@ func (d Disks) Delete(_ context.Context, path portlayer.DiskPath) error {
 }
 
 // Import is portlayer.Disks.Import.
-func (d Disks) Import(_ context.Context, local string, path portlayer.DiskPath) (err error) {
+func (d Disks) Import(ctx context.Context, local string, path portlayer.DiskPath) (err error) {
 	file, extent := string(path), extentPath(string(path))
 	defer func() {
 		if err != nil {
@@ -281,7 +282,7 @@ func (d Disks) Import(_ context.Context, local string, path portlayer.DiskPath) 
 	}
 	err = os.Rename(local, extent)
 	if errors.Is(err, syscall.EXDEV) {
-		if err = copySparse(local, extent); err == nil {
+		if err = sparsefile.Copy(ctx, local, extent, nil); err == nil {
 			err = os.Remove(local)
 		}
 	}
@@ -300,50 +301,6 @@ func syncFile(path string) error {
 		return err
 	}
 	return errors.Join(f.Sync(), f.Close())
-}
-
-// copySparse copies a file's data and leaves its holes; after an error there is no copy.
-func copySparse(from, to string) (err error) {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	st, err := in.Stat()
-	if err != nil {
-		return err
-	}
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		err = errors.Join(err, out.Close())
-		if err != nil {
-			err = errors.Join(err, os.Remove(to))
-		}
-	}()
-	for at := int64(0); at < st.Size(); {
-		begin, err := unix.Seek(int(in.Fd()), at, unix.SEEK_DATA)
-		if errors.Is(err, syscall.ENXIO) {
-			break // a hole to the end
-		}
-		if err != nil {
-			return err
-		}
-		end, err := unix.Seek(int(in.Fd()), begin, unix.SEEK_HOLE)
-		if err != nil {
-			return err
-		}
-		if _, err := io.Copy(io.NewOffsetWriter(out, begin), io.NewSectionReader(in, begin, end-begin)); err != nil {
-			return err
-		}
-		at = end
-	}
-	if err := out.Truncate(st.Size()); err != nil {
-		return err
-	}
-	return out.Sync()
 }
 
 // Join is portlayer.Disks.Join.

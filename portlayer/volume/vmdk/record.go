@@ -29,6 +29,7 @@ type record struct {
 	Created time.Time         `json:"created"`
 	Maker   string            `json:"maker,omitempty"`
 	VCH     string            `json:"vch,omitempty"`    // id of the VCH that made it
+	Was     []portlayer.Label `json:"was,omitempty"`    // what its file system may be called instead of label
 	Making  bool              `json:"making,omitempty"` // the disk is not ready: nobody has used it, and it may go
 }
 
@@ -139,6 +140,7 @@ func (s *Store) check(ctx context.Context, name portlayer.VolumeName, rec record
 		Created:  rec.Created,
 		Maker:    rec.Maker,
 		VCH:      rec.VCH,
+		Was:      rec.Was,
 	}, info, nil
 }
 

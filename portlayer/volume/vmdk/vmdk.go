@@ -5,6 +5,7 @@
 //	<root>/volumes/<name>/<name>.vmdk        the disk's descriptor
 //	<root>/volumes/<name>/<name>-flat.vmdk   its extent
 //	<root>/volumes/<name>/volume.json        what the volume is (record.go)
+//	<root>/volumes/<name>/snapshots/         what it was (snapshot.go)
 //
 // The store describes itself: opened by another VCH, after a crash or from a copy, it shows the same volumes. A volume is made between two
 // writes of volume.json, so that an unfinished one is known as such and is never listed, and a damaged one is never taken for it. One process
@@ -205,11 +206,15 @@ func (s *Store) dir(name portlayer.VolumeName) portlayer.DiskPath {
 
 // disk is where the disk of volume name is. The file of one with a long name is called by the name's hash.
 func (s *Store) disk(name portlayer.VolumeName) portlayer.DiskPath {
+	return s.o.Disks.Join(s.dir(name), fileOf(name))
+}
+
+func fileOf(name portlayer.VolumeName) string {
 	base := string(name)
 	if len(base) > longName {
 		base = hash(base)
 	}
-	return s.o.Disks.Join(s.dir(name), base+".vmdk")
+	return base + ".vmdk"
 }
 
 func (s *Store) record(name portlayer.VolumeName) portlayer.DiskPath {

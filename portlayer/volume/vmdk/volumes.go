@@ -63,7 +63,7 @@ func (s *Store) make(ctx context.Context, spec portlayer.VolumeSpec) (vol portla
 	if err := s.write(ctx, spec.Name, rec); err != nil {
 		return vol, err
 	}
-	if err := d.Create(ctx, s.disk(spec.Name), portlayer.DiskSpec{Size: rec.Size, Label: rec.Label}); err != nil {
+	if err := s.fill(ctx, spec, rec); err != nil {
 		return vol, err
 	}
 	rec.Making = false
@@ -74,31 +74,65 @@ func (s *Store) make(ctx context.Context, spec portlayer.VolumeSpec) (vol portla
 	return vol, err
 }
 
+// fill makes the disk of a new volume: empty, or as a copy.
+func (s *Store) fill(ctx context.Context, spec portlayer.VolumeSpec, rec record) error {
+	d, disk := s.o.Disks, s.disk(spec.Name)
+	if spec.From == nil {
+		return d.Create(ctx, disk, portlayer.DiskSpec{Size: rec.Size, Label: rec.Label})
+	}
+	if err := d.Copy(ctx, spec.From.Disk, disk, spec.Progress); err != nil {
+		return err
+	}
+	return d.Grow(ctx, disk, rec.Size)
+}
+
 // newRecord is the record of a volume that is being made.
 func (s *Store) newRecord(spec portlayer.VolumeSpec) (record, error) {
-	const sector = 512 // disks are multiples of it
 	capacity := spec.Capacity
-	if capacity == 0 {
+	created := spec.Created
+	if created.IsZero() {
+		created = time.Now().UTC()
+	}
+	var was []portlayer.Label
+	switch from := spec.From; {
+	case from != nil && capacity == 0:
+		capacity, was = from.Capacity, from.Labels
+	case from != nil && capacity < from.Capacity:
+		return record{}, fault.New(fault.Invalid, "a copy of a volume of %s (%d bytes) cannot have %s (%d bytes)", size(from.Capacity), from.Capacity, size(capacity), capacity)
+	case from != nil:
+		was = from.Labels
+	case capacity == 0:
 		capacity = s.o.DefaultCapacity
 	}
-	rounded := (capacity + sector - 1) / sector * sector
-	if capacity < 0 || rounded < capacity {
+	if capacity < 0 || rounded(capacity) < capacity {
 		return record{}, fault.New(fault.Invalid, "a volume cannot have %d bytes", capacity)
 	}
 	return record{
 		Format:  format,
 		Driver:  s.o.Driver,
-		Label:   portlayer.Label(hash(string(s.o.Name) + "/" + string(spec.Name))),
-		Size:    rounded,
+		Label:   s.label(spec.Name),
+		Size:    rounded(capacity),
 		IOPS:    spec.Throttle.IOPS,
 		BPS:     spec.Throttle.BPS,
 		Options: spec.Options,
 		Labels:  spec.Labels,
-		Created: time.Now().UTC(),
+		Created: created,
 		Maker:   spec.Maker,
 		VCH:     spec.VCH,
+		Was:     was,
 		Making:  true,
 	}, nil
+}
+
+// rounded is a capacity as a disk can have it.
+func rounded(capacity portlayer.Bytes) portlayer.Bytes {
+	const sector = 512 // disks are multiples of it
+	return (capacity + sector - 1) / sector * sector
+}
+
+// label is the label of a volume that is called name from now on.
+func (s *Store) label(name portlayer.VolumeName) portlayer.Label {
+	return portlayer.Label(hash(string(s.o.Name) + "/" + string(name)))
 }
 
 func (s *Store) write(ctx context.Context, name portlayer.VolumeName, rec record) error {
@@ -207,38 +241,6 @@ func (s *Store) Remove(ctx context.Context, name portlayer.VolumeName) error {
 	return nil
 }
 
-// SetLabels is portlayer.VolumeStore.SetLabels.
-func (s *Store) SetLabels(ctx context.Context, name portlayer.VolumeName, labels map[string]string) (portlayer.Volume, error) {
-	return s.change(ctx, name, func(rec *record) error { rec.Labels = labels; return nil })
-}
-
-// change rewrites the record of a whole volume.
-func (s *Store) change(ctx context.Context, name portlayer.VolumeName, do func(*record) error) (portlayer.Volume, error) {
-	leave, err := s.enter(ctx, name)
-	if err != nil {
-		return portlayer.Volume{}, err
-	}
-	defer leave()
-	if !volumeName(name) {
-		return portlayer.Volume{}, s.missing(name)
-	}
-	rec, st, err := s.read(ctx, name)
-	switch {
-	case err != nil:
-		return portlayer.Volume{}, err
-	case st != whole:
-		return portlayer.Volume{}, s.missing(name)
-	}
-	if err := do(&rec); err != nil {
-		return portlayer.Volume{}, err
-	}
-	if err := s.write(ctx, name, rec); err != nil {
-		return portlayer.Volume{}, s.blame(ctx, fault.Wrap("change volume", string(name), err))
-	}
-	vol, _, err := s.check(ctx, name, rec)
-	return vol, err
-}
-
 // Join is portlayer.VolumeStore.Join: a device change for the machine and a mount spec for the guest.
 func (s *Store) Join(ctx context.Context, h *portlayer.Handle, vol portlayer.Volume, m portlayer.Mount) error {
 	if err := ctx.Err(); err != nil {
@@ -261,6 +263,16 @@ func (s *Store) Join(ctx context.Context, h *portlayer.Handle, vol portlayer.Vol
 		ReadOnly: m.ReadOnly,
 		Copy:     !m.NoCopy,
 		Name:     string(vol.Name),
+		Was:      was(vol),
 	})
 	return nil
+}
+
+// was is what a volume's file system may be called instead of its label.
+func was(vol portlayer.Volume) []string {
+	var all []string
+	for _, l := range vol.Was {
+		all = append(all, string(l))
+	}
+	return all
 }

@@ -3,6 +3,7 @@ package volumetest
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -204,10 +205,10 @@ func (d *Disks) Stat(ctx context.Context, p portlayer.DiskPath) (portlayer.DiskI
 	if !ok {
 		return portlayer.DiskInfo{}, fault.New(fault.NotFound, "disk %s has no extent", p)
 	}
-	if size != desc.Size {
+	if size < desc.Size {
 		return portlayer.DiskInfo{}, fault.New(fault.Conflict, "extent of %s has %d bytes, its descriptor says %d", p, size, desc.Size)
 	}
-	return portlayer.DiskInfo{Size: size, Allocated: diskCost, Modified: time.Now()}, nil
+	return portlayer.DiskInfo{Size: desc.Size, Allocated: diskCost, Modified: time.Now()}, nil
 }
 
 // Delete is portlayer.Disks.Delete.
@@ -236,6 +237,112 @@ func (d *Disks) erasable(ctx context.Context, p string) error {
 // Import is portlayer.Disks.Import. This medium cannot hold content.
 func (d *Disks) Import(context.Context, string, portlayer.DiskPath) error {
 	return fault.New(fault.Unsupported, "disks in memory cannot hold an image")
+}
+
+// sized gives what the descriptor of the disk at p says. d.mu is held.
+func (d *Disks) sized(ctx context.Context, p portlayer.DiskPath) (desc descriptor, err error) {
+	if err := d.usable(ctx, string(p)); err != nil {
+		return desc, err
+	}
+	data, ok := d.files[string(p)]
+	if _, has := d.extents[extentOf(string(p))]; !ok || !has {
+		return desc, fault.New(fault.NotFound, "no disk %s", p)
+	}
+	return desc, json.Unmarshal(data, &desc)
+}
+
+// put writes a descriptor and its extent where no disk is. d.mu is held.
+func (d *Disks) put(ctx context.Context, p portlayer.DiskPath, desc descriptor) error {
+	file, extent := string(p), extentOf(string(p))
+	if d.isFile(file) || d.isFile(extent) {
+		return fault.New(fault.Conflict, "disk %s exists", p)
+	}
+	if err := d.writable(ctx, extent); err != nil {
+		return err
+	}
+	data, err := json.Marshal(desc)
+	d.files[file], d.extents[extent] = data, desc.Size
+	return err
+}
+
+// Copy is portlayer.Disks.Copy.
+func (d *Disks) Copy(ctx context.Context, from, to portlayer.DiskPath, progress portlayer.Progressed) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	desc, err := d.sized(ctx, from)
+	if err != nil {
+		return err
+	}
+	if progress != nil {
+		progress(diskCost, diskCost)
+	}
+	return d.put(ctx, to, desc)
+}
+
+// Grow is portlayer.Disks.Grow.
+func (d *Disks) Grow(ctx context.Context, p portlayer.DiskPath, size portlayer.Bytes) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	desc, err := d.sized(ctx, p)
+	size = (size + 511) / 512 * 512
+	switch {
+	case err != nil:
+		return err
+	case size < desc.Size:
+		return fault.New(fault.Invalid, "disk %s has %d bytes, and cannot have %d", p, desc.Size, size)
+	case size == desc.Size:
+		return nil
+	}
+	if err := d.writable(ctx, string(p)); err != nil {
+		return err
+	}
+	desc.Size = size
+	data, err := json.Marshal(desc)
+	d.files[string(p)], d.extents[extentOf(string(p))] = data, size
+	return err
+}
+
+// Link is portlayer.Disks.Link.
+func (d *Disks) Link(ctx context.Context, from, to portlayer.DiskPath) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	desc, err := d.sized(ctx, from)
+	if err != nil {
+		return err
+	}
+	return d.put(ctx, to, desc)
+}
+
+// MoveDir is portlayer.Disks.MoveDir.
+func (d *Disks) MoveDir(ctx context.Context, from, to portlayer.DiskPath) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	src, dst := string(from), string(to)
+	if err := d.usable(ctx, src); err != nil {
+		return err
+	}
+	switch {
+	case !d.dirs[src]:
+		return fault.New(fault.NotFound, "no directory %s", src)
+	case d.dirs[dst] || d.isFile(dst):
+		return fault.New(fault.Conflict, "%s exists", dst)
+	case d.readOnly:
+		return fault.New(fault.Denied, "%s is on a read-only medium", src)
+	}
+	move(d.files, src, dst)
+	move(d.extents, src, dst)
+	move(d.dirs, src, dst)
+	return nil
+}
+
+// move gives what is at or below one path another.
+func move[V any](m map[string]V, from, to string) {
+	for p, v := range maps.Clone(m) {
+		if under(p, from) {
+			delete(m, p)
+			m[to+strings.TrimPrefix(p, from)] = v
+		}
+	}
 }
 
 // Join is portlayer.Disks.Join.

@@ -109,6 +109,26 @@ func (f *Faulty) Import(ctx context.Context, local string, path portlayer.DiskPa
 	return f.pass(func() error { return f.Disks.Import(ctx, local, path) })
 }
 
+// Copy is portlayer.Disks.Copy.
+func (f *Faulty) Copy(ctx context.Context, from, to portlayer.DiskPath, progress portlayer.Progressed) error {
+	return f.pass(func() error { return f.Disks.Copy(ctx, from, to, progress) })
+}
+
+// Grow is portlayer.Disks.Grow.
+func (f *Faulty) Grow(ctx context.Context, path portlayer.DiskPath, size portlayer.Bytes) error {
+	return f.pass(func() error { return f.Disks.Grow(ctx, path, size) })
+}
+
+// Link is portlayer.Disks.Link.
+func (f *Faulty) Link(ctx context.Context, from, to portlayer.DiskPath) error {
+	return f.pass(func() error { return f.Disks.Link(ctx, from, to) })
+}
+
+// MoveDir is portlayer.Disks.MoveDir.
+func (f *Faulty) MoveDir(ctx context.Context, from, to portlayer.DiskPath) error {
+	return f.pass(func() error { return f.Disks.MoveDir(ctx, from, to) })
+}
+
 // MakeDir is portlayer.Disks.MakeDir.
 func (f *Faulty) MakeDir(ctx context.Context, dir portlayer.DiskPath) error {
 	return f.pass(func() error { return f.Disks.MakeDir(ctx, dir) })

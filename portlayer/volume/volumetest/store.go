@@ -30,13 +30,14 @@ type medium struct {
 	mu       sync.Mutex // guards below
 	volumes  map[portlayer.VolumeName]portlayer.Volume
 	damage   map[portlayer.VolumeName]string
+	snaps    map[portlayer.VolumeName][]portlayer.Snapshot
 	degraded string
 	full     bool
 }
 
 // NewStore makes an empty store.
 func NewStore(name portlayer.StoreName) *Store {
-	return &Store{name: name, medium: &medium{volumes: map[portlayer.VolumeName]portlayer.Volume{}, damage: map[portlayer.VolumeName]string{}}}
+	return &Store{name: name, medium: &medium{volumes: map[portlayer.VolumeName]portlayer.Volume{}, damage: map[portlayer.VolumeName]string{}, snaps: map[portlayer.VolumeName][]portlayer.Snapshot{}}}
 }
 
 // Reopen gives a store on the same medium, as a later process has it; name may differ from the first's.
@@ -111,7 +112,22 @@ func (s *Store) Ensure(ctx context.Context, spec portlayer.VolumeSpec) (portlaye
 	if vol, err := s.get(spec.Name); !fault.Is(err, fault.NotFound) {
 		return vol, false, err
 	}
-	capacity := spec.Capacity
+	capacity, created := spec.Capacity, spec.Created
+	if created.IsZero() {
+		created = time.Now().UTC()
+	}
+	var was []portlayer.Label
+	if spec.From != nil {
+		if was = spec.From.Labels; capacity == 0 {
+			capacity = spec.From.Capacity
+		}
+		if capacity < spec.From.Capacity {
+			return portlayer.Volume{}, false, fault.New(fault.Invalid, "a copy cannot have less than its source")
+		}
+		if spec.Progress != nil {
+			spec.Progress(diskCost, diskCost)
+		}
+	}
 	if capacity == 0 {
 		capacity = portlayer.GiB
 	}
@@ -122,26 +138,31 @@ func (s *Store) Ensure(ctx context.Context, spec portlayer.VolumeSpec) (portlaye
 	case s.medium.full:
 		return portlayer.Volume{}, false, fault.New(fault.Unavailable, "cannot make volume %s in store %s (0B free): no space left", spec.Name, s.name)
 	}
-	sum := md5.Sum([]byte(string(s.name) + "/" + string(spec.Name)))
 	vol := portlayer.Volume{
 		Name:     spec.Name,
-		Label:    portlayer.Label(hex.EncodeToString(sum[:])),
+		Label:    s.label(spec.Name),
 		Capacity: capacity,
 		Throttle: spec.Throttle,
 		Options:  maps.Clone(spec.Options),
 		Labels:   maps.Clone(spec.Labels),
-		Created:  time.Now().UTC(),
+		Created:  created,
 		Maker:    spec.Maker,
 		VCH:      spec.VCH,
+		Was:      slices.Clone(was),
 	}
 	s.medium.volumes[spec.Name] = vol
 	return s.own(vol), true, nil
 }
 
+func (s *Store) label(name portlayer.VolumeName) portlayer.Label {
+	sum := md5.Sum([]byte(string(s.name) + "/" + string(name)))
+	return portlayer.Label(hex.EncodeToString(sum[:]))
+}
+
 // own is a volume as this store shows it, which the caller may change.
 func (s *Store) own(v portlayer.Volume) portlayer.Volume {
 	v.Store, v.Driver = s.name, StoreDriver
-	v.Options, v.Labels = maps.Clone(v.Options), maps.Clone(v.Labels)
+	v.Options, v.Labels, v.Was = maps.Clone(v.Options), maps.Clone(v.Labels), slices.Clone(v.Was)
 	return v
 }
 
@@ -198,6 +219,7 @@ func (s *Store) Remove(ctx context.Context, name portlayer.VolumeName) error {
 	}
 	delete(s.medium.volumes, name)
 	delete(s.medium.damage, name)
+	delete(s.medium.snaps, name)
 	return nil
 }
 
@@ -215,22 +237,6 @@ func (s *Store) Usage(ctx context.Context, name portlayer.VolumeName) (portlayer
 	return portlayer.VolumeUsage{Capacity: vol.Capacity, Allocated: diskCost}, nil
 }
 
-// SetLabels is portlayer.VolumeStore.SetLabels.
-func (s *Store) SetLabels(ctx context.Context, name portlayer.VolumeName, labels map[string]string) (portlayer.Volume, error) {
-	leave, err := s.enter(ctx)
-	if err != nil {
-		return portlayer.Volume{}, err
-	}
-	defer leave()
-	vol, err := s.get(name)
-	if err != nil {
-		return portlayer.Volume{}, err
-	}
-	vol.Labels = maps.Clone(labels)
-	s.medium.volumes[name] = vol
-	return s.own(vol), nil
-}
-
 // Join is portlayer.VolumeStore.Join.
 func (s *Store) Join(ctx context.Context, h *portlayer.Handle, vol portlayer.Volume, m portlayer.Mount) error {
 	if err := ctx.Err(); err != nil {
@@ -241,7 +247,14 @@ func (s *Store) Join(ctx context.Context, h *portlayer.Handle, vol portlayer.Vol
 	}
 	h.AddDisk(portlayer.Disk{Serial: string(vol.Label), File: portlayer.DiskPath(s.Location() + "/" + string(vol.Name)), ReadOnly: m.ReadOnly, Throttle: vol.Throttle})
 	h.Config.Mounts = append(h.Config.Mounts, guest.MountSpec{
-		Source: "label://" + string(vol.Label), Target: m.Target, Subpath: m.Subpath, ReadOnly: m.ReadOnly, Copy: !m.NoCopy, Name: string(vol.Name),
+		Source: "label://" + string(vol.Label), Target: m.Target, Subpath: m.Subpath, ReadOnly: m.ReadOnly, Copy: !m.NoCopy, Name: string(vol.Name), Was: was(vol),
 	})
 	return nil
+}
+
+func was(vol portlayer.Volume) (all []string) {
+	for _, l := range vol.Was {
+		all = append(all, string(l))
+	}
+	return all
 }

@@ -70,6 +70,12 @@ func Run(t *testing.T, place func(t *testing.T, dir string) Place) {
 		{"interrupted remove", interruptedRemoveLaw},
 		{"interrupted open", interruptedOpenLaw},
 		{"labels", labelsLaw},
+		{"grow", growLaw},
+		{"rename", renameLaw},
+		{"interrupted rename", interruptedRenameLaw},
+		{"copy", copyLaw},
+		{"snapshots", snapshotLaw},
+		{"interrupted snapshot", interruptedSnapshotLaw},
 		{"join", joinLaw},
 		{"join twice", joinTwiceLaw},
 	}

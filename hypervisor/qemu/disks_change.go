@@ -1,0 +1,117 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"vch/internal/atomicfile"
+	"vch/internal/fault"
+	"vch/internal/sparsefile"
+	"vch/portlayer"
+)
+
+// absent is a Conflict if one of a disk's files is there.
+func absent(file string) error {
+	for _, f := range []string{file, extentPath(file)} {
+		if _, err := os.Lstat(f); err == nil {
+			return fault.New(fault.Conflict, "disk file %s exists already", f)
+		}
+	}
+	return nil
+}
+
+// Copy is portlayer.Disks.Copy.
+func (d Disks) Copy(ctx context.Context, from, to portlayer.DiskPath, progress portlayer.Progressed) (err error) {
+	source, info, err := locate(string(from))
+	if err != nil {
+		return err
+	}
+	file, extent := string(to), extentPath(string(to))
+	if err := absent(file); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil && ctx.Err() == nil {
+			err = noRoom(err, filepath.Dir(file))
+		}
+	}()
+	if err := sparsefile.Copy(ctx, source, extent, func(done, total int64) {
+		if progress != nil {
+			progress(portlayer.Bytes(done), portlayer.Bytes(total))
+		}
+	}); err != nil {
+		return kindOf(err)
+	}
+	if err := atomicfile.Write(file, []byte(descriptor(filepath.Base(extent), info.Size)), 0o600); err != nil {
+		return errors.Join(kindOf(err), os.Remove(extent))
+	}
+	return nil
+}
+
+// Grow is portlayer.Disks.Grow. The extent comes first: longer than its descriptor says, it does no harm.
+func (d Disks) Grow(_ context.Context, path portlayer.DiskPath, size portlayer.Bytes) error {
+	extent, info, err := locate(string(path))
+	if err != nil {
+		return err
+	}
+	size = (size + sector - 1) / sector * sector
+	switch {
+	case size < info.Size:
+		return fault.New(fault.Invalid, "a disk of %d bytes cannot become one of %d: it would lose what is at its end", info.Size, size)
+	case size > maxDisk:
+		return fault.New(fault.Invalid, "a disk of %d bytes cannot be made: the most is %d TiB", size, int64(maxDisk>>40))
+	case size == info.Size:
+		return nil
+	}
+	if err := os.Truncate(extent, int64(size)); err != nil {
+		return noRoom(kindOf(err), filepath.Dir(extent))
+	}
+	if err := syncFile(extent); err != nil {
+		return kindOf(err)
+	}
+	return noRoom(kindOf(atomicfile.Write(string(path), []byte(descriptor(filepath.Base(extent), size)), 0o600)), filepath.Dir(extent))
+}
+
+// Link is portlayer.Disks.Link.
+func (d Disks) Link(_ context.Context, from, to portlayer.DiskPath) error {
+	source, info, err := locate(string(from))
+	if err != nil {
+		return err
+	}
+	file, extent := string(to), extentPath(string(to))
+	if err := absent(file); err != nil {
+		return err
+	}
+	if err := os.Link(source, extent); err != nil {
+		return kindOf(err)
+	}
+	if err := atomicfile.Write(file, []byte(descriptor(filepath.Base(extent), info.Size)), 0o600); err != nil {
+		return errors.Join(noRoom(kindOf(err), filepath.Dir(file)), os.Remove(extent))
+	}
+	return nil
+}
+
+// MoveDir is portlayer.Disks.MoveDir.
+func (d Disks) MoveDir(_ context.Context, from, to portlayer.DiskPath) error {
+	err := unix.Renameat2(unix.AT_FDCWD, string(from), unix.AT_FDCWD, string(to), unix.RENAME_NOREPLACE)
+	if errors.Is(err, syscall.EINVAL) { // a file system without RENAME_NOREPLACE, as NFS
+		if _, lerr := os.Lstat(string(to)); lerr == nil {
+			err = fs.ErrExist
+		} else {
+			err = os.Rename(string(from), string(to))
+		}
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return fault.New(fault.Conflict, "%s exists already", to)
+	}
+	if err != nil {
+		return kindOf(err)
+	}
+	return kindOf(errors.Join(atomicfile.SyncDir(filepath.Dir(string(from))), atomicfile.SyncDir(filepath.Dir(string(to)))))
+}
