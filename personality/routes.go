@@ -94,6 +94,8 @@ func routes() []route {
 		// vch's own (doc/adr/0006)
 		{"POST", "/vch/volumes/{name}/protect", (*Server).volumeProtect, "TestVolumeProtect volume_protect.txtar"},
 		{"DELETE", "/vch/volumes/{name}/protect", (*Server).volumeProtect, "TestVolumeProtect volume_protect.txtar"},
+		{"POST", "/vch/containers/{id}/volumes", (*Server).volumeAttach, "TestVolumeAttach volume_attach_writable.txtar volume_attach_refused.txtar"},
+		{"DELETE", "/vch/containers/{id}/volumes", (*Server).volumeDetach, "TestVolumeAttach volume_attach_writable.txtar volume_attach_busy.txtar"},
 
 		// networks
 		{"GET", "/networks", (*Server).networkList, "TestNetworkList"},

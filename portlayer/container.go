@@ -167,6 +167,16 @@ type Containers interface {
 	// Wait returns when until holds. For UntilRemoved the container may be gone when it returns. started, if not nil, is called once the
 	// wait has begun, so that no exit after that is missed.
 	Wait(ctx context.Context, ref string, until WaitUntil, started func()) (State, error)
+	// AttachVolume mounts one more volume in a container, which is Join on a handle of it, committed: at once in one that runs, whose processes see it when
+	// the call returns, and at every start from then on. m names its volume; one that is not there is made, as by Create. It returns m as it is
+	// recorded. The kinds: Invalid for a target that nothing can be mounted at, Conflict for one where, or in one that runs below which, something is mounted
+	// already, and for a writable mount of a volume that a running container has read-only; InUse, naming the holder, as by Start. After an error the
+	// container is as it was; a volume that was made stays.
+	AttachVolume(ctx context.Context, ref string, m Mount) (Mount, error)
+	// DetachVolume takes the volume away that is mounted at target, and returns its mount: at once in a container that runs, whose machine has
+	// written everything out and no disk of it any more when the call returns, and for later starts. The volume stays. NotFound where no volume is mounted;
+	// InUse, naming them, while processes use it or something is mounted below.
+	DetachVolume(ctx context.Context, ref, target string) (Mount, error)
 	// Logs calls emit for each entry, in order. With Follow it goes on until the container exits or ctx ends.
 	Logs(ctx context.Context, ref string, o LogOptions, emit func(LogEntry) error) error
 	// Attach joins s to the container's streams and returns when the process ended, the streams closed, or ctx ended. attached, if not nil, is called

@@ -197,6 +197,8 @@ type Binder interface {
 	Refer(c ContainerID, id VolumeID)
 	// Release forgets all references of c.
 	Release(c ContainerID)
+	// ReleaseVolume forgets that c refers to the volume id, whose store is named; its other references stay.
+	ReleaseVolume(c ContainerID, id VolumeID)
 	// Unmake removes the volume if no container refers to it and, when maker is not "", its Maker is maker. Missing or still in use: nothing happens.
 	Unmake(ctx context.Context, id VolumeID, maker ContainerID) error
 	// Join finds m's volume and calls its store's Join.
@@ -206,4 +208,6 @@ type Binder interface {
 	Attach(c ContainerID, who string, mounts []Mount) error
 	// Detach forgets what c holds.
 	Detach(c ContainerID)
+	// DetachMounts forgets that c holds volumes by these of its mounts. Of a volume it holds what its other mounts need; without one, nothing.
+	DetachMounts(c ContainerID, mounts []Mount)
 }

@@ -39,28 +39,32 @@ func (s *Service) Open(ctx context.Context, ref string) (*portlayer.Handle, erro
 	return s.draft(ctx, c.ID, c.Version, c.Spec, c.Image)
 }
 
-// Commit makes an existing container's machine what h says. The container's version must still be the one that h was opened on: otherwise Conflict, and
-// nothing is done. A running machine is not changed yet: Unsupported.
+// Commit makes an existing container what h says, whose volumes are reserved. The container's version must still be the one that h was opened on: otherwise
+// Conflict, and nothing is done. Of a running container only the volumes can be changed, while it runs (hotplug.go): anything else is Unsupported.
 func (s *Service) Commit(ctx context.Context, h *portlayer.Handle) error {
 	u, err := s.find(string(h.Container))
 	if err != nil {
 		return err
 	}
 	return u.alone(ctx, func() error {
-		if _, err := u.commit(ctx, h); err != nil {
-			return err
-		}
-		return u.save(func(c *portlayer.Container) { c.Spec = h.Spec })
+		ctx, cancel := context.WithTimeout(s.ctx, changeLimit)
+		defer cancel()
+		return u.become(ctx, h)
 	})
 }
 
-// commit defines the machine that h asks for. Owner only.
-func (u *unit) commit(ctx context.Context, h *portlayer.Handle) (portlayer.Machine, error) {
+// current is a Conflict if the container was changed since h was opened. Owner only.
+func (u *unit) current(h *portlayer.Handle) error {
 	if h.Version != u.c.Version {
-		return nil, fault.New(fault.Conflict, "container %s was changed meanwhile (version %d, the handle has %d): open a new handle", u.c.Spec.Name, u.c.Version, h.Version)
+		return fault.New(fault.Conflict, "container %s was changed meanwhile (version %d, the handle has %d): open a new handle", u.c.Spec.Name, u.c.Version, h.Version)
 	}
-	if u.run != nil {
-		return nil, fault.New(fault.Unsupported, "the machine of running container %s cannot be changed", u.c.Spec.Name)
+	return nil
+}
+
+// commit defines the machine that h asks for, of a container that does not run. Owner only.
+func (u *unit) commit(ctx context.Context, h *portlayer.Handle) (portlayer.Machine, error) {
+	if err := u.current(h); err != nil {
+		return nil, err
 	}
 	return u.s.o.Hypervisor.Define(ctx, machineSpec(h))
 }

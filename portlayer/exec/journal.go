@@ -16,17 +16,22 @@ import (
 //	        record there  -> it was whole; only the entry is left over
 //	remove: finish it
 //	mend:   drop the utility machine; under the machine's id
+//	change: drop the utility machine; of a container that runs: on record -> it was whole
+//	        otherwise -> machine and guest become what the record says (hotplug.go)
 type entry struct {
-	Op      string                `json:"op"`                // opCreate, opRemove, opMend
+	Op      string                `json:"op"`                // opCreate, opRemove, opMend, opChange
 	Utility portlayer.ContainerID `json:"utility,omitempty"` // machine that populates or mends volumes
 	Named   []portlayer.VolumeID  `json:"named,omitempty"`   // create: volumes that the user named; they stay
 	Orphans []portlayer.VolumeID  `json:"orphans,omitempty"` // remove: anonymous volumes to go with it
+	Add     []portlayer.Mount     `json:"add,omitempty"`     // change: mounts that come
+	Gone    []portlayer.Mount     `json:"gone,omitempty"`    // change: mounts that go
 }
 
 const (
 	opCreate = "create"
 	opRemove = "remove"
 	opMend   = "mend"
+	opChange = "change"
 )
 
 // step journals e for id and then passes the fail point called name: the place where a crash test ends the process.
@@ -54,6 +59,10 @@ func (s *Service) recover(ctx context.Context) error {
 			s.o.Log.Info("finishing an interrupted remove", "container", key)
 			err = s.erase(ctx, id, e)
 		case e.Op == opMend:
+			err = errors.Join(s.dropMachine(ctx, e.Utility), s.journal.Delete(key))
+		case e.Op == opChange && exists: // the rest is done when its machine is found again
+			err = s.dropMachine(ctx, e.Utility)
+		case e.Op == opChange:
 			err = errors.Join(s.dropMachine(ctx, e.Utility), s.journal.Delete(key))
 		case e.Op == opCreate && exists:
 			s.o.Log.Info("interrupted create was whole", "container", key, "name", c.Spec.Name)

@@ -57,7 +57,19 @@ func (u *unit) refind(ctx context.Context) error {
 			return err
 		}
 	}
+	e, ok, err := s.journal.Get(string(u.c.ID))
+	if err != nil {
+		return err
+	}
+	if ok && e.Op == opChange {
+		u.pending = &e
+	}
 	running := u.c.State.Phase == portlayer.Running
+	if u.pending != nil && !(running && power == portlayer.PoweredOn) { // its next start defines its machine anew, as recorded
+		if err := u.settle(ctx); err != nil {
+			return err
+		}
+	}
 	switch {
 	case running && power == portlayer.PoweredOn:
 		if err := s.o.Binder.Attach(u.c.ID, u.c.Spec.Name, u.c.Spec.Mounts); err != nil {
@@ -73,6 +85,9 @@ func (u *unit) refind(ctx context.Context) error {
 		s.o.Log.Info("container found again", "container", short(u.c.ID), "name", u.c.Spec.Name, "pid", m.Pid(), "frames", last)
 		s.wg.Add(1)
 		go u.follow(u.run, last)
+		if u.pending != nil {
+			u.resume()
+		}
 	case running:
 		s.o.Log.Warn("container's machine ended while vch was away", "container", short(u.c.ID), "name", u.c.Spec.Name)
 		err := u.save(func(c *portlayer.Container) {

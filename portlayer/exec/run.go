@@ -476,6 +476,9 @@ func (u *unit) exited(r *run, rep exitReport) error {
 	s := u.s
 	s.o.Binder.Detach(u.c.ID)
 	u.run = nil
+	if err := u.settle(s.ctx); err != nil { // nothing of the guest is left to settle, only the entry
+		s.o.Log.Warn("journal entry stays until the next start", "container", string(u.c.ID), "err", err)
+	}
 	err := u.save(func(c *portlayer.Container) {
 		c.State.Phase, c.State.Pid = portlayer.Exited, 0
 		c.State.ExitCode, c.State.OOMKilled = rep.exit.Code, rep.exit.OOM

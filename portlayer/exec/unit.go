@@ -24,8 +24,9 @@ type unit struct {
 	starting atomic.Pointer[context.CancelCauseFunc] // gives up the start that is under way; nil when none is
 	serving  atomic.Pointer[serving]                 // the machine that serves the files of a container that does not run; nil when none does. The owner opens it
 
-	c   portlayer.Container // owner
-	run *run                // owner; nil when no machine runs
+	c       portlayer.Container // owner
+	run     *run                // owner; nil when no machine runs
+	pending *entry              // owner; a change of the running container that is under way, or not known to be recorded or taken back
 }
 
 // snapshot is a container at one moment. changed is closed when the next one is there.

@@ -124,6 +124,41 @@ func (s *Service) detach(c portlayer.ContainerID) (freed []portlayer.Mount) {
 	return freed
 }
 
+// DetachMounts is portlayer.Binder.DetachMounts.
+func (s *Service) DetachMounts(c portlayer.ContainerID, mounts []portlayer.Mount) {
+	for _, m := range s.detachMounts(c, mounts) {
+		s.publish("unmount", m.VolumeRef(), map[string]string{"container": string(c), "driver": m.Driver})
+	}
+}
+
+func (s *Service) detachMounts(c portlayer.ContainerID, mounts []portlayer.Mount) (freed []portlayer.Mount) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range mounts {
+		have := s.held[m.ID()][c]
+		if have == nil || !mountedAt(have.mounts, m.Target) {
+			continue
+		}
+		left := &hold{who: have.who, readOnly: true}
+		for _, o := range have.mounts {
+			if o.Target == m.Target {
+				freed = append(freed, o)
+				continue
+			}
+			left.readOnly = left.readOnly && o.ReadOnly
+			left.mounts = append(left.mounts, o)
+		}
+		s.held[m.ID()][c] = left
+		if len(left.mounts) == 0 {
+			delete(s.held[m.ID()], c)
+		}
+		if len(s.held[m.ID()]) == 0 {
+			delete(s.held, m.ID())
+		}
+	}
+	return freed
+}
+
 // attached lists who holds a volume. s.mu is held.
 func (s *Service) attached(vol portlayer.VolumeID) []portlayer.Attachment {
 	var all []portlayer.Attachment

@@ -292,6 +292,23 @@ func TestModel(t *testing.T) {
 				}
 				forget(m.held, c)
 			},
+			"detach mounts": func(rt *rapid.T) {
+				c := containers.Draw(rt, "container")
+				var mounts []portlayer.Mount
+				for _, id := range rapid.SliceOfN(identities, 1, 3).Draw(rt, "volumes") {
+					mounts = append(mounts, portlayer.Mount{Kind: portlayer.VolumeMount, Volume: id.Name, Store: id.Store, Target: "/" + id.String()})
+					if _, have := m.held[id][c]; have {
+						want["unmount"]++
+					}
+					delete(m.held[id], c)
+				}
+				s.DetachMounts(c, mounts)
+			},
+			"release one": func(rt *rapid.T) {
+				id, c := identities.Draw(rt, "id"), containers.Draw(rt, "container")
+				s.ReleaseVolume(c, id)
+				delete(m.refs[id], c)
+			},
 			"prune": func(rt *rapid.T) {
 				spare := names.Draw(rt, "spared")
 				gone, freed, err := s.Prune(ctx, func(v portlayer.Volume) bool { return v.Name != spare })

@@ -57,6 +57,15 @@ func (s *Service) Release(c portlayer.ContainerID) {
 	}
 }
 
+// ReleaseVolume is portlayer.Binder.ReleaseVolume.
+func (s *Service) ReleaseVolume(c portlayer.ContainerID, id portlayer.VolumeID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if delete(s.refs[id], c); len(s.refs[id]) == 0 {
+		delete(s.refs, id)
+	}
+}
+
 // users are the containers that refer to a volume or hold it, sorted.
 func (s *Service) users(vol portlayer.VolumeID) []portlayer.ContainerID {
 	s.mu.Lock()

@@ -487,6 +487,22 @@ func TestAttach(t *testing.T) {
 		t.Errorf("%+v, %v", d.Attached, err)
 	}
 	is(t, h.Remove(t.Context(), plain("data")), fault.InUse, "[c1]") // held, though nobody refers to it
+	// Mount by mount: it is held for as long, and as, the others need.
+	h.DetachMounts("c1", []portlayer.Mount{mount("data", "/b", false), mount("data", "/none", false), mount("other", "/b", false)})
+	h.expect("unmount data container=c1 driver=qemu-vmdk")
+	if d, err := h.Get(t.Context(), portlayer.VolumeID{Name: "data"}); err != nil || len(d.Attached) != 1 || !d.Attached[0].ReadOnly {
+		t.Errorf("%+v, %v", d.Attached, err)
+	}
+	h.DetachMounts("c1", []portlayer.Mount{mount("data", "/a", true)})
+	h.expect("unmount data container=c1 driver=qemu-vmdk")
+	if d, err := h.Get(t.Context(), portlayer.VolumeID{Name: "data"}); err != nil || len(d.Attached) != 0 {
+		t.Errorf("%+v, %v", d.Attached, err)
+	}
+	if err := attach("c1", "web", mount("data", "/a", true), mount("data", "/b", false)); err != nil {
+		t.Fatal(err)
+	}
+	h.expect("mount data container=c1 destination=/a driver=qemu-vmdk propagation= read/write=false",
+		"mount data container=c1 destination=/b driver=qemu-vmdk propagation= read/write=true")
 	h.Detach("c1")
 	h.Detach("c1")
 	h.expect("unmount data container=c1 driver=qemu-vmdk", "unmount data container=c1 driver=qemu-vmdk")
