@@ -3,7 +3,6 @@ package personality
 import (
 	"context"
 	"net/http"
-	"path"
 	"strconv"
 	"time"
 
@@ -158,7 +157,7 @@ func networksOf(portlayer.Container) map[string]*network.EndpointSettings {
 // storeLocations says where each volume store is, for the Source of mounts.
 func (s *Server) storeLocations(ctx context.Context) map[portlayer.StoreName]string {
 	locations := map[portlayer.StoreName]string{}
-	for _, st := range s.Volumes.Stores(ctx) {
+	for _, st := range s.Volumes.Stores(ctx, "") {
 		locations[st.Name] = st.Location
 	}
 	return locations
@@ -171,12 +170,12 @@ func mountPoints(mounts []portlayer.Mount, stores map[portlayer.StoreName]string
 		p := container.MountPoint{Destination: m.Target, Mode: m.Mode, RW: !m.ReadOnly}
 		switch {
 		case m.Kind == portlayer.VolumeMount:
-			p.Type, p.Name, p.Driver = mount.TypeVolume, string(m.Volume), m.Driver
+			p.Type, p.Name, p.Driver = mount.TypeVolume, m.VolumeRef(), m.Driver
 			if p.Mode == "" && m.Origin != portlayer.FromImage && m.Origin != portlayer.FromContainer {
 				p.Mode = "z" // what Moby shows where a local volume was given no mode (daemon/volume/mounts)
 			}
 			if at, ok := stores[m.Store]; ok {
-				p.Source = path.Join(at, "volumes", p.Name, p.Name+".vmdk")
+				p.Source = volumeDisk(at, m.Volume)
 			}
 		case m.Origin == portlayer.FromTmpfs:
 			continue

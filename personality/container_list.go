@@ -198,7 +198,7 @@ func (s *Server) containerFilter(ctx context.Context, f filters) (func(portlayer
 	}
 	add("volume", func(c portlayer.Container, v string) bool {
 		return slices.ContainsFunc(c.Spec.Mounts, func(m portlayer.Mount) bool {
-			return m.Kind == portlayer.VolumeMount && (string(m.Volume) == v || m.Target == v)
+			return m.Kind == portlayer.VolumeMount && (m.VolumeRef() == v || m.ID().String() == v || m.Target == v)
 		})
 	})
 	add("network", func(_ portlayer.Container, v string) bool { return v == network.NetworkNone })

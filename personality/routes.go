@@ -91,6 +91,10 @@ func routes() []route {
 		{"POST", "/volumes/prune", (*Server).volumePrune, "TestVolumePrune volume_prune.txtar"},
 		{"PUT", "/volumes/{name...}", (*Server).noSwarm, ""},
 
+		// vch's own (doc/adr/0006)
+		{"POST", "/vch/volumes/{name}/protect", (*Server).volumeProtect, "TestVolumeProtect volume_protect.txtar"},
+		{"DELETE", "/vch/volumes/{name}/protect", (*Server).volumeProtect, "TestVolumeProtect volume_protect.txtar"},
+
 		// networks
 		{"GET", "/networks", (*Server).networkList, "TestNetworkList"},
 		{"GET", "/networks/{id}", (*Server).networkInspect, "TestNetworkInspect"},

@@ -11,18 +11,12 @@ package personality
 
 import (
 	"context"
-	"crypto/rand"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/http"
 	"os"
-	"path/filepath"
 	"runtime/debug"
-	"strings"
 
-	"vch/internal/atomicfile"
 	"vch/internal/broadcast"
 	"vch/internal/fault"
 	"vch/personality/mountspec"
@@ -37,11 +31,12 @@ type Options struct {
 	Events     *broadcast.Topic[portlayer.Event]
 	Machine    func(context.Context) (portlayer.HypervisorInfo, error) // what runs the containers
 
+	ID        string // of the VCH, which never changes
 	Name      string // of the VCH; "" : the host's name
 	Version   string // of vch
 	Commit    string
 	BuildTime string
-	StateDir  string // exists; the engine's id is kept in it
+	StateDir  string // shown as the engine's root
 	Defaults  Defaults
 	Log       *slog.Logger // nil: nothing is logged
 }
@@ -56,11 +51,10 @@ type Defaults struct {
 // Server is the Engine API. All of its methods may be called at once.
 type Server struct {
 	Options
-	id  string // of the engine: /info's ID
 	mux *http.ServeMux
 }
 
-// New makes the Server. The only file that it touches is engine-id in o.StateDir, made once.
+// New makes the Server. It touches no file.
 func New(o Options) (*Server, error) {
 	if o.Containers == nil || o.Volumes == nil || o.Images == nil || o.Events == nil || o.Machine == nil {
 		return nil, fault.New(fault.Internal, "personality: a service is missing")
@@ -75,31 +69,12 @@ func New(o Options) (*Server, error) {
 		}
 		o.Name = host
 	}
-	id, err := engineID(filepath.Join(o.StateDir, "engine-id"))
-	if err != nil {
-		return nil, fmt.Errorf("cannot keep the engine's id: %w", err)
-	}
-	s := &Server{Options: o, id: id, mux: http.NewServeMux()}
+	s := &Server{Options: o, mux: http.NewServeMux()}
 	for _, rt := range routes() {
 		s.mux.Handle(rt.method+" "+rt.path, s.endpoint(rt))
 	}
 	s.mux.Handle("/", s.endpoint(route{handler: (*Server).notFound}))
 	return s, nil
-}
-
-// engineID reads the id at path, or makes one there.
-func engineID(path string) (string, error) {
-	data, err := os.ReadFile(path)
-	if id := strings.TrimSpace(string(data)); err == nil && id != "" {
-		return id, nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", err
-	}
-	var b [16]byte
-	rand.Read(b[:]) // never fails: crypto/rand
-	id := fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
-	return id, atomicfile.Write(path, []byte(id+"\n"), 0o600)
 }
 
 // ServeHTTP answers one request.

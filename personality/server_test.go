@@ -157,20 +157,6 @@ func TestFrame(t *testing.T) {
 	}
 }
 
-func TestEngineIDIsKept(t *testing.T) {
-	path := t.TempDir() + "/engine-id"
-	first, err := engineID(path)
-	if err != nil || len(first) != 36 {
-		t.Fatalf("%q, %v", first, err)
-	}
-	if again, err := engineID(path); err != nil || again != first {
-		t.Errorf("%q then %q, %v", first, again, err)
-	}
-	if _, err := engineID(path + "/below"); err == nil {
-		t.Error("an id below a file")
-	}
-}
-
 func TestNewNeedsItsServices(t *testing.T) {
 	if _, err := New(Options{StateDir: t.TempDir()}); err == nil {
 		t.Error("a server without services")

@@ -73,13 +73,13 @@ func (s *Server) info(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	m, trouble := s.machine(ctx)
-	stores := s.Volumes.Stores(ctx)
+	stores := s.Volumes.Stores(ctx, "")
 	memory, err := hostMemory()
 	if err != nil {
 		return err
 	}
 	v := system.Info{
-		ID:                 s.id,
+		ID:                 s.ID,
 		Containers:         len(containers),
 		Images:             len(images),
 		Driver:             storageDriver,

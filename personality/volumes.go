@@ -26,7 +26,8 @@ func (s *Server) volumeCreate(w http.ResponseWriter, r *http.Request) error {
 	if req.ClusterVolumeSpec != nil {
 		return s.noSwarm(w, r)
 	}
-	ask := portlayer.VolumeRequest{Name: portlayer.VolumeName(req.Name), Driver: req.Driver, Options: req.DriverOpts, Labels: req.Labels}
+	id := portlayer.ParseVolumeID(req.Name)
+	ask := portlayer.VolumeRequest{Name: id.Name, Store: id.Store, Driver: req.Driver, Options: req.DriverOpts, Labels: req.Labels}
 	if req.Name == "" {
 		ask.Labels = map[string]string{mountspec.AnonymousLabel: ""}
 		for k, v := range req.Labels {
@@ -43,7 +44,7 @@ func (s *Server) volumeCreate(w http.ResponseWriter, r *http.Request) error {
 // showVolume is a volume as Docker shows it. The Mountpoint is the disk: there is no directory of the host that holds a volume's content.
 func showVolume(v portlayer.Volume, stores map[portlayer.StoreName]string) volume.Volume {
 	shown := volume.Volume{
-		Name: string(v.Name), Driver: v.Driver, Scope: "local", CreatedAt: v.Created.UTC().Format(time.RFC3339), Labels: v.Labels, Options: v.Options,
+		Name: v.Ref(), Driver: v.Driver, Scope: "local", CreatedAt: v.Created.UTC().Format(time.RFC3339), Labels: v.Labels, Options: v.Options,
 	}
 	if at, ok := stores[v.Store]; ok {
 		shown.Mountpoint = volumeDisk(at, v.Name)
@@ -84,7 +85,7 @@ func volumeStatus(d portlayer.VolumeDetail) map[string]any {
 
 // volumeInspect answers docker volume inspect.
 func (s *Server) volumeInspect(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.Volumes.Get(r.Context(), portlayer.VolumeName(r.PathValue("name")))
+	d, err := s.Volumes.Get(r.Context(), portlayer.ParseVolumeID(r.PathValue("name")))
 	if err != nil {
 		return err
 	}
@@ -116,7 +117,7 @@ func (s *Server) volumeList(w http.ResponseWriter, r *http.Request) error {
 		if len(f["dangling"]) > 0 && dangling != (len(d.Refs) == 0) {
 			continue
 		}
-		if f.name(string(d.Name)) && f.labels(d.Labels) && (len(f["driver"]) == 0 || slices.Contains(f["driver"], d.Driver)) {
+		if f.name(d.Ref()) && f.labels(d.Labels) && (len(f["driver"]) == 0 || slices.Contains(f["driver"], d.Driver)) {
 			list.Volumes = append(list.Volumes, showVolume(d.Volume, stores))
 		}
 	}
@@ -136,7 +137,7 @@ func (f filters) name(have string) bool {
 
 // volumeRemove answers docker volume rm. With force, a volume that is not there is no error; one in use stays one.
 func (s *Server) volumeRemove(w http.ResponseWriter, r *http.Request) error {
-	err := s.Volumes.Remove(r.Context(), portlayer.VolumeName(r.PathValue("name")))
+	err := s.Volumes.Remove(r.Context(), portlayer.ParseVolumeID(r.PathValue("name")))
 	if err != nil && (!fault.Is(err, fault.NotFound) || !boolValue(r, "force")) {
 		return err
 	}
@@ -159,19 +160,19 @@ func (s *Server) volumePrune(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	all = all || !versionOf(r).atLeast(1, 42)
-	names, freed, err := s.Volumes.Prune(r.Context(), func(v portlayer.Volume) bool {
+	gone, freed, err := s.Volumes.Prune(r.Context(), func(v portlayer.Volume) bool {
 		_, anonymous := v.Labels[mountspec.AnonymousLabel]
 		return (all || anonymous) && f.labels(v.Labels)
 	})
-	if err != nil && len(names) == 0 {
+	if err != nil && len(gone) == 0 {
 		return err
 	}
 	if err != nil { // what is gone is gone: the client hears of that, the log of the rest
 		s.Log.Warn("a prune left volumes that it could not remove", "err", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	report := volume.PruneReport{VolumesDeleted: []string{}, SpaceReclaimed: uint64(freed)}
-	for _, name := range names {
-		report.VolumesDeleted = append(report.VolumesDeleted, string(name))
+	for _, v := range gone {
+		report.VolumesDeleted = append(report.VolumesDeleted, v.Ref())
 	}
 	return writeJSON(w, http.StatusOK, report)
 }

@@ -93,7 +93,8 @@ type Mount struct {
 	Kind      MountKind
 	Volume    VolumeName        // Kind VolumeMount; in a spec for Create "" asks for an anonymous one, afterwards it is always the name
 	Anonymous bool              // Volume was made because no name was given, for this container or for the one whose mounts it took over; a recorded fact
-	Store     StoreName         // "": where Volume is found, or the default store for a new one
+	Store     StoreName         // in a spec for Create "": where Volume is found, or the default store for a new one; afterwards the store that has it
+	Qualified bool              // the volume was asked for as NAME@STORE
 	Driver    string            // as asked for; "" or "local": the store decides
 	Options   map[string]string // for a volume that has to be made
 	Labels    map[string]string // for a volume that has to be made
@@ -105,6 +106,17 @@ type Mount struct {
 	Mode      string   // the list that the user wrote after the target; shown, not interpreted here
 	Origin    MountOrigin
 	From      ContainerID // Origin FromContainer: the container that had the mount first, whose image fills a volume that was never written
+}
+
+// ID is the identity of the mount's volume.
+func (m Mount) ID() VolumeID { return VolumeID{Name: m.Volume, Store: m.Store} }
+
+// VolumeRef is the mount's volume as it was asked for: NAME or NAME@STORE.
+func (m Mount) VolumeRef() string {
+	if m.Qualified {
+		return m.ID().String()
+	}
+	return string(m.Volume)
 }
 
 // MountKind is what is mounted.

@@ -11,7 +11,10 @@
 // honours ctx, unless its comment says otherwise. Nothing here does I/O.
 package portlayer
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // ContainerID is 64 lower-case hex digits, random.
 type ContainerID string
@@ -19,8 +22,38 @@ type ContainerID string
 // ImageID is "sha256:" and the hex digest of the image's configuration, as everywhere in the field.
 type ImageID string
 
-// VolumeName names a volume within the VCH: [a-zA-Z0-9][a-zA-Z0-9_.-]+, at most 255 bytes.
+// VolumeName names a volume within its store: [a-zA-Z0-9][a-zA-Z0-9_.-]+, at most 255 bytes.
 type VolumeName string
+
+// VolumeID is a volume's identity: its name and the store that has it. With Store "" it is a plain name, which several stores may know: it
+// means the volume that this VCH made or used first.
+type VolumeID struct {
+	Name  VolumeName
+	Store StoreName
+}
+
+// ParseVolumeID reads NAME or NAME@STORE, and checks neither.
+func ParseVolumeID(text string) VolumeID {
+	name, store, _ := strings.Cut(text, "@")
+	return VolumeID{Name: VolumeName(name), Store: StoreName(store)}
+}
+
+// String is NAME@STORE, or NAME for a plain name.
+func (id VolumeID) String() string {
+	if id.Store == "" {
+		return string(id.Name)
+	}
+	return string(id.Name) + "@" + string(id.Store)
+}
+
+// MarshalText and UnmarshalText are String and ParseVolumeID, for records.
+func (id VolumeID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText is the other half of MarshalText.
+func (id *VolumeID) UnmarshalText(text []byte) error {
+	*id = ParseVolumeID(string(text))
+	return nil
+}
 
 // StoreName names a volume store: [a-zA-Z0-9][a-zA-Z0-9_-]*.
 type StoreName string
@@ -47,7 +80,7 @@ type Event struct {
 	Time  time.Time
 	Noun  string            // "container", "volume", "image"
 	Verb  string            // container: create start die kill oom stop restart rename destroy attach detach resize exec_create exec_start exec_die; volume: create mount unmount destroy prune; image: pull import load tag untag delete prune
-	ID    string            // the container's or image's id, the volume's name
+	ID    string            // the container's or image's id, the volume as users of this VCH call it
 	Attrs map[string]string // never nil for events that a service publishes; container events carry name, image and the labels; die carries exitCode; see docker-volumes.md for volume events
 }
 

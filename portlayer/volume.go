@@ -2,6 +2,7 @@ package portlayer
 
 import (
 	"context"
+	"strconv"
 	"time"
 )
 
@@ -17,6 +18,21 @@ type Volume struct {
 	Labels   map[string]string // nil for none
 	Created  time.Time
 	Maker    string // the handle (container id) whose commit made it; "" for one made by itself
+	VCH      string // the id of the VCH that made it; "": it is not known
+
+	// Qualified says that this VCH's users call it NAME@STORE, because they did or because the plain name means another. Stores leave it false.
+	Qualified bool
+}
+
+// ID is the volume's identity.
+func (v Volume) ID() VolumeID { return VolumeID{Name: v.Name, Store: v.Store} }
+
+// Ref is the volume as users of this VCH call it: NAME, or NAME@STORE.
+func (v Volume) Ref() string {
+	if v.Qualified {
+		return v.ID().String()
+	}
+	return string(v.Name)
 }
 
 // VolumeSpec asks for a volume.
@@ -27,6 +43,17 @@ type VolumeSpec struct {
 	Options  map[string]string
 	Labels   map[string]string
 	Maker    string
+	VCH      string
+}
+
+// ProtectLabel keeps a volume from being removed: with the value "", or one that is true (strconv.ParseBool).
+const ProtectLabel = "vch.protect"
+
+// Protected reports whether the volume's labels keep it from being removed.
+func (v Volume) Protected() bool {
+	value, ok := v.Labels[ProtectLabel]
+	on, err := strconv.ParseBool(value)
+	return ok && (value == "" || err == nil && on)
 }
 
 // VolumeUsage is what a volume takes of its store.
@@ -71,30 +98,40 @@ type VolumeStore interface {
 	// Remove deletes a volume and what it holds. NotFound if it is not there. Interrupted, a second Remove finishes it; until then it is not listed.
 	Remove(ctx context.Context, name VolumeName) error
 	Usage(ctx context.Context, name VolumeName) (VolumeUsage, error)
+	// SetLabels replaces a volume's labels, durably; all else stays.
+	SetLabels(ctx context.Context, name VolumeName, labels map[string]string) (Volume, error)
 	// Join puts vol into the draft h, to be mounted at m.Target with m's options, when h is committed.
 	// It changes h and nothing else: no disk is attached and no file is touched before Commit.
 	// Joining the same volume again at another target adds a mount and no second disk; it is then read-only only if every join of it is.
 	Join(ctx context.Context, h *Handle, vol Volume, m Mount) error
 }
 
-// Volumes is what a door does with volumes. Names are one name space over all stores.
+// Volumes is what a door does with volumes. A plain name that several stores know means the volume that this VCH made or used first; where that
+// is not clear it is a Conflict that lists the candidates. NAME@STORE always means one, and nothing is asked of other stores.
 type Volumes interface {
 	// Create finds or makes a volume. name "" makes one with a random 64-hex name. driver "" or "local": the store decides.
-	// store "" : the default store. Options it does not know are Invalid by name. Other options or another driver on an existing name are a Conflict that shows both.
+	// A plain name that no store knows is made in the store of the options, or in the default store. Options it does not know are Invalid by name. Other options or another driver on an existing name are a Conflict that shows both.
 	Create(ctx context.Context, req VolumeRequest) (Volume, error)
-	Get(ctx context.Context, name VolumeName) (VolumeDetail, error)
-	// List gives all volumes of all stores, sorted; warnings name degraded stores and damaged volumes.
+	Get(ctx context.Context, id VolumeID) (VolumeDetail, error)
+	// List gives all volumes of all stores, sorted by name and store; warnings name degraded stores and damaged volumes.
 	List(ctx context.Context) ([]VolumeDetail, []string, error)
 	// Remove is InUse, naming every container, while any refers to it.
-	Remove(ctx context.Context, name VolumeName) error
-	// Prune removes every volume without references for which pick says yes, and returns them with the bytes that they held.
-	Prune(ctx context.Context, pick func(Volume) bool) ([]VolumeName, Bytes, error)
-	Stores(ctx context.Context) []StoreInfo
+	Remove(ctx context.Context, id VolumeID) error
+	// Protect gives a volume the label ProtectLabel, or takes it away. A protected volume is not removed by anything: Remove is a Conflict that says so, Prune
+	// and the removal of a container leave it.
+	Protect(ctx context.Context, id VolumeID, on bool) (Volume, error)
+	// Prune removes every volume without references for which pick says yes, but for protected ones, and returns them with the bytes that they held.
+	Prune(ctx context.Context, pick func(Volume) bool) ([]Volume, Bytes, error)
+	// Stores gives the stores with a driver, sorted by name; "" : all.
+	Stores(ctx context.Context, driver string) []StoreInfo
+	// Store gives one store, its driver with it: Invalid for one that is not there, listing those that are.
+	Store(ctx context.Context, name StoreName) (StoreInfo, error)
 }
 
 // VolumeRequest is what a door asks for.
 type VolumeRequest struct {
 	Name    VolumeName
+	Store   StoreName // "": that of the options, or where the name is known, or the default store
 	Driver  string
 	Options map[string]string // "Capacity" (or "size"), "VolumeStore", "iops" and "bps", keys in any case
 	Labels  map[string]string
@@ -122,12 +159,12 @@ type Binder interface {
 	// volume is there, or NotFound.
 	// A store or driver in m that disagrees with an existing volume is a Conflict; no default store for a new volume is Invalid and says how to add one.
 	Reserve(ctx context.Context, c ContainerID, m Mount) (reserved Mount, made bool, err error)
-	// Refer records that c refers to name, found again after a restart. It makes nothing; the volume may be missing.
-	Refer(c ContainerID, name VolumeName)
+	// Refer records that c refers to the volume id, whose store is named, found again after a restart. It makes nothing; the volume may be missing.
+	Refer(c ContainerID, id VolumeID)
 	// Release forgets all references of c.
 	Release(c ContainerID)
 	// Unmake removes the volume if no container refers to it and, when maker is not "", its Maker is maker. Missing or still in use: nothing happens.
-	Unmake(ctx context.Context, name VolumeName, maker ContainerID) error
+	Unmake(ctx context.Context, id VolumeID, maker ContainerID) error
 	// Join finds m's volume and calls its store's Join.
 	Join(ctx context.Context, h *Handle, m Mount) error
 	// Attach records that running container c, called who, holds the volumes of mounts, all or none. A volume has one writer or any number of readers:

@@ -151,8 +151,12 @@ func connect(ctx context.Context, s settings, db *record.DB, hypervisor portlaye
 		stores = append(stores, store)
 		log.Info("volume store", "name", place.Name, "path", place.Path)
 	}
+	id, err := identity(filepath.Join(s.State, "engine-id"))
+	if err != nil {
+		return nil, nil, err
+	}
 	volumes, err := volume.New(volume.Options{
-		Stores: stores, AnonymousCapacity: s.AnonymousCapacity, DefaultCapacity: s.DefaultCapacity, AnonymousOptions: s.AnonymousBasic.Options, Publish: events.Publish, Log: log,
+		VCH: id, DB: db, Stores: stores, AnonymousCapacity: s.AnonymousCapacity, DefaultCapacity: s.DefaultCapacity, AnonymousOptions: s.AnonymousBasic.Options, Publish: events.Publish, Log: log,
 	})
 	if err != nil {
 		return nil, nil, err
@@ -185,7 +189,7 @@ func connect(ctx context.Context, s settings, db *record.DB, hypervisor portlaye
 	}
 	server, err := personality.New(personality.Options{
 		Containers: containers, Volumes: volumes, Images: images, Events: events, Machine: hypervisor.Info,
-		Name: name, Version: version, Commit: commit, BuildTime: built, StateDir: s.State,
+		ID: id, Name: name, Version: version, Commit: commit, BuildTime: built, StateDir: s.State,
 		Defaults: personality.Defaults{Memory: s.Memory, CPUs: s.CPUs, Anonymous: s.AnonymousBasic}, Log: log,
 	})
 	if err != nil {

@@ -161,6 +161,23 @@ func hostPath(source, target string) error {
 	return fault.New(fault.Unsupported, "host path %s cannot be mounted into a container VM at %s: it does not share the host's file system; use a volume: -v NAME:%s", source, target, target)
 }
 
+// setVolume makes m a mount of the volume source, NAME or NAME@STORE; "" is an anonymous one.
+func setVolume(m *portlayer.Mount, source string) error {
+	if source == "" {
+		return nil
+	}
+	id := portlayer.ParseVolumeID(source)
+	checked := source
+	if id.Store != "" {
+		checked = string(id.Name)
+	}
+	if err := checkName(checked); err != nil {
+		return err
+	}
+	m.Volume, m.Store, m.Qualified = id.Name, id.Store, id.Store != ""
+	return nil
+}
+
 // maxName is portlayer.VolumeName's bound, in bytes.
 const maxName = 255
 
@@ -168,7 +185,7 @@ const maxName = 255
 func checkName(name string) error {
 	const first = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 	switch {
-	case len(name) == 1:
+	case len(name) < 2:
 		return fault.New(fault.Invalid, "create %s: volume name is too short, names should be at least two alphanumeric characters", name)
 	case !strings.ContainsRune(first, rune(name[0])) || strings.Trim(name, first+"_.-") != "":
 		return fault.New(fault.Invalid, "create %s: %q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", name, name)

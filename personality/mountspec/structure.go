@@ -79,7 +79,7 @@ func volumeMount(m mount.Mount) (portlayer.Mount, error) {
 	if err := checkForeign(m); err != nil {
 		return portlayer.Mount{}, err
 	}
-	out := portlayer.Mount{Kind: portlayer.VolumeMount, Volume: portlayer.VolumeName(m.Source)}
+	out := portlayer.Mount{Kind: portlayer.VolumeMount}
 	if o := m.VolumeOptions; o != nil {
 		if err := checkSubpath(m.Source, o.Subpath); err != nil {
 			return portlayer.Mount{}, invalidConfig(m.Type, err)
@@ -94,12 +94,7 @@ func volumeMount(m mount.Mount) (portlayer.Mount, error) {
 			out.Options = maps.Clone(o.DriverConfig.Options)
 		}
 	}
-	if m.Source != "" {
-		if err := checkName(m.Source); err != nil {
-			return portlayer.Mount{}, err
-		}
-	}
-	return out, nil
+	return out, setVolume(&out, m.Source)
 }
 
 func checkSubpath(source, subpath string) error {

@@ -110,15 +110,11 @@ func fromText(raw string) (portlayer.Mount, error) {
 	if kind == mount.TypeBind {
 		return portlayer.Mount{}, hostPath(path.Clean(source), target)
 	}
-	if source != "" {
-		if err := checkName(source); err != nil {
-			return portlayer.Mount{}, err
-		}
-	}
-	return portlayer.Mount{
-		Kind: portlayer.VolumeMount, Volume: portlayer.VolumeName(source), Target: target, ReadOnly: l.readOnly, NoCopy: l.noCopy, Options: l.options,
+	m := portlayer.Mount{
+		Kind: portlayer.VolumeMount, Target: target, ReadOnly: l.readOnly, NoCopy: l.noCopy, Options: l.options,
 		Mode: listText, Origin: portlayer.FromSpec,
-	}, nil
+	}
+	return m, setVolume(&m, source)
 }
 
 // Basic is what an administrator sets for anonymous volumes of which nothing is said. The zero value sets nothing.

@@ -249,7 +249,7 @@ func TestReadOnlyVolumeIsFilledUntilWritten(t *testing.T) {
 	if err := h.s.Remove(t.Context(), "writer", false, false); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.vols.Remove(t.Context(), "data"); err != nil {
+	if err := h.vols.Remove(t.Context(), portlayer.VolumeID{Name: "data"}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := h.vols.Create(t.Context(), portlayer.VolumeRequest{Name: "data"}); err != nil {
@@ -443,7 +443,7 @@ func TestNextStartFinishesOrTakesBack(t *testing.T) {
 	h.start("dd")
 	h.exit("dd")
 	// remove cut off after its journal entry
-	if err := h.s.journal.Put(string(c.ID), entry{Op: opRemove, Orphans: []portlayer.VolumeName{c.Spec.Mounts[0].Volume}}); err != nil {
+	if err := h.s.journal.Put(string(c.ID), entry{Op: opRemove, Orphans: []portlayer.VolumeID{c.Spec.Mounts[0].ID()}}); err != nil {
 		t.Fatal(err)
 	}
 	h.down()
@@ -471,7 +471,7 @@ func TestFailedStartLeavesNoMachineOn(t *testing.T) {
 			if st, err := m.State(t.Context()); st != portlayer.PoweredOff || err != nil {
 				t.Errorf("machine is %v, %v", st, err)
 			}
-			d, err := h.vols.Get(t.Context(), "data")
+			d, err := h.vols.Get(t.Context(), portlayer.VolumeID{Name: "data"})
 			if err != nil || len(d.Attached) != 0 {
 				t.Errorf("volume is still attached: %v, %v", d.Attached, err)
 			}
@@ -512,7 +512,7 @@ func TestContainersOutliveTheDaemon(t *testing.T) {
 	if err != nil || c.State.Phase != portlayer.Running {
 		t.Fatalf("long: %+v, %v", c.State, err)
 	}
-	if d, err := h.vols.Get(t.Context(), "data"); err != nil || len(d.Attached) != 1 {
+	if d, err := h.vols.Get(t.Context(), portlayer.VolumeID{Name: "data"}); err != nil || len(d.Attached) != 1 {
 		t.Errorf("data is not attached again: %+v, %v", d, err)
 	}
 	if err := h.s.Stop(t.Context(), "long", 0, nil); err != nil {

@@ -233,7 +233,7 @@ func (s *Service) Create(ctx context.Context, spec portlayer.ContainerSpec) (_ p
 	e := entry{Op: opCreate}
 	for _, m := range spec.Mounts {
 		if m.Kind == portlayer.VolumeMount && m.Volume != "" {
-			e.Named = append(e.Named, m.Volume)
+			e.Named = append(e.Named, m.ID())
 		}
 	}
 	// From here on one undo covers everything, the same that recovery runs after a crash.
@@ -313,7 +313,7 @@ func (s *Service) checkTargets(ctx context.Context, image portlayer.ImageID, mou
 func (s *Service) populate(ctx context.Context, id portlayer.ContainerID, e *entry, image portlayer.ImageID, spec portlayer.ContainerSpec) error {
 	var own []portlayer.Mount
 	for _, m := range spec.Mounts {
-		if !writes(spec.Mounts, m.Volume) {
+		if !writes(spec.Mounts, m.ID()) {
 			own = append(own, m)
 		}
 	}
@@ -336,7 +336,7 @@ func (s *Service) populate(ctx context.Context, id portlayer.ContainerID, e *ent
 		from := u.snapshot().container
 		var theirs []portlayer.Mount
 		for _, m := range from.Spec.Mounts {
-			if slices.ContainsFunc(spec.Mounts, func(o portlayer.Mount) bool { return o.From == taken.From && o.Volume == m.Volume }) {
+			if slices.ContainsFunc(spec.Mounts, func(o portlayer.Mount) bool { return o.From == taken.From && o.ID() == m.ID() }) {
 				theirs = append(theirs, m)
 			}
 		}
@@ -361,7 +361,7 @@ func (s *Service) fill(ctx context.Context, id portlayer.ContainerID, e *entry, 
 		if kind != "dir" && kind != "tree" {
 			continue
 		}
-		written, err := s.everWritten(ctx, m.Volume)
+		written, err := s.everWritten(ctx, m.ID())
 		if err != nil {
 			return err
 		}

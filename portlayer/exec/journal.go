@@ -17,10 +17,10 @@ import (
 //	remove: finish it
 //	mend:   drop the utility machine; under the machine's id
 type entry struct {
-	Op      string                 `json:"op"`                // opCreate, opRemove, opMend
-	Utility portlayer.ContainerID  `json:"utility,omitempty"` // machine that populates or mends volumes
-	Named   []portlayer.VolumeName `json:"named,omitempty"`   // create: volumes that the user named; they stay
-	Orphans []portlayer.VolumeName `json:"orphans,omitempty"` // remove: anonymous volumes to go with it
+	Op      string                `json:"op"`                // opCreate, opRemove, opMend
+	Utility portlayer.ContainerID `json:"utility,omitempty"` // machine that populates or mends volumes
+	Named   []portlayer.VolumeID  `json:"named,omitempty"`   // create: volumes that the user named; they stay
+	Orphans []portlayer.VolumeID  `json:"orphans,omitempty"` // remove: anonymous volumes to go with it
 }
 
 const (
@@ -75,15 +75,15 @@ func (s *Service) recover(ctx context.Context) error {
 func (s *Service) unCreate(ctx context.Context, id portlayer.ContainerID, e entry) error {
 	errs := []error{s.dropMachine(ctx, e.Utility), s.dropMachine(ctx, id), os.RemoveAll(s.containerDir(id))}
 	s.o.Binder.Release(id)
-	keep := map[portlayer.VolumeName]bool{}
-	for _, name := range e.Named {
-		keep[name] = true
+	keep := map[portlayer.VolumeID]bool{}
+	for _, id := range e.Named {
+		keep[id] = true
 	}
 	vols, _, err := s.o.Volumes.List(ctx)
 	errs = append(errs, err)
 	for _, v := range vols {
-		if v.Maker == string(id) && !keep[v.Name] {
-			errs = append(errs, s.o.Binder.Unmake(ctx, v.Name, id))
+		if v.Maker == string(id) && !keep[v.ID()] && !keep[portlayer.VolumeID{Name: v.Name}] {
+			errs = append(errs, s.o.Binder.Unmake(ctx, v.ID(), id))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -111,8 +111,8 @@ func (s *Service) erase(ctx context.Context, id portlayer.ContainerID, e entry) 
 	}
 	s.o.Binder.Release(id)
 	var errs []error
-	for _, name := range e.Orphans {
-		errs = append(errs, s.o.Binder.Unmake(ctx, name, ""))
+	for _, orphan := range e.Orphans {
+		errs = append(errs, s.o.Binder.Unmake(ctx, orphan, ""))
 	}
 	if err := errors.Join(errs...); err != nil {
 		// The container is gone; a volume that cannot go now is the next start's work.

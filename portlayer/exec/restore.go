@@ -24,7 +24,7 @@ func (s *Service) restore(ctx context.Context) error {
 		u := s.adopt(c)
 		for _, m := range c.Spec.Mounts {
 			if m.Kind == portlayer.VolumeMount {
-				s.o.Binder.Refer(c.ID, m.Volume)
+				s.o.Binder.Refer(c.ID, m.ID())
 			}
 		}
 		if err := u.ask(ctx, func() error { return u.refind(ctx) }); err != nil {

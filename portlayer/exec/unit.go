@@ -231,7 +231,7 @@ func (u *unit) remove(volumes bool) error {
 	if volumes {
 		for _, m := range u.c.Spec.Mounts {
 			if m.Kind == portlayer.VolumeMount && m.Anonymous {
-				e.Orphans = append(e.Orphans, m.Volume)
+				e.Orphans = append(e.Orphans, m.ID())
 			}
 		}
 	}

@@ -9,10 +9,10 @@ import (
 	"vch/portlayer/record"
 )
 
-// writes reports whether one of mounts mounts the volume name writable.
-func writes(mounts []portlayer.Mount, name portlayer.VolumeName) bool {
+// writes reports whether one of mounts mounts the volume id writable.
+func writes(mounts []portlayer.Mount, id portlayer.VolumeID) bool {
 	return slices.ContainsFunc(mounts, func(m portlayer.Mount) bool {
-		return m.Kind == portlayer.VolumeMount && m.Volume == name && !m.ReadOnly
+		return m.Kind == portlayer.VolumeMount && m.ID() == id && !m.ReadOnly
 	})
 }
 
@@ -23,8 +23,8 @@ func writtenKey(v portlayer.Volume) string {
 
 // everWritten reports whether a machine of this VCH has had the volume writable. One that was never written may be empty, and a machine has to look: the
 // host does not look into file systems. Only an answer "no" costs something, so that a lost record does no harm.
-func (s *Service) everWritten(ctx context.Context, name portlayer.VolumeName) (bool, error) {
-	v, err := s.o.Volumes.Get(ctx, name)
+func (s *Service) everWritten(ctx context.Context, id portlayer.VolumeID) (bool, error) {
+	v, err := s.o.Volumes.Get(ctx, id)
 	if err != nil {
 		return false, err
 	}
@@ -38,7 +38,7 @@ func (s *Service) wrote(ctx context.Context, mounts []portlayer.Mount) {
 		if m.Kind != portlayer.VolumeMount || m.ReadOnly {
 			continue
 		}
-		v, err := s.o.Volumes.Get(ctx, m.Volume)
+		v, err := s.o.Volumes.Get(ctx, m.ID())
 		if err == nil {
 			key := writtenKey(v.Volume)
 			var ok bool
@@ -47,7 +47,7 @@ func (s *Service) wrote(ctx context.Context, mounts []portlayer.Mount) {
 			}
 		}
 		if err != nil {
-			s.o.Log.Warn("that a volume was written is not recorded; a machine will look when it is mounted read-only", "volume", string(m.Volume), "err", err)
+			s.o.Log.Warn("that a volume was written is not recorded; a machine will look when it is mounted read-only", "volume", m.ID().String(), "err", err)
 		}
 	}
 }

@@ -19,7 +19,7 @@ type hold struct {
 func (s *Service) Attach(c portlayer.ContainerID, who string, mounts []portlayer.Mount) error {
 	added, err := s.attach(c, who, mounts)
 	for _, m := range added {
-		s.publish("mount", m.Volume, map[string]string{
+		s.publish("mount", m.VolumeRef(), map[string]string{
 			"container":   string(c),
 			"destination": m.Target,
 			"driver":      m.Driver,
@@ -34,18 +34,18 @@ func (s *Service) Attach(c portlayer.ContainerID, who string, mounts []portlayer
 func (s *Service) attach(c portlayer.ContainerID, who string, mounts []portlayer.Mount) (added []portlayer.Mount, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	want := map[portlayer.VolumeName]*hold{}
+	want := map[portlayer.VolumeID]*hold{}
 	for _, m := range mounts {
 		if m.Kind != portlayer.VolumeMount {
 			continue
 		}
-		w := want[m.Volume]
+		w := want[m.ID()]
 		if w == nil {
 			w = &hold{who: who, readOnly: true}
-			if have := s.held[m.Volume][c]; have != nil {
+			if have := s.held[m.ID()][c]; have != nil {
 				w.readOnly, w.mounts = have.readOnly, append(w.mounts, have.mounts...)
 			}
-			want[m.Volume] = w
+			want[m.ID()] = w
 		}
 		w.readOnly = w.readOnly && m.ReadOnly
 		if !mountedAt(w.mounts, m.Target) {
@@ -53,25 +53,25 @@ func (s *Service) attach(c portlayer.ContainerID, who string, mounts []portlayer
 			added = append(added, m)
 		}
 	}
-	for _, name := range sortedKeys(want) {
-		if err := s.clash(name, c, want[name].readOnly); err != nil {
-			return nil, fault.Wrap("attach volume", string(name), err)
+	for _, id := range sortedIDs(want) {
+		if err := s.clash(id, c, want[id].readOnly); err != nil {
+			return nil, fault.Wrap("attach volume", want[id].mounts[0].VolumeRef(), err)
 		}
 	}
-	for name, w := range want {
-		if s.held[name] == nil {
-			s.held[name] = map[portlayer.ContainerID]*hold{}
+	for id, w := range want {
+		if s.held[id] == nil {
+			s.held[id] = map[portlayer.ContainerID]*hold{}
 		}
-		s.held[name][c] = w
+		s.held[id][c] = w
 	}
 	return added, nil
 }
 
 // clash is InUse when c cannot have the volume beside those who hold it: one writer, or any number of readers. s.mu is held.
-func (s *Service) clash(name portlayer.VolumeName, c portlayer.ContainerID, readOnly bool) error {
+func (s *Service) clash(vol portlayer.VolumeID, c portlayer.ContainerID, readOnly bool) error {
 	var readers []string
-	for _, id := range sortedKeys(s.held[name]) {
-		other := s.held[name][id]
+	for _, id := range sortedKeys(s.held[vol]) {
+		other := s.held[vol][id]
 		switch {
 		case id == c:
 		case !other.readOnly && readOnly:
@@ -104,31 +104,31 @@ func mountedAt(mounts []portlayer.Mount, target string) bool {
 // Detach is portlayer.Binder.Detach.
 func (s *Service) Detach(c portlayer.ContainerID) {
 	for _, m := range s.detach(c) {
-		s.publish("unmount", m.Volume, map[string]string{"container": string(c), "driver": m.Driver})
+		s.publish("unmount", m.VolumeRef(), map[string]string{"container": string(c), "driver": m.Driver})
 	}
 }
 
 func (s *Service) detach(c portlayer.ContainerID) (freed []portlayer.Mount) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, name := range sortedKeys(s.held) {
-		by := s.held[name]
+	for _, id := range sortedIDs(s.held) {
+		by := s.held[id]
 		if have := by[c]; have != nil {
 			freed = append(freed, have.mounts...)
 			delete(by, c)
 		}
 		if len(by) == 0 {
-			delete(s.held, name)
+			delete(s.held, id)
 		}
 	}
 	return freed
 }
 
 // attached lists who holds a volume. s.mu is held.
-func (s *Service) attached(name portlayer.VolumeName) []portlayer.Attachment {
+func (s *Service) attached(vol portlayer.VolumeID) []portlayer.Attachment {
 	var all []portlayer.Attachment
-	for _, id := range sortedKeys(s.held[name]) {
-		all = append(all, portlayer.Attachment{Container: id, ReadOnly: s.held[name][id].readOnly})
+	for _, id := range sortedKeys(s.held[vol]) {
+		all = append(all, portlayer.Attachment{Container: id, ReadOnly: s.held[vol][id].readOnly})
 	}
 	return all
 }

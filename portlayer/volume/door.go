@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,7 +14,7 @@ import (
 
 // Create is portlayer.Volumes.Create.
 func (s *Service) Create(ctx context.Context, req portlayer.VolumeRequest) (portlayer.Volume, error) {
-	w, err := s.newWish(req.Name, req.Driver, req.Options, req.Labels)
+	w, err := s.newWish(portlayer.VolumeID{Name: req.Name, Store: req.Store}, req.Driver, req.Options, req.Labels)
 	if err != nil {
 		return portlayer.Volume{}, err
 	}
@@ -30,8 +31,8 @@ func (s *Service) Create(ctx context.Context, req portlayer.VolumeRequest) (port
 }
 
 // Get is portlayer.Volumes.Get.
-func (s *Service) Get(ctx context.Context, name portlayer.VolumeName) (portlayer.VolumeDetail, error) {
-	p, err := s.good(ctx, name)
+func (s *Service) Get(ctx context.Context, id portlayer.VolumeID) (portlayer.VolumeDetail, error) {
+	p, err := s.good(ctx, id)
 	if err != nil {
 		return portlayer.VolumeDetail{}, err
 	}
@@ -46,7 +47,7 @@ func (s *Service) detail(ctx context.Context, st portlayer.VolumeStore, vol port
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return portlayer.VolumeDetail{Volume: vol, Usage: use, Refs: sortedKeys(s.refs[vol.Name]), Attached: s.attached(vol.Name)}, nil
+	return portlayer.VolumeDetail{Volume: vol, Usage: use, Refs: sortedKeys(s.refs[vol.ID()]), Attached: s.attached(vol.ID())}, nil
 }
 
 // List is portlayer.Volumes.List.
@@ -72,10 +73,15 @@ func (s *Service) List(ctx context.Context) ([]portlayer.VolumeDetail, []string,
 		}
 	}
 	slices.SortStableFunc(all, func(a, b portlayer.VolumeDetail) int { return strings.Compare(string(a.Name), string(b.Name)) })
-	for i := 1; i < len(all); i++ {
-		if a, b := all[i-1], all[i]; a.Name == b.Name {
-			warnings = append(warnings, "volume "+string(a.Name)+" is in two stores, "+string(a.Store)+" and "+string(b.Store)+", and cannot be used until one of them is moved away")
+	for first := 0; first < len(all); {
+		end := first + 1
+		for end < len(all) && all[end].Name == all[first].Name {
+			end++
 		}
+		if end-first > 1 {
+			s.qualify(all[first:end])
+		}
+		first = end
 	}
 	return all, warnings, nil
 }
@@ -97,58 +103,89 @@ func sentences(err error) []string {
 }
 
 // Remove is portlayer.Volumes.Remove. A damaged volume can be removed, too.
-func (s *Service) Remove(ctx context.Context, name portlayer.VolumeName) error {
-	unlock, err := s.names.Lock(ctx, name)
+func (s *Service) Remove(ctx context.Context, id portlayer.VolumeID) error {
+	unlock, err := s.names.Lock(ctx, id.Name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	p, err := s.find(ctx, name)
+	p, err := s.find(ctx, id)
 	if err != nil {
 		return err
 	}
 	return s.remove(ctx, p)
 }
 
-// remove deletes a volume that was found, if nobody uses it. The lock of its name is held, so that nobody can come to use it meanwhile.
+// Protect is portlayer.Volumes.Protect.
+func (s *Service) Protect(ctx context.Context, id portlayer.VolumeID, on bool) (portlayer.Volume, error) {
+	unlock, err := s.names.Lock(ctx, id.Name)
+	if err != nil {
+		return portlayer.Volume{}, err
+	}
+	defer unlock()
+	p, err := s.good(ctx, id)
+	if err != nil {
+		return portlayer.Volume{}, err
+	}
+	if p.volume.Protected() == on {
+		return p.volume, nil
+	}
+	labels := maps.Clone(p.volume.Labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	delete(labels, portlayer.ProtectLabel)
+	if on {
+		labels[portlayer.ProtectLabel] = "true"
+	}
+	vol, err := p.store.SetLabels(ctx, p.volume.Name, noneIfEmpty(labels))
+	vol.Qualified = p.volume.Qualified
+	return vol, err
+}
+
+// remove deletes a volume that was found, if nobody uses it and it is not protected. The lock of its name is held, so that nobody can come to use it meanwhile.
 func (s *Service) remove(ctx context.Context, p place) error {
-	name := p.volume.Name
-	if users := s.users(name); len(users) > 0 {
+	name, ref := p.volume.Name, p.volume.Ref()
+	if users := s.users(p.volume.ID()); len(users) > 0 {
 		ids := make([]string, len(users))
 		for i, id := range users {
 			ids[i] = string(id)
 		}
-		return fault.New(fault.InUse, "remove %s: volume is in use - [%s]", name, strings.Join(ids, ", "))
+		return fault.New(fault.InUse, "remove %s: volume is in use - [%s]", ref, strings.Join(ids, ", "))
+	}
+	if p.volume.Protected() {
+		return fault.New(fault.Conflict, "remove %s: the volume is protected by its label %s; take that away first: vch volume unprotect %s", ref, portlayer.ProtectLabel, ref)
 	}
 	if err := p.store.Remove(ctx, name); err != nil {
 		return err
 	}
-	s.publish("destroy", name, map[string]string{"driver": p.store.Driver()})
+	s.leaveHome(p.volume.ID())
+	s.publish("destroy", ref, map[string]string{"driver": p.store.Driver()})
 	s.o.Log.Info("volume removed", "volume", string(name), "store", string(p.store.Name()))
 	return nil
 }
 
 // Prune is portlayer.Volumes.Prune. A volume that cannot be removed does not keep the others: what was removed is returned beside the errors.
-func (s *Service) Prune(ctx context.Context, pick func(portlayer.Volume) bool) ([]portlayer.VolumeName, portlayer.Bytes, error) {
+func (s *Service) Prune(ctx context.Context, pick func(portlayer.Volume) bool) ([]portlayer.Volume, portlayer.Bytes, error) {
 	if !s.pruning.CompareAndSwap(false, true) {
 		return nil, 0, fault.New(fault.Conflict, "a prune operation is already running")
 	}
 	defer s.pruning.Store(false)
-	var gone []portlayer.VolumeName
+	var gone []portlayer.Volume
 	var freed portlayer.Bytes
 	var errs []error
 	for _, st := range s.stores {
 		vols, _ := st.List(ctx) // a degraded store and a damaged volume are not pruned; List warns of them
 		for _, vol := range vols {
-			if len(s.users(vol.Name)) > 0 || !pick(vol) {
+			if vol.Protected() || len(s.users(vol.ID())) > 0 || !pick(vol) {
 				continue
 			}
 			held, err := s.pruneOne(ctx, st, vol)
 			switch {
 			case err == nil:
-				gone = append(gone, vol.Name)
+				gone = append(gone, vol)
 				freed += held
-			case !fault.Is(err, fault.InUse) && !fault.Is(err, fault.NotFound): // those were taken or removed meanwhile
+			case !fault.Is(err, fault.InUse) && !fault.Is(err, fault.Conflict) && !fault.Is(err, fault.NotFound): // those were taken or removed meanwhile
 				errs = append(errs, err)
 			}
 		}
@@ -157,7 +194,7 @@ func (s *Service) Prune(ctx context.Context, pick func(portlayer.Volume) bool) (
 			break
 		}
 	}
-	slices.Sort(gone)
+	slices.SortStableFunc(gone, func(a, b portlayer.Volume) int { return strings.Compare(string(a.Name), string(b.Name)) })
 	s.publish("prune", "", map[string]string{"reclaimed": strconv.FormatInt(int64(freed), 10)})
 	return gone, freed, errors.Join(errs...)
 }
@@ -184,10 +221,25 @@ func (s *Service) pruneOne(ctx context.Context, st portlayer.VolumeStore, vol po
 }
 
 // Stores is portlayer.Volumes.Stores.
-func (s *Service) Stores(ctx context.Context) []portlayer.StoreInfo {
-	infos := make([]portlayer.StoreInfo, len(s.stores))
-	for i, st := range s.stores {
-		infos[i] = portlayer.StoreInfo{Name: st.Name(), Driver: st.Driver(), Location: st.Location(), Status: st.Status(ctx)}
+func (s *Service) Stores(ctx context.Context, driver string) []portlayer.StoreInfo {
+	infos := []portlayer.StoreInfo{}
+	for _, st := range s.stores {
+		if driver == "" || st.Driver() == driver {
+			infos = append(infos, infoOf(ctx, st))
+		}
 	}
 	return infos
+}
+
+// Store is portlayer.Volumes.Store.
+func (s *Service) Store(ctx context.Context, name portlayer.StoreName) (portlayer.StoreInfo, error) {
+	st, err := s.store(name)
+	if err != nil {
+		return portlayer.StoreInfo{}, err
+	}
+	return infoOf(ctx, st), nil
+}
+
+func infoOf(ctx context.Context, st portlayer.VolumeStore) portlayer.StoreInfo {
+	return portlayer.StoreInfo{Name: st.Name(), Driver: st.Driver(), Location: st.Location(), Status: st.Status(ctx)}
 }

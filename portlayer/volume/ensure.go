@@ -13,9 +13,16 @@ func (s *Service) ensure(ctx context.Context, w wish) (vol portlayer.Volume, mad
 		return vol, false, fault.Wrap("create volume", string(w.name), err)
 	}
 	if !w.anonymous {
-		p, err := s.good(ctx, w.name)
+		id := portlayer.VolumeID{Name: w.name}
+		if w.qualified {
+			id.Store = w.store
+		}
+		p, err := s.good(ctx, id)
 		if err == nil {
-			return p.volume, false, agree(w, p.volume)
+			if err := agree(w, p.volume); err != nil {
+				return vol, false, err
+			}
+			return p.volume, false, s.used(p.volume)
 		}
 		if w.there || !fault.Is(err, fault.NotFound) {
 			return vol, false, err
@@ -35,12 +42,14 @@ func (s *Service) ensure(ctx context.Context, w wish) (vol portlayer.Volume, mad
 		Options:  w.options,
 		Labels:   w.labels,
 		Maker:    w.maker,
+		VCH:      s.o.VCH,
 	})
 	if err != nil {
 		return vol, false, err
 	}
+	vol.Qualified = w.qualified
 	if made {
-		s.publish("create", vol.Name, map[string]string{"driver": vol.Driver})
+		s.publish("create", vol.Ref(), map[string]string{"driver": vol.Driver})
 		s.o.Log.Info("volume made", "volume", string(vol.Name), "store", string(vol.Store), "capacity", int64(vol.Capacity), "maker", vol.Maker)
 	}
 	return vol, made, nil
@@ -63,7 +72,7 @@ func agree(w wish, vol portlayer.Volume) error {
 	case w.driver != "" && w.driver != vol.Driver:
 		return fault.New(fault.Conflict, "create %s: driver '%s' already has volume '%s': volume name must be unique (asked for: driver '%s')", vol.Name, vol.Driver, vol.Name, w.driver)
 	case w.store != "" && w.store != vol.Store:
-		return fault.New(fault.Conflict, "create %s: the volume exists in store %s, and was asked for in store %s: volume name must be unique", vol.Name, vol.Store, w.store)
+		return fault.New(fault.Conflict, "create %s: the volume exists in store %s, and was asked for in store %s; to have both, call the other one %s", vol.Name, vol.Store, w.store, portlayer.VolumeID{Name: vol.Name, Store: w.store})
 	case w.capacity != 0 && vol.Capacity != 0 && (w.capacity+sector-1)/sector != (vol.Capacity+sector-1)/sector:
 		return fault.New(fault.Conflict, "create %s: the volume exists with a capacity of %s (%d bytes), and %s (%d bytes) was asked for: remove it first, or ask for what it has",
 			vol.Name, size(vol.Capacity), vol.Capacity, size(w.capacity), w.capacity)

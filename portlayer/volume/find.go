@@ -16,27 +16,36 @@ type place struct {
 	harm   error            // the Conflict with which its store describes the damage; nil for a good one
 }
 
-// find looks for a volume in every store. The kinds: NotFound when it is in none; Unavailable when a degraded store may have it; Conflict
-// when several have it. A damaged volume is found, with its harm.
-func (s *Service) find(ctx context.Context, name portlayer.VolumeName) (place, error) {
-	none := fault.New(fault.NotFound, "%s: no such volume", strings.TrimSpace("get "+string(name)))
-	if !wellNamed(name) {
+// find looks for a volume: in its store, or, by a plain name, in every one. The kinds: NotFound when it is in none; Unavailable when a degraded store
+// may have it; Conflict when it is not clear which of several is meant. A damaged volume is found, with its harm.
+func (s *Service) find(ctx context.Context, id portlayer.VolumeID) (place, error) {
+	none := fault.New(fault.NotFound, "%s: no such volume", strings.TrimSpace("get "+id.String()))
+	if !wellNamed(id.Name) {
 		return place{}, none
 	}
+	stores := s.stores
+	if id.Store != "" {
+		st, err := s.store(id.Store)
+		if err != nil {
+			return place{}, fault.New(fault.NotFound, "get %s: no such volume: %w", id, err)
+		}
+		stores = []portlayer.VolumeStore{st}
+	}
 	var found []place
-	var away error
-	for _, st := range s.stores {
-		vol, err := st.Get(ctx, name)
+	away := map[portlayer.StoreName]error{}
+	for _, st := range stores {
+		vol, err := st.Get(ctx, id.Name)
+		vol.Qualified = id.Store != ""
 		switch fault.KindOf(err) {
 		case fault.NotFound:
 			continue
 		case fault.Conflict:
-			vol = portlayer.Volume{Name: name, Store: st.Name(), Driver: st.Driver()}
+			vol = portlayer.Volume{Name: id.Name, Store: st.Name(), Driver: st.Driver(), Qualified: id.Store != ""}
 		case fault.Unavailable:
 			if cerr := ctx.Err(); cerr != nil {
 				return place{}, cerr
 			}
-			away = errors.Join(away, err)
+			away[st.Name()] = err
 			continue
 		default:
 			if err != nil {
@@ -45,20 +54,25 @@ func (s *Service) find(ctx context.Context, name portlayer.VolumeName) (place, e
 		}
 		found = append(found, place{store: st, volume: vol, harm: err})
 	}
+	if len(found) > 0 && id.Store == "" {
+		return s.meant(found, away)
+	}
 	switch {
-	case len(found) == 1:
+	case len(found) > 0:
 		return found[0], nil
-	case len(found) > 1:
-		return place{}, fault.New(fault.Conflict, "volume %s is in two stores, %s and %s; start vch without one of them, or move one of the two volumes away", name, found[0].store.Name(), found[1].store.Name())
-	case away != nil:
-		return place{}, fault.New(fault.Unavailable, "volume %s may be in a store that cannot be used now: %w", name, away)
+	case len(away) > 0:
+		var why []error
+		for _, st := range s.stores {
+			why = append(why, away[st.Name()])
+		}
+		return place{}, fault.New(fault.Unavailable, "volume %s may be in a store that cannot be used now: %w", id, errors.Join(why...))
 	}
 	return place{}, none
 }
 
 // good is find for callers that need the volume to be whole.
-func (s *Service) good(ctx context.Context, name portlayer.VolumeName) (place, error) {
-	p, err := s.find(ctx, name)
+func (s *Service) good(ctx context.Context, id portlayer.VolumeID) (place, error) {
+	p, err := s.find(ctx, id)
 	if err == nil {
 		err = p.harm
 	}

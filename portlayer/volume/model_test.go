@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -18,54 +19,111 @@ import (
 
 // model is what the service should know: the simplest that could be true.
 type model struct {
-	volumes  map[portlayer.VolumeName]modelVolume
-	refs     map[portlayer.VolumeName]map[portlayer.ContainerID]bool
-	held     map[portlayer.VolumeName]map[portlayer.ContainerID]bool // value: writes
+	volumes  map[portlayer.VolumeID]modelVolume
+	refs     map[portlayer.VolumeID]map[portlayer.ContainerID]bool
+	held     map[portlayer.VolumeID]map[portlayer.ContainerID]bool // value: writes
+	homes    map[portlayer.VolumeName]modelHome
 	degraded map[portlayer.StoreName]bool
+	clock    int
 }
 
 type modelVolume struct {
-	store    portlayer.StoreName
 	maker    portlayer.ContainerID
 	capacity portlayer.Bytes
+	foreign  bool // it came with its store
+	made     int  // by the model's clock
 }
 
-// find is the kind with which looking for a volume ends; ok: it is found.
-func (m *model) find(name portlayer.VolumeName) (v modelVolume, ok bool, kind fault.Kind) {
-	v, there := m.volumes[name]
-	switch {
-	case there && !m.degraded[v.store]:
-		return v, true, 0
-	case len(m.degraded) > 0:
-		return v, false, fault.Unavailable
+// modelHome is the first use of a volume that came with its store.
+type modelHome struct {
+	store portlayer.StoreName
+	at    int
+}
+
+var modelStores = []portlayer.StoreName{"default", "fast"}
+
+func (m *model) tick() int { m.clock++; return m.clock }
+
+// since is when the VCH made or used a volume first; 0: never.
+func (m *model) since(id portlayer.VolumeID) int {
+	if h, known := m.homes[id.Name]; known && h.store == id.Store {
+		return h.at
 	}
-	return v, false, fault.NotFound
+	if v := m.volumes[id]; !v.foreign {
+		return v.made
+	}
+	return 0
 }
 
-func (m *model) used(name portlayer.VolumeName) bool { return len(m.refs[name])+len(m.held[name]) > 0 }
-
-// ensure is what Create and Reserve do in common.
-func (m *model) ensure(name portlayer.VolumeName, store portlayer.StoreName, capacity portlayer.Bytes, maker portlayer.ContainerID) (made bool, kind fault.Kind, ok bool) {
-	v, found, kind := m.find(name)
+// find is the volume that id means; ok false: looking for it ends with kind.
+func (m *model) find(id portlayer.VolumeID) (_ portlayer.VolumeID, ok bool, kind fault.Kind) {
+	var found []portlayer.VolumeID
+	away := false
+	for _, store := range modelStores {
+		if id.Store != "" && id.Store != store {
+			continue
+		}
+		at := portlayer.VolumeID{Name: id.Name, Store: store}
+		if _, there := m.volumes[at]; m.degraded[store] {
+			away = true
+		} else if there {
+			found = append(found, at)
+		}
+	}
+	home, known := m.homes[id.Name]
 	switch {
-	case found && (store != "" && store != v.store || capacity != 0 && capacity != v.capacity):
-		return false, fault.Conflict, false
+	case len(found) == 0 && away:
+		return id, false, fault.Unavailable
+	case len(found) == 0:
+		return id, false, fault.NotFound
+	case id.Store == "" && known && m.degraded[home.store]:
+		return id, false, fault.Unavailable
+	case len(found) == 1:
+		return found[0], true, 0
+	}
+	a, b := m.since(found[0]), m.since(found[1])
+	switch {
+	case a == 0 && b == 0:
+		return id, false, fault.Conflict
+	case b == 0 || a != 0 && a < b:
+		return found[0], true, 0
+	}
+	return found[1], true, 0
+}
+
+func (m *model) used(id portlayer.VolumeID) bool { return len(m.refs[id])+len(m.held[id]) > 0 }
+
+// ensure is what Create and Reserve do in common; store is that of the options.
+func (m *model) ensure(id portlayer.VolumeID, store portlayer.StoreName, capacity portlayer.Bytes, maker portlayer.ContainerID) (at portlayer.VolumeID, made bool, kind fault.Kind, ok bool) {
+	if id.Store != "" && store != "" && store != id.Store {
+		return id, false, fault.Invalid, false
+	}
+	at, found, kind := m.find(id)
+	switch {
+	case found && (store != "" && store != at.Store || capacity != 0 && capacity != m.volumes[at].capacity):
+		return at, false, fault.Conflict, false
 	case found:
-		return false, 0, true
-	case kind == fault.Unavailable:
-		return false, kind, false
+		if _, known := m.homes[at.Name]; !known && m.volumes[at].foreign {
+			m.homes[at.Name] = modelHome{store: at.Store, at: m.tick()}
+		}
+		return at, false, 0, true
+	case kind != fault.NotFound:
+		return id, false, kind, false
 	}
-	if store == "" {
-		store = portlayer.DefaultStore
-	}
+	at.Store = cmp.Or(id.Store, store, portlayer.DefaultStore)
 	if capacity == 0 {
 		capacity = 32 * mib
 	}
-	m.volumes[name] = modelVolume{store: store, maker: maker, capacity: capacity}
-	return true, 0, true
+	m.volumes[at] = modelVolume{maker: maker, capacity: capacity, made: m.tick()}
+	return at, true, 0, true
 }
 
-func (m *model) drop(name portlayer.VolumeName) { delete(m.volumes, name) }
+func (m *model) drop(id portlayer.VolumeID) {
+	delete(m.volumes, id)
+	if m.homes[id.Name].store == id.Store {
+		delete(m.homes, id.Name)
+	}
+}
 
 // The service does what the model does, whatever comes in whatever order.
 func TestModel(t *testing.T) {
@@ -73,23 +131,30 @@ func TestModel(t *testing.T) {
 		stores := map[portlayer.StoreName]*volumetest.Store{"default": volumetest.NewStore("default"), "fast": volumetest.NewStore("fast")}
 		events := map[string]int{}
 		s, err := New(Options{
-			Stores: []portlayer.VolumeStore{stores["default"], stores["fast"]}, AnonymousCapacity: 16 * mib, DefaultCapacity: 32 * mib,
+			Stores: []portlayer.VolumeStore{stores["default"], stores["fast"]}, AnonymousCapacity: 16 * mib, DefaultCapacity: 32 * mib, VCH: "this",
 			Publish: func(e portlayer.Event) { events[e.Verb]++ },
 		})
 		if err != nil {
 			rt.Fatal(err)
 		}
 		m := &model{
-			volumes:  map[portlayer.VolumeName]modelVolume{},
-			refs:     map[portlayer.VolumeName]map[portlayer.ContainerID]bool{},
-			held:     map[portlayer.VolumeName]map[portlayer.ContainerID]bool{},
+			volumes:  map[portlayer.VolumeID]modelVolume{},
+			refs:     map[portlayer.VolumeID]map[portlayer.ContainerID]bool{},
+			held:     map[portlayer.VolumeID]map[portlayer.ContainerID]bool{},
+			homes:    map[portlayer.VolumeName]modelHome{},
 			degraded: map[portlayer.StoreName]bool{},
 		}
 		want := map[string]int{}
 		ctx := t.Context()
 		names := rapid.SampledFrom([]portlayer.VolumeName{"aa", "bb", "cc"})
+		identities := rapid.Custom(func(rt *rapid.T) portlayer.VolumeID {
+			return portlayer.VolumeID{Name: names.Draw(rt, "name"), Store: rapid.SampledFrom(modelStores).Draw(rt, "store")}
+		})
+		references := rapid.Custom(func(rt *rapid.T) portlayer.VolumeID { // plain names, too
+			return portlayer.VolumeID{Name: names.Draw(rt, "name"), Store: rapid.SampledFrom([]portlayer.StoreName{"", "", "default", "fast"}).Draw(rt, "store")}
+		})
 		containers := rapid.SampledFrom([]portlayer.ContainerID{"c1", "c2", "c3"})
-		places := rapid.SampledFrom([]portlayer.StoreName{"", "", "default", "fast"})
+		places := rapid.SampledFrom([]portlayer.StoreName{"", "", "", "default", "fast"})
 		sizes := rapid.SampledFrom([]portlayer.Bytes{0, 0, 32 * mib, 64 * mib})
 		options := func(store portlayer.StoreName, capacity portlayer.Bytes) map[string]string {
 			o := map[string]string{}
@@ -108,18 +173,31 @@ func TestModel(t *testing.T) {
 		}
 		rt.Repeat(map[string]func(*rapid.T){
 			"create": func(rt *rapid.T) {
-				name, store, capacity := names.Draw(rt, "name"), places.Draw(rt, "store"), sizes.Draw(rt, "capacity")
-				made, kind, ok := m.ensure(name, store, capacity, "")
-				_, err := s.Create(ctx, portlayer.VolumeRequest{Name: name, Options: options(store, capacity)})
+				id, store, capacity := references.Draw(rt, "id"), places.Draw(rt, "place"), sizes.Draw(rt, "capacity")
+				at, made, kind, ok := m.ensure(id, store, capacity, "")
+				vol, err := s.Create(ctx, portlayer.VolumeRequest{Name: id.Name, Store: id.Store, Options: options(store, capacity)})
 				check(rt, err, ok, kind)
+				if ok && (vol.ID() != at || vol.Qualified != (id.Store != "")) {
+					rt.Fatalf("%+v; the model has %s", vol, at)
+				}
 				if made {
 					want["create"]++
 				}
 			},
+			"a volume that came with its store": func(rt *rapid.T) {
+				id := identities.Draw(rt, "id")
+				if _, there := m.volumes[id]; there || m.degraded[id.Store] {
+					return
+				}
+				if _, _, err := stores[id.Store].Ensure(ctx, portlayer.VolumeSpec{Name: id.Name, Capacity: 32 * mib, VCH: "another"}); err != nil {
+					rt.Fatal(err)
+				}
+				m.volumes[id] = modelVolume{capacity: 32 * mib, foreign: true}
+			},
 			"reserve": func(rt *rapid.T) {
-				name, store, capacity, c := names.Draw(rt, "name"), places.Draw(rt, "store"), sizes.Draw(rt, "capacity"), containers.Draw(rt, "container")
-				made, kind, ok := m.ensure(name, store, capacity, c)
-				mount, gotMade, err := s.Reserve(ctx, c, portlayer.Mount{Kind: portlayer.VolumeMount, Volume: name, Store: store, Options: options("", capacity)})
+				id, store, capacity, c := references.Draw(rt, "id"), places.Draw(rt, "place"), sizes.Draw(rt, "capacity"), containers.Draw(rt, "container")
+				at, made, kind, ok := m.ensure(id, store, capacity, c)
+				mount, gotMade, err := s.Reserve(ctx, c, portlayer.Mount{Kind: portlayer.VolumeMount, Volume: id.Name, Store: id.Store, Options: options(store, capacity)})
 				check(rt, err, ok, kind)
 				if gotMade != made {
 					rt.Fatalf("made %v, the model %v", gotMade, made)
@@ -128,9 +206,9 @@ func TestModel(t *testing.T) {
 					want["create"]++
 				}
 				if ok {
-					add(m.refs, name, c, true)
-					if mount.Store != m.volumes[name].store || mount.Anonymous {
-						rt.Fatalf("%+v", mount)
+					add(m.refs, at, c, true)
+					if mount.ID() != at || mount.Anonymous {
+						rt.Fatalf("%+v; the model has %s", mount, at)
 					}
 				}
 			},
@@ -139,18 +217,18 @@ func TestModel(t *testing.T) {
 				mount, made, err := s.Reserve(ctx, c, portlayer.Mount{Kind: portlayer.VolumeMount})
 				check(rt, err, !m.degraded["default"], fault.Unavailable)
 				if err == nil {
-					if !made || !mount.Anonymous || m.volumes[mount.Volume] != (modelVolume{}) {
+					if !made || !mount.Anonymous || m.volumes[mount.ID()] != (modelVolume{}) {
 						rt.Fatalf("%+v, made %v", mount, made)
 					}
-					m.volumes[mount.Volume] = modelVolume{store: "default", maker: c, capacity: 16 * mib}
-					add(m.refs, mount.Volume, c, true)
+					m.volumes[mount.ID()] = modelVolume{maker: c, capacity: 16 * mib, made: m.tick()}
+					add(m.refs, mount.ID(), c, true)
 					want["create"]++
 				}
 			},
 			"refer": func(rt *rapid.T) {
-				name, c := names.Draw(rt, "name"), containers.Draw(rt, "container")
-				s.Refer(c, name)
-				add(m.refs, name, c, true)
+				id, c := identities.Draw(rt, "id"), containers.Draw(rt, "container")
+				s.Refer(c, id)
+				add(m.refs, id, c, true)
 			},
 			"release": func(rt *rapid.T) {
 				c := containers.Draw(rt, "container")
@@ -158,41 +236,41 @@ func TestModel(t *testing.T) {
 				forget(m.refs, c)
 			},
 			"remove": func(rt *rapid.T) {
-				name := names.Draw(rt, "name")
-				_, found, kind := m.find(name)
-				if found && m.used(name) {
+				id := references.Draw(rt, "id")
+				at, found, kind := m.find(id)
+				if found && m.used(at) {
 					found, kind = false, fault.InUse
 				}
-				check(rt, s.Remove(ctx, name), found, kind)
+				check(rt, s.Remove(ctx, id), found, kind)
 				if found {
-					m.drop(name)
+					m.drop(at)
 					want["destroy"]++
 				}
 			},
 			"unmake": func(rt *rapid.T) {
-				name := names.Draw(rt, "name")
+				id := identities.Draw(rt, "id")
 				maker := rapid.SampledFrom([]portlayer.ContainerID{"", "c1", "c2"}).Draw(rt, "maker")
-				v, found, kind := m.find(name)
-				ok := found || kind == fault.NotFound || m.used(name)
-				check(rt, s.Unmake(ctx, name, maker), ok, kind)
-				if found && !m.used(name) && (maker == "" || maker == v.maker) {
-					m.drop(name)
+				at, found, kind := m.find(id)
+				ok := found || kind == fault.NotFound || m.used(id)
+				check(rt, s.Unmake(ctx, id, maker), ok, kind)
+				if found && !m.used(at) && (maker == "" || maker == m.volumes[at].maker) {
+					m.drop(at)
 					want["destroy"]++
 				}
 			},
 			"attach": func(rt *rapid.T) {
 				c := containers.Draw(rt, "container")
-				some := rapid.SliceOfNDistinct(names, 1, 3, rapid.ID).Draw(rt, "names")
+				some := rapid.SliceOfNDistinct(identities, 1, 3, rapid.ID).Draw(rt, "volumes")
 				clash, fresh := false, 0
 				var mounts []portlayer.Mount
-				for _, name := range some {
+				for _, id := range some {
 					ro := rapid.Bool().Draw(rt, "read-only")
-					mounts = append(mounts, portlayer.Mount{Kind: portlayer.VolumeMount, Volume: name, Target: "/" + string(name), ReadOnly: ro})
-					mine, have := m.held[name][c]
+					mounts = append(mounts, portlayer.Mount{Kind: portlayer.VolumeMount, Volume: id.Name, Store: id.Store, Target: "/" + id.String(), ReadOnly: ro})
+					mine, have := m.held[id][c]
 					if !have {
 						fresh++
 					}
-					for other, writes := range m.held[name] {
+					for other, writes := range m.held[id] {
 						clash = clash || other != c && (writes || mine || !ro)
 					}
 				}
@@ -200,7 +278,7 @@ func TestModel(t *testing.T) {
 				if !clash {
 					want["mount"] += fresh
 					for _, mt := range mounts {
-						add(m.held, mt.Volume, c, m.held[mt.Volume][c] || !mt.ReadOnly)
+						add(m.held, mt.ID(), c, m.held[mt.ID()][c] || !mt.ReadOnly)
 					}
 				}
 			},
@@ -218,21 +296,24 @@ func TestModel(t *testing.T) {
 				spare := names.Draw(rt, "spared")
 				gone, freed, err := s.Prune(ctx, func(v portlayer.Volume) bool { return v.Name != spare })
 				check(rt, err, true, 0)
-				var expected []portlayer.VolumeName
-				for _, name := range sortedKeys(m.volumes) {
-					if name != spare && !m.used(name) && !m.degraded[m.volumes[name].store] {
-						expected = append(expected, name)
-						m.drop(name)
+				var got, expected []portlayer.VolumeID
+				for _, v := range gone {
+					got = append(got, v.ID())
+				}
+				for _, id := range sortedIDs(m.volumes) {
+					if id.Name != spare && !m.used(id) && !m.degraded[id.Store] {
+						expected = append(expected, id)
+						m.drop(id)
 					}
 				}
-				if !slices.Equal(gone, expected) || freed != portlayer.Bytes(len(gone))*64*portlayer.KiB {
-					rt.Fatalf("pruned %v (%d bytes), the model %v", gone, freed, expected)
+				if !slices.Equal(got, expected) || freed != portlayer.Bytes(len(gone))*64*portlayer.KiB {
+					rt.Fatalf("pruned %v (%d bytes), the model %v", got, freed, expected)
 				}
 				want["prune"]++
 				want["destroy"] += len(gone)
 			},
 			"degrade": func(rt *rapid.T) {
-				name := rapid.SampledFrom([]portlayer.StoreName{"default", "fast"}).Draw(rt, "store")
+				name := rapid.SampledFrom(modelStores).Draw(rt, "store")
 				stores[name].Degrade("unplugged")
 				m.degraded[name] = true
 			},
@@ -247,14 +328,14 @@ func TestModel(t *testing.T) {
 	})
 }
 
-func add(m map[portlayer.VolumeName]map[portlayer.ContainerID]bool, name portlayer.VolumeName, c portlayer.ContainerID, v bool) {
-	if m[name] == nil {
-		m[name] = map[portlayer.ContainerID]bool{}
+func add(m map[portlayer.VolumeID]map[portlayer.ContainerID]bool, id portlayer.VolumeID, c portlayer.ContainerID, v bool) {
+	if m[id] == nil {
+		m[id] = map[portlayer.ContainerID]bool{}
 	}
-	m[name][c] = v
+	m[id][c] = v
 }
 
-func forget(m map[portlayer.VolumeName]map[portlayer.ContainerID]bool, c portlayer.ContainerID) {
+func forget(m map[portlayer.VolumeID]map[portlayer.ContainerID]bool, c portlayer.ContainerID) {
 	for _, by := range m {
 		delete(by, c)
 	}
@@ -266,28 +347,37 @@ func same(rt *rapid.T, t *testing.T, s *Service, m *model, events, want map[stri
 	if err != nil || len(warnings) != len(m.degraded) {
 		rt.Fatalf("list: %q, %v; degraded %v", warnings, err, m.degraded)
 	}
-	seen := map[portlayer.VolumeName]bool{}
+	seen := map[portlayer.VolumeID]bool{}
+	refs := map[string]bool{}
 	for _, d := range vols {
-		seen[d.Name] = true
-		v, there := m.volumes[d.Name]
-		if !there || d.Store != v.store || d.Maker != string(v.maker) || d.Capacity != v.capacity {
-			rt.Fatalf("%+v; the model has %+v", d, v)
+		id := d.ID()
+		seen[id] = true
+		v, there := m.volumes[id]
+		if !there || d.Maker != string(v.maker) || d.Capacity != v.capacity || refs[d.Ref()] {
+			rt.Fatalf("%+v (%s); the model has %+v", d, d.Ref(), v)
 		}
-		if !slices.Equal(d.Refs, sortedKeys(m.refs[d.Name])) || len(d.Attached) != len(m.held[d.Name]) {
-			rt.Fatalf("%s: refs %v, attached %v; the model has %v, %v", d.Name, d.Refs, d.Attached, m.refs[d.Name], m.held[d.Name])
+		refs[d.Ref()] = true
+		if means, ok, _ := m.find(portlayer.VolumeID{Name: id.Name}); ok && len(m.degraded) == 0 && d.Qualified == (means == id) {
+			rt.Fatalf("%s is called %s, and the plain name means %s", id, d.Ref(), means)
+		}
+		if !slices.Equal(d.Refs, sortedKeys(m.refs[id])) || len(d.Attached) != len(m.held[id]) {
+			rt.Fatalf("%s: refs %v, attached %v; the model has %v, %v", id, d.Refs, d.Attached, m.refs[id], m.held[id])
 		}
 		for _, a := range d.Attached {
-			if a.ReadOnly == m.held[d.Name][a.Container] {
-				rt.Fatalf("%s: %+v, the model has %v", d.Name, a, m.held[d.Name])
+			if a.ReadOnly == m.held[id][a.Container] {
+				rt.Fatalf("%s: %+v, the model has %v", id, a, m.held[id])
 			}
 		}
 	}
-	for name, v := range m.volumes {
-		if !m.degraded[v.store] && !seen[name] {
-			rt.Fatalf("%s is not listed", name)
+	for id := range m.volumes {
+		if !m.degraded[id.Store] && !seen[id] {
+			rt.Fatalf("%s is not listed", id)
 		}
-		if _, err := s.Get(t.Context(), name); (err == nil) != seen[name] || err != nil && !fault.Is(err, fault.Unavailable) {
-			rt.Fatalf("get %s: %v", name, err)
+		for _, ref := range []portlayer.VolumeID{id, {Name: id.Name}} {
+			at, ok, kind := m.find(ref)
+			if d, err := s.Get(t.Context(), ref); ok != (err == nil) || err != nil && !fault.Is(err, kind) || ok && d.ID() != at {
+				rt.Fatalf("get %s: %+v, %v; the model has %s, %v, %v", ref, d, err, at, ok, kind)
+			}
 		}
 	}
 	for _, verb := range []string{"create", "destroy", "mount", "unmount", "prune"} {
@@ -327,7 +417,7 @@ func TestAtOnce(t *testing.T) {
 					t.Errorf("reserve: %v", err)
 					return
 				}
-				if _, err := s.Get(ctx, m.Volume); err != nil {
+				if _, err := s.Get(ctx, m.ID()); err != nil {
 					t.Errorf("reserved, and then: %v", err)
 				}
 				if err := s.Attach(c, string(c), []portlayer.Mount{m}); err == nil {
@@ -353,9 +443,9 @@ func TestAtOnce(t *testing.T) {
 				name := names[r.IntN(2)]
 				switch r.IntN(4) {
 				case 0:
-					err = s.Remove(ctx, name)
+					err = s.Remove(ctx, portlayer.VolumeID{Name: name})
 				case 1:
-					err = s.Unmake(ctx, name, "")
+					err = s.Unmake(ctx, portlayer.VolumeID{Name: name, Store: "default"}, "")
 				case 2:
 					_, _, err = s.Prune(ctx, func(portlayer.Volume) bool { return true })
 				case 3:

@@ -12,17 +12,11 @@ import (
 
 // Reserve is portlayer.Binder.Reserve.
 func (s *Service) Reserve(ctx context.Context, c portlayer.ContainerID, m portlayer.Mount) (portlayer.Mount, bool, error) {
-	w, err := s.newWish(m.Volume, m.Driver, m.Options, m.Labels)
+	w, err := s.newWish(m.ID(), m.Driver, m.Options, m.Labels)
 	if err != nil {
 		return m, false, err
 	}
 	w.maker = string(c)
-	if m.Store != "" {
-		if w.store != "" && w.store != m.Store {
-			return m, false, fault.New(fault.Invalid, "volume %s is asked for in two stores, %s and %s; name one", w.name, m.Store, w.store)
-		}
-		w.store = m.Store
-	}
 	unlock, err := s.names.Lock(ctx, w.name)
 	if err != nil {
 		return m, false, err
@@ -36,63 +30,69 @@ func (s *Service) Reserve(ctx context.Context, c portlayer.ContainerID, m portla
 	if err != nil {
 		return m, false, err
 	}
-	s.Refer(c, vol.Name) // under the name's lock: no Remove comes between
+	s.Refer(c, vol.ID()) // under the name's lock: no Remove comes between
 	m.Volume, m.Store, m.Driver = vol.Name, vol.Store, vol.Driver
 	m.Anonymous = m.Anonymous || w.anonymous
 	return m, made, nil
 }
 
 // Refer is portlayer.Binder.Refer.
-func (s *Service) Refer(c portlayer.ContainerID, name portlayer.VolumeName) {
+func (s *Service) Refer(c portlayer.ContainerID, id portlayer.VolumeID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.refs[name] == nil {
-		s.refs[name] = map[portlayer.ContainerID]struct{}{}
+	if s.refs[id] == nil {
+		s.refs[id] = map[portlayer.ContainerID]struct{}{}
 	}
-	s.refs[name][c] = struct{}{}
+	s.refs[id][c] = struct{}{}
 }
 
 // Release is portlayer.Binder.Release.
 func (s *Service) Release(c portlayer.ContainerID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for name, by := range s.refs {
+	for id, by := range s.refs {
 		if delete(by, c); len(by) == 0 {
-			delete(s.refs, name)
+			delete(s.refs, id)
 		}
 	}
 }
 
 // users are the containers that refer to a volume or hold it, sorted.
-func (s *Service) users(name portlayer.VolumeName) []portlayer.ContainerID {
+func (s *Service) users(vol portlayer.VolumeID) []portlayer.ContainerID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ids := append(sortedKeys(s.refs[name]), sortedKeys(s.held[name])...)
+	ids := append(sortedKeys(s.refs[vol]), sortedKeys(s.held[vol])...)
 	slices.Sort(ids)
 	return slices.Compact(ids)
 }
 
 // Unmake is portlayer.Binder.Unmake.
-func (s *Service) Unmake(ctx context.Context, name portlayer.VolumeName, maker portlayer.ContainerID) error {
-	unlock, err := s.names.Lock(ctx, name)
+func (s *Service) Unmake(ctx context.Context, id portlayer.VolumeID, maker portlayer.ContainerID) error {
+	unlock, err := s.names.Lock(ctx, id.Name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if len(s.users(name)) > 0 {
+	if len(s.users(id)) > 0 {
 		return nil
 	}
-	p, err := s.find(ctx, name)
+	p, err := s.find(ctx, id)
 	switch {
 	case fault.Is(err, fault.NotFound):
 		return nil
 	case err != nil:
 		return err
+	case len(s.users(p.volume.ID())) > 0:
+		return nil
 	case maker != "" && p.harm != nil:
 		return p.harm // who made it cannot be read
 	case maker != "" && p.volume.Maker != string(maker):
 		return nil
+	case maker == "" && p.volume.Protected():
+		s.o.Log.Info("a protected volume outlives its container", "volume", p.volume.ID().String())
+		return nil
 	}
+	p.volume.Labels = nil // its maker takes it back: nobody can have meant to keep it
 	err = s.remove(ctx, p)
 	if fault.Is(err, fault.InUse) || fault.Is(err, fault.NotFound) {
 		return nil
@@ -103,7 +103,7 @@ func (s *Service) Unmake(ctx context.Context, name portlayer.VolumeName, maker p
 // Join is portlayer.Binder.Join. It asks the store in which the volume was reserved and no other, so that others may be degraded.
 func (s *Service) Join(ctx context.Context, h *portlayer.Handle, m portlayer.Mount) error {
 	if m.Store == "" {
-		p, err := s.good(ctx, m.Volume)
+		p, err := s.good(ctx, m.ID())
 		if err != nil {
 			return err
 		}
@@ -118,6 +118,12 @@ func (s *Service) Join(ctx context.Context, h *portlayer.Handle, m portlayer.Mou
 		return fault.Wrap("join volume", string(m.Volume), err)
 	}
 	return st.Join(ctx, h, vol, m)
+}
+
+func sortedIDs[V any](m map[portlayer.VolumeID]V) []portlayer.VolumeID {
+	return slices.SortedFunc(maps.Keys(m), func(a, b portlayer.VolumeID) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Store, b.Store))
+	})
 }
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

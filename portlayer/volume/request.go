@@ -15,6 +15,7 @@ import (
 type wish struct {
 	name      portlayer.VolumeName
 	anonymous bool                // name was made up for it: no other volume has it
+	qualified bool                // the name came with its store: others of that name are other volumes
 	there     bool                // it is found, or NotFound: none is made
 	store     portlayer.StoreName // "": anywhere; a new one in the default store
 	driver    string              // "": any
@@ -29,7 +30,8 @@ type wish struct {
 const theirDriver = "local"
 
 // newWish checks what can be checked without a store.
-func (s *Service) newWish(name portlayer.VolumeName, driver string, options, labels map[string]string) (wish, error) {
+func (s *Service) newWish(id portlayer.VolumeID, driver string, options, labels map[string]string) (wish, error) {
+	name := id.Name
 	if name == "" && len(options) == 0 {
 		options = s.o.AnonymousOptions
 	}
@@ -47,6 +49,12 @@ func (s *Service) newWish(name portlayer.VolumeName, driver string, options, lab
 	}
 	if err := checkLabels(labels); err != nil {
 		return wish{}, fault.Wrap("create volume", string(w.name), err)
+	}
+	if id.Store != "" {
+		if w.store != "" && w.store != id.Store {
+			return wish{}, fault.New(fault.Invalid, "volume %s is asked for in two stores, %s and %s; name one", w.name, id.Store, w.store)
+		}
+		w.store, w.qualified = id.Store, name != ""
 	}
 	return w, nil
 }
@@ -116,7 +124,10 @@ func parseRate(text string) (portlayer.Bytes, error) {
 // checkLabels refuses what could not be recorded and shown again as it was given.
 func checkLabels(labels map[string]string) error {
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		_, err := strconv.ParseBool(labels[key])
 		switch {
+		case key == portlayer.ProtectLabel && labels[key] != "" && err != nil:
+			return fault.New(fault.Invalid, "label %s is %q; write true or false", key, labels[key])
 		case key == "":
 			return fault.New(fault.Invalid, "a label has an empty name (its value is %q); give it one", labels[key])
 		case !utf8.ValidString(key) || strings.ContainsFunc(key, control):

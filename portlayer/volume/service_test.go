@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	"vch/internal/fault"
 	"vch/portlayer"
+	"vch/portlayer/record"
 	"vch/portlayer/volume/volumetest"
 )
 
@@ -235,10 +237,25 @@ func TestCreateExisting(t *testing.T) {
 		_, _, err = h.Reserve(t.Context(), "c", portlayer.Mount{Volume: "data", Driver: other.req.Driver, Options: other.req.Options})
 		is(t, err, fault.Conflict, other.words...)
 	}
-	_, _, err = h.Reserve(t.Context(), "c", portlayer.Mount{Volume: "data", Store: "fast"})
-	is(t, err, fault.Conflict, "store default", "store fast")
+	// With its store the name is another volume's.
+	m, made, err := h.Reserve(t.Context(), "c", portlayer.Mount{Volume: "data", Store: "fast"})
+	if err != nil || !made || m.Store != "fast" {
+		t.Errorf("%+v, %v, %v", m, made, err)
+	}
 	_, _, err = h.Reserve(t.Context(), "c", portlayer.Mount{Volume: "data", Store: "fast", Options: opts("VolumeStore", "default")})
 	is(t, err, fault.Invalid, "two stores, fast and default")
+	// A type from a store, and stores from a type.
+	if of := h.Stores(t.Context(), "other-vmdk"); len(of) != 1 || of[0].Name != "fast" {
+		t.Errorf("%+v", of)
+	}
+	if of := h.Stores(t.Context(), "none"); len(of) != 0 {
+		t.Errorf("%+v", of)
+	}
+	if st, err := h.Store(t.Context(), "fast"); err != nil || st.Driver != "other-vmdk" {
+		t.Errorf("%+v, %v", st, err)
+	}
+	_, err = h.Store(t.Context(), "none")
+	is(t, err, fault.Invalid, "no volume store is called none")
 	// A driver that another store has.
 	_, err = h.Create(t.Context(), portlayer.VolumeRequest{Name: "new", Driver: "other-vmdk"})
 	is(t, err, fault.Invalid, "store default has driver fake-vmdk, not other-vmdk", "VolumeStore")
@@ -289,16 +306,16 @@ func TestMissing(t *testing.T) {
 	h := newHost(t, volumetest.NewStore("default"))
 	for _, name := range []portlayer.VolumeName{"none", "s", "a/b", "..", "prune", longName(300)} {
 		words := "get " + string(name) + ": no such volume"
-		_, err := h.Get(t.Context(), name)
+		_, err := h.Get(t.Context(), plain(name))
 		is(t, err, fault.NotFound, words)
-		is(t, h.Remove(t.Context(), name), fault.NotFound, words)
+		is(t, h.Remove(t.Context(), plain(name)), fault.NotFound, words)
 		is(t, h.Join(t.Context(), &portlayer.Handle{}, portlayer.Mount{Volume: name, Store: "default"}), fault.NotFound, string(name))
 		is(t, h.Join(t.Context(), &portlayer.Handle{}, portlayer.Mount{Volume: name}), fault.NotFound, words)
-		if err := h.Unmake(t.Context(), name, ""); err != nil {
+		if err := h.Unmake(t.Context(), plain(name), ""); err != nil {
 			t.Error(err)
 		}
 	}
-	_, err := h.Get(t.Context(), "")
+	_, err := h.Get(t.Context(), plain(""))
 	is(t, err, fault.NotFound, "get: no such volume")
 	is(t, h.Join(t.Context(), &portlayer.Handle{}, portlayer.Mount{Volume: "data", Store: "nas"}), fault.Unavailable, "nas", "data")
 }
@@ -314,31 +331,31 @@ func TestReferences(t *testing.T) {
 	}
 	h.reserve("c1", "data")
 	h.expect("create data driver=fake-vmdk")
-	d, err := h.Get(t.Context(), "data")
+	d, err := h.Get(t.Context(), plain("data"))
 	if err != nil || fmt.Sprint(d.Refs) != "[c1 c2]" || d.Maker != "c2" || d.Usage.Allocated <= 0 || d.Attached != nil {
 		t.Errorf("%+v, %v", d, err)
 	}
-	is(t, h.Remove(t.Context(), "data"), fault.InUse, "remove data: volume is in use - [c1, c2]")
+	is(t, h.Remove(t.Context(), plain("data")), fault.InUse, "remove data: volume is in use - [c1, c2]")
 	h.Release("c2")
-	is(t, h.Remove(t.Context(), "data"), fault.InUse, "[c1]")
+	is(t, h.Remove(t.Context(), plain("data")), fault.InUse, "[c1]")
 	for _, maker := range []portlayer.ContainerID{"", "c2"} {
-		if err := h.Unmake(t.Context(), "data", maker); err != nil {
+		if err := h.Unmake(t.Context(), plain("data"), maker); err != nil {
 			t.Error(err)
 		}
 	}
 	h.expect() // c1 refers to it
 	h.Release("c1")
 	h.Release("c1")
-	if err := h.Unmake(t.Context(), "data", "c1"); err != nil {
+	if err := h.Unmake(t.Context(), plain("data"), "c1"); err != nil {
 		t.Error(err)
 	}
 	h.expect() // c2 made it
-	if err := h.Unmake(t.Context(), "data", "c2"); err != nil {
+	if err := h.Unmake(t.Context(), plain("data"), "c2"); err != nil {
 		t.Error(err)
 	}
 	h.expect("destroy data driver=fake-vmdk")
-	h.Refer("c1", "gone")
-	_, err = h.Get(t.Context(), "gone")
+	h.Refer("c1", inDefault("gone"))
+	_, err = h.Get(t.Context(), plain("gone"))
 	is(t, err, fault.NotFound)
 }
 
@@ -348,7 +365,7 @@ func TestReserveAnonymous(t *testing.T) {
 	if err != nil || !made || !m.Anonymous || len(m.Volume) != 64 {
 		t.Fatalf("%+v, %v, %v", m, made, err)
 	}
-	d, err := h.Get(t.Context(), m.Volume)
+	d, err := h.Get(t.Context(), m.ID())
 	if err != nil || d.Capacity != 16*mib || !sameText(d.Labels, opts("com.docker.volume.anonymous", "")) || d.Maker != "c" {
 		t.Errorf("%+v, %v", d, err)
 	}
@@ -378,7 +395,7 @@ func TestAnonymousOptions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if d, err := s.Get(t.Context(), m.Volume); err != nil || d.Store != c.store || d.Capacity != c.capacity {
+		if d, err := s.Get(t.Context(), m.ID()); err != nil || d.Store != c.store || d.Capacity != c.capacity {
 			t.Errorf("%+v: %+v, %v", c.mount, d, err)
 		}
 	}
@@ -423,7 +440,7 @@ func TestThrottle(t *testing.T) {
 func TestReserveFromContainer(t *testing.T) {
 	h := newHost(t, volumetest.NewStore("default"))
 	_, _, err := h.Reserve(t.Context(), "c2", portlayer.Mount{Volume: "gone", Store: "default", Origin: portlayer.FromContainer, Target: "/d"})
-	is(t, err, fault.NotFound, "gone: no such volume", "/d")
+	is(t, err, fault.NotFound, "gone@default: no such volume", "/d")
 	first, _ := h.reserve("c1", "")
 	first.Origin = portlayer.FromContainer
 	second, made, err := h.Reserve(t.Context(), "c2", first)
@@ -431,12 +448,12 @@ func TestReserveFromContainer(t *testing.T) {
 		t.Errorf("%+v, made %v, %v", second, made, err)
 	}
 	h.Release("c1")
-	is(t, h.Remove(t.Context(), first.Volume), fault.InUse, "c2")
+	is(t, h.Remove(t.Context(), first.ID()), fault.InUse, "c2")
 	h.expect("create " + string(first.Volume) + " driver=fake-vmdk")
 }
 
 func mount(name portlayer.VolumeName, target string, ro bool) portlayer.Mount {
-	return portlayer.Mount{Kind: portlayer.VolumeMount, Volume: name, Target: target, ReadOnly: ro, Driver: "qemu-vmdk"}
+	return portlayer.Mount{Kind: portlayer.VolumeMount, Volume: name, Store: portlayer.DefaultStore, Target: target, ReadOnly: ro, Driver: "qemu-vmdk"}
 }
 
 // One writer or any number of readers; all of a container's volumes or none; the holder is named with what to do.
@@ -465,11 +482,11 @@ func TestAttach(t *testing.T) {
 		t.Error(err)
 	}
 	h.expect()
-	d, err := h.Get(t.Context(), "data")
+	d, err := h.Get(t.Context(), plain("data"))
 	if err != nil || len(d.Attached) != 1 || d.Attached[0] != (portlayer.Attachment{Container: "c1"}) {
 		t.Errorf("%+v, %v", d.Attached, err)
 	}
-	is(t, h.Remove(t.Context(), "data"), fault.InUse, "[c1]") // held, though nobody refers to it
+	is(t, h.Remove(t.Context(), plain("data")), fault.InUse, "[c1]") // held, though nobody refers to it
 	h.Detach("c1")
 	h.Detach("c1")
 	h.expect("unmount data container=c1 driver=qemu-vmdk", "unmount data container=c1 driver=qemu-vmdk")
@@ -512,7 +529,7 @@ func TestPrune(t *testing.T) {
 	slow.Degrade("unplugged")
 	pick := func(v portlayer.Volume) bool { return v.Name != "keep" }
 	gone, freed, err := h.Prune(t.Context(), pick)
-	if fmt.Sprint(gone) != "[aa bb]" || freed != 2*64*portlayer.KiB || err != nil {
+	if called(gone) != "aa bb" || freed != 2*64*portlayer.KiB || err != nil {
 		t.Errorf("%v, %d, %v", gone, freed, err)
 	}
 	h.expect("destroy aa driver=fake-vmdk", "destroy bb driver=fake-vmdk", "prune  reclaimed=131072")
@@ -521,7 +538,7 @@ func TestPrune(t *testing.T) {
 		_, _, err := h.Prune(t.Context(), pick)
 		is(t, err, fault.Conflict, "a prune operation is already running")
 		return true
-	}); fmt.Sprint(gone) != "[away keep]" || err != nil {
+	}); called(gone) != "away keep" || err != nil {
 		t.Errorf("%v, %v", gone, err)
 	}
 }
@@ -531,7 +548,7 @@ func TestPruneSparesWhatWasMadeAnew(t *testing.T) {
 	h := newHost(t, volumetest.NewStore("default"))
 	h.create("data")
 	gone, _, err := h.Prune(t.Context(), func(portlayer.Volume) bool {
-		if err := h.Remove(t.Context(), "data"); err != nil {
+		if err := h.Remove(t.Context(), plain("data")); err != nil {
 			t.Error(err)
 		}
 		h.create("data")
@@ -540,7 +557,7 @@ func TestPruneSparesWhatWasMadeAnew(t *testing.T) {
 	if len(gone) > 0 || err != nil {
 		t.Errorf("%v, %v", gone, err)
 	}
-	if _, err := h.Get(t.Context(), "data"); err != nil {
+	if _, err := h.Get(t.Context(), plain("data")); err != nil {
 		t.Error(err)
 	}
 }
@@ -556,7 +573,7 @@ func TestDegradedStore(t *testing.T) {
 	}
 	m, _ := h.reserve("c", "here")
 	nas.Degrade("the server does not answer")
-	if d, err := h.Get(t.Context(), "here"); err != nil || d.Store != "default" {
+	if d, err := h.Get(t.Context(), plain("here")); err != nil || d.Store != "default" {
 		t.Errorf("%+v, %v", d, err)
 	}
 	h.reserve("d", "here")
@@ -565,16 +582,16 @@ func TestDegradedStore(t *testing.T) {
 	}
 	reason := []string{"nas", "does not answer"}
 	for _, name := range []portlayer.VolumeName{"there", "unknown"} {
-		_, err := h.Get(t.Context(), name)
+		_, err := h.Get(t.Context(), plain(name))
 		is(t, err, fault.Unavailable, append(reason, string(name))...)
-		is(t, h.Remove(t.Context(), name), fault.Unavailable, reason...)
+		is(t, h.Remove(t.Context(), plain(name)), fault.Unavailable, reason...)
 		for _, o := range []map[string]string{nil, on("default"), on("nas")} {
 			_, err = h.Create(t.Context(), portlayer.VolumeRequest{Name: name, Options: o})
 			is(t, err, fault.Unavailable, reason...)
 			_, _, err = h.Reserve(t.Context(), "c", portlayer.Mount{Volume: name, Options: o})
 			is(t, err, fault.Unavailable, reason...)
 		}
-		is(t, h.Unmake(t.Context(), name, ""), fault.Unavailable, reason...)
+		is(t, h.Unmake(t.Context(), plain(name), ""), fault.Unavailable, reason...)
 	}
 	// A name that nobody else can have needs no look.
 	if anon := h.create(""); anon.Store != "default" {
@@ -584,12 +601,12 @@ func TestDegradedStore(t *testing.T) {
 	if err != nil || len(vols) != 2 || len(warnings) != 1 || !strings.Contains(warnings[0], "store nas is degraded: the server does not answer") {
 		t.Errorf("%v, %q, %v", vols, warnings, err)
 	}
-	st := h.Stores(t.Context())
+	st := h.Stores(t.Context(), "")
 	if len(st) != 2 || st[0].Name != "default" || st[0].Status.Degraded != "" || st[0].Status.Free == 0 || st[1].Status.Degraded != "the server does not answer" || st[1].Location != "memory:nas" {
 		t.Errorf("%+v", st)
 	}
 	nas.Degrade("")
-	if d, err := h.Get(t.Context(), "there"); err != nil || d.Store != "nas" {
+	if d, err := h.Get(t.Context(), plain("there")); err != nil || d.Store != "nas" {
 		t.Errorf("%+v, %v", d, err)
 	}
 }
@@ -602,51 +619,135 @@ func TestDamagedVolume(t *testing.T) {
 	h.create("last")
 	def.Damage("data", "its extent is short")
 	def.Damage("last", "its extent is gone")
-	_, err := h.Get(t.Context(), "data")
+	_, err := h.Get(t.Context(), plain("data"))
 	is(t, err, fault.Conflict, "its extent is short")
 	_, err = h.Create(t.Context(), portlayer.VolumeRequest{Name: "data"})
 	is(t, err, fault.Conflict, "its extent is short")
 	_, _, err = h.Reserve(t.Context(), "c", portlayer.Mount{Volume: "data"})
 	is(t, err, fault.Conflict, "its extent is short")
-	is(t, h.Unmake(t.Context(), "data", "somebody"), fault.Conflict)
+	is(t, h.Unmake(t.Context(), plain("data"), "somebody"), fault.Conflict)
 	vols, warnings, err := h.List(t.Context())
 	if err != nil || len(vols) != 1 || len(warnings) != 2 || !strings.Contains(warnings[0], "volume data in store default is damaged") || !strings.Contains(warnings[1], "last") {
 		t.Errorf("%v, %q, %v", vols, warnings, err)
 	}
-	h.Refer("c", "data")
-	is(t, h.Remove(t.Context(), "data"), fault.InUse, "[c]")
+	h.Refer("c", inDefault("data"))
+	is(t, h.Remove(t.Context(), plain("data")), fault.InUse, "[c]")
 	h.Release("c")
-	if err := h.Remove(t.Context(), "data"); err != nil {
+	if err := h.Remove(t.Context(), plain("data")); err != nil {
 		t.Error(err)
 	}
-	if err := h.Unmake(t.Context(), "last", ""); err != nil {
+	if err := h.Unmake(t.Context(), plain("last"), ""); err != nil {
 		t.Error(err)
 	}
 	h.create("data")
 }
 
-// A copied store brings names that are there already: nobody guesses which is meant.
+func called(vols []portlayer.Volume) string {
+	var refs []string
+	for _, v := range vols {
+		refs = append(refs, v.Ref())
+	}
+	return strings.Join(refs, " ")
+}
+
+// plain is the identity that a name has without a store.
+func plain(name portlayer.VolumeName) portlayer.VolumeID { return portlayer.VolumeID{Name: name} }
+
+func inDefault(name portlayer.VolumeName) portlayer.VolumeID {
+	return portlayer.VolumeID{Name: name, Store: portlayer.DefaultStore}
+}
+
+// A store may come with volumes in it: nobody guesses which of one name is meant.
 func TestOneNameInTwoStores(t *testing.T) {
 	a, b := volumetest.NewStore("aa"), volumetest.NewStore("default")
 	for _, s := range []*volumetest.Store{a, b} {
-		if _, _, err := s.Ensure(t.Context(), portlayer.VolumeSpec{Name: "data"}); err != nil {
+		if _, _, err := s.Ensure(t.Context(), portlayer.VolumeSpec{Name: "data", VCH: "another"}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	h := newHost(t, b, a)
-	_, err := h.Get(t.Context(), "data")
-	is(t, err, fault.Conflict, "data", "aa and default")
+	_, err := h.Get(t.Context(), plain("data"))
+	is(t, err, fault.Conflict, "data@aa or data@default")
 	_, err = h.Create(t.Context(), portlayer.VolumeRequest{Name: "data"})
 	is(t, err, fault.Conflict)
-	is(t, h.Remove(t.Context(), "data"), fault.Conflict)
-	vols, warnings, err := h.List(t.Context())
-	if err != nil || len(vols) != 2 || len(warnings) != 1 || !strings.Contains(warnings[0], "two stores, aa and default") {
-		t.Errorf("%v, %q, %v", vols, warnings, err)
+	is(t, h.Remove(t.Context(), plain("data")), fault.Conflict)
+	shown := func(want ...string) {
+		t.Helper()
+		vols, warnings, err := h.List(t.Context())
+		var refs []string
+		for _, v := range vols {
+			refs = append(refs, v.Ref())
+		}
+		if err != nil || len(warnings) != 0 || !slices.Equal(refs, want) {
+			t.Errorf("%v, %q, %v; want %v", refs, warnings, err, want)
+		}
 	}
+	shown("data@aa", "data@default")
 	// A container that reserved it before goes on with its own.
 	draft := &portlayer.Handle{}
 	if err := h.Join(t.Context(), draft, portlayer.Mount{Volume: "data", Store: "aa", Target: "/d"}); err != nil || draft.Devices[0].Disk.File != "memory:aa/data" {
 		t.Errorf("%+v, %v", draft.Devices, err)
+	}
+	// The one that is used first has the plain name from then on.
+	m, _, err := h.Reserve(t.Context(), "c", portlayer.Mount{Kind: portlayer.VolumeMount, Volume: "data", Store: "default", Target: "/d"})
+	if err != nil || m.Store != "default" {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	if d, err := h.Get(t.Context(), plain("data")); err != nil || d.Store != "default" || d.Ref() != "data" {
+		t.Errorf("%+v, %v", d, err)
+	}
+	shown("data@aa", "data")
+	if d, err := h.Get(t.Context(), portlayer.VolumeID{Name: "data", Store: "aa"}); err != nil || d.Ref() != "data@aa" {
+		t.Errorf("%+v, %v", d, err)
+	}
+	_, err = h.Get(t.Context(), portlayer.VolumeID{Name: "data", Store: "gone"})
+	is(t, err, fault.NotFound, "no volume store is called gone")
+	is(t, h.Remove(t.Context(), plain("data")), fault.InUse)
+	h.Release("c")
+	if err := h.Remove(t.Context(), plain("data")); err != nil {
+		t.Fatal(err)
+	}
+	shown("data")
+}
+
+// What was used first is remembered by the next process of the VCH, and only by this VCH.
+func TestFirstUseIsKept(t *testing.T) {
+	a, b := volumetest.NewStore("aa"), volumetest.NewStore("default")
+	for _, s := range []*volumetest.Store{a, b} {
+		if _, _, err := s.Ensure(t.Context(), portlayer.VolumeSpec{Name: "data", VCH: "another"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "vch.db")
+	open := func() (*Service, *record.DB) {
+		db, err := record.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := New(Options{Stores: []portlayer.VolumeStore{a, b}, VCH: "this", DB: db})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s, db
+	}
+	s, db := open()
+	if _, err := s.Create(t.Context(), portlayer.VolumeRequest{Name: "data", Store: "aa"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, db = open()
+	defer db.Close()
+	if d, err := s.Get(t.Context(), plain("data")); err != nil || d.Store != "aa" {
+		t.Errorf("%+v, %v", d, err)
+	}
+	// While its store cannot be used, the name does not fall over to the other.
+	a.Degrade("unplugged")
+	_, err := s.Get(t.Context(), plain("data"))
+	is(t, err, fault.Unavailable, "data is in store aa", "unplugged", "data@default")
+	if err := s.Remove(t.Context(), inDefault("data")); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -655,7 +756,7 @@ func TestCancelled(t *testing.T) {
 	h.create("data")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := h.Get(ctx, "data"); !fault.Is(err, fault.Unavailable) || strings.Contains(err.Error(), "store") {
+	if _, err := h.Get(ctx, plain("data")); !fault.Is(err, fault.Unavailable) || strings.Contains(err.Error(), "store") {
 		t.Errorf("get: %v", err)
 	}
 	if _, _, err := h.List(ctx); err == nil {
@@ -664,10 +765,10 @@ func TestCancelled(t *testing.T) {
 	if _, _, err := h.Prune(ctx, func(portlayer.Volume) bool { return true }); err == nil {
 		t.Error("prune went on")
 	}
-	if err := h.Remove(ctx, "data"); err == nil {
+	if err := h.Remove(ctx, plain("data")); err == nil {
 		t.Error("remove went on")
 	}
-	if _, err := h.Get(t.Context(), "data"); err != nil {
+	if _, err := h.Get(t.Context(), plain("data")); err != nil {
 		t.Error(err)
 	}
 }

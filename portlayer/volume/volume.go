@@ -2,8 +2,8 @@
 //
 // It implements portlayer.Volumes for the doors and portlayer.Binder for the container service. What a volume is, its store knows; what the
 // service knows beside (who refers to a volume, who holds it) is told again by the container service after a restart, and kept in memory only.
-// A name is looked for in every store. While one of them is degraded, a name that is found nowhere else may be there: it is neither called missing
-// nor made anew. No lock but the one of a name is held while a store works.
+// A plain name is looked for in every store. While one of them is degraded, a name that is found nowhere else may be there: it is neither called missing
+// nor made anew. Which of several volumes a plain name means, home.go says. No lock but the one of a name is held while a store works.
 package volume
 
 import (
@@ -17,6 +17,7 @@ import (
 	"vch/internal/fault"
 	"vch/internal/keylock"
 	"vch/portlayer"
+	"vch/portlayer/record"
 )
 
 // Options is what a Service needs.
@@ -25,6 +26,8 @@ type Options struct {
 	AnonymousCapacity portlayer.Bytes   // of volumes made without a name; 0: the store's default
 	DefaultCapacity   portlayer.Bytes   // of named volumes that ask for none; 0: the store's default
 	AnonymousOptions  map[string]string // of volumes made without a name that have no options of their own; those of VolumeRequest.Options
+	VCH               string            // this VCH's id, recorded with what it makes
+	DB                *record.DB        // remembers which volumes of others were used first; nil: only in memory
 	Publish           portlayer.Publish // nil: nobody listens
 	Log               *slog.Logger      // nil: nothing is logged
 }
@@ -37,8 +40,11 @@ type Service struct {
 	pruning atomic.Bool
 
 	mu   sync.Mutex // guards below; never held while a store works
-	refs map[portlayer.VolumeName]map[portlayer.ContainerID]struct{}
-	held map[portlayer.VolumeName]map[portlayer.ContainerID]*hold
+	refs map[portlayer.VolumeID]map[portlayer.ContainerID]struct{}
+	held map[portlayer.VolumeID]map[portlayer.ContainerID]*hold
+	home map[portlayer.VolumeName]firstUse
+
+	homes record.Table[firstUse] // the same, durably; without a database unused
 }
 
 // New makes the service. Invalid: two stores have one name.
@@ -55,8 +61,9 @@ func New(o Options) (*Service, error) {
 	s := &Service{
 		o:      o,
 		stores: slices.Clone(o.Stores),
-		refs:   map[portlayer.VolumeName]map[portlayer.ContainerID]struct{}{},
-		held:   map[portlayer.VolumeName]map[portlayer.ContainerID]*hold{},
+		refs:   map[portlayer.VolumeID]map[portlayer.ContainerID]struct{}{},
+		held:   map[portlayer.VolumeID]map[portlayer.ContainerID]*hold{},
+		home:   map[portlayer.VolumeName]firstUse{},
 	}
 	slices.SortStableFunc(s.stores, func(a, b portlayer.VolumeStore) int { return cmp.Compare(a.Name(), b.Name()) })
 	for i := 1; i < len(s.stores); i++ {
@@ -67,7 +74,7 @@ func New(o Options) (*Service, error) {
 	if err := CheckAnonymousOptions(o.AnonymousOptions, names(s.stores)); err != nil {
 		return nil, err
 	}
-	return s, nil
+	return s, s.readHomes()
 }
 
 // CheckAnonymousOptions is Invalid where options cannot be Options.AnonymousOptions beside stores so called.
@@ -90,7 +97,7 @@ func names(stores []portlayer.VolumeStore) []portlayer.StoreName {
 	return all
 }
 
-// publish hands out an event of volume name.
-func (s *Service) publish(verb string, name portlayer.VolumeName, attrs map[string]string) {
-	s.o.Publish(portlayer.Event{Time: time.Now().UTC(), Noun: "volume", Verb: verb, ID: string(name), Attrs: attrs})
+// publish hands out an event of the volume that is called ref.
+func (s *Service) publish(verb, ref string, attrs map[string]string) {
+	s.o.Publish(portlayer.Event{Time: time.Now().UTC(), Noun: "volume", Verb: verb, ID: ref, Attrs: attrs})
 }

@@ -24,6 +24,7 @@ import (
 // commands are what scripts can say beside testscript's own commands:
 //
 //	docker ARG…                run the docker CLI (with ! it must fail)
+//	vch ARG…                   run vch, the program under test (with ! it must fail)
 //	code N CMD ARG…            run a program that must end with exit code N
 //	same TEXT                  the last standard output is TEXT and a newline, or nothing
 //	capture VAR [PATTERN]      put the last standard output, trimmed, or the first match in it, into $VAR
@@ -54,6 +55,7 @@ import (
 func commands() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
 		"docker":     dockerCmd,
+		"vch":        vchCmd,
 		"code":       codeCmd,
 		"same":       sameCmd,
 		"capture":    captureCmd,
@@ -91,6 +93,16 @@ func bounded(ts *testscript.TestScript, program string, args ...string) error {
 		ts.Fatalf("%s did not end within %v", program, limit)
 	}
 	return err
+}
+
+func vchCmd(ts *testscript.TestScript, neg bool, args []string) {
+	err := bounded(ts, filepath.Join(of(ts).world.bin, "vch"), args...)
+	switch {
+	case neg && err == nil:
+		ts.Fatalf("vch ended well, and should have failed")
+	case !neg && err != nil:
+		ts.Fatalf("vch failed: %v", err)
+	}
 }
 
 func dockerCmd(ts *testscript.TestScript, neg bool, args []string) {

@@ -28,6 +28,7 @@ type record struct {
 	Labels  map[string]string `json:"labels,omitempty"`
 	Created time.Time         `json:"created"`
 	Maker   string            `json:"maker,omitempty"`
+	VCH     string            `json:"vch,omitempty"`    // id of the VCH that made it
 	Making  bool              `json:"making,omitempty"` // the disk is not ready: nobody has used it, and it may go
 }
 
@@ -137,6 +138,7 @@ func (s *Store) check(ctx context.Context, name portlayer.VolumeName, rec record
 		Labels:   rec.Labels,
 		Created:  rec.Created,
 		Maker:    rec.Maker,
+		VCH:      rec.VCH,
 	}, info, nil
 }
 

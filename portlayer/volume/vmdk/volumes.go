@@ -96,6 +96,7 @@ func (s *Store) newRecord(spec portlayer.VolumeSpec) (record, error) {
 		Labels:  spec.Labels,
 		Created: time.Now().UTC(),
 		Maker:   spec.Maker,
+		VCH:     spec.VCH,
 		Making:  true,
 	}, nil
 }
@@ -204,6 +205,38 @@ func (s *Store) Remove(ctx context.Context, name portlayer.VolumeName) error {
 		return s.missing(name)
 	}
 	return nil
+}
+
+// SetLabels is portlayer.VolumeStore.SetLabels.
+func (s *Store) SetLabels(ctx context.Context, name portlayer.VolumeName, labels map[string]string) (portlayer.Volume, error) {
+	return s.change(ctx, name, func(rec *record) error { rec.Labels = labels; return nil })
+}
+
+// change rewrites the record of a whole volume.
+func (s *Store) change(ctx context.Context, name portlayer.VolumeName, do func(*record) error) (portlayer.Volume, error) {
+	leave, err := s.enter(ctx, name)
+	if err != nil {
+		return portlayer.Volume{}, err
+	}
+	defer leave()
+	if !volumeName(name) {
+		return portlayer.Volume{}, s.missing(name)
+	}
+	rec, st, err := s.read(ctx, name)
+	switch {
+	case err != nil:
+		return portlayer.Volume{}, err
+	case st != whole:
+		return portlayer.Volume{}, s.missing(name)
+	}
+	if err := do(&rec); err != nil {
+		return portlayer.Volume{}, err
+	}
+	if err := s.write(ctx, name, rec); err != nil {
+		return portlayer.Volume{}, s.blame(ctx, fault.Wrap("change volume", string(name), err))
+	}
+	vol, _, err := s.check(ctx, name, rec)
+	return vol, err
 }
 
 // Join is portlayer.VolumeStore.Join: a device change for the machine and a mount spec for the guest.

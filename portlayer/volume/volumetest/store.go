@@ -132,6 +132,7 @@ func (s *Store) Ensure(ctx context.Context, spec portlayer.VolumeSpec) (portlaye
 		Labels:   maps.Clone(spec.Labels),
 		Created:  time.Now().UTC(),
 		Maker:    spec.Maker,
+		VCH:      spec.VCH,
 	}
 	s.medium.volumes[spec.Name] = vol
 	return s.own(vol), true, nil
@@ -212,6 +213,22 @@ func (s *Store) Usage(ctx context.Context, name portlayer.VolumeName) (portlayer
 		return portlayer.VolumeUsage{}, err
 	}
 	return portlayer.VolumeUsage{Capacity: vol.Capacity, Allocated: diskCost}, nil
+}
+
+// SetLabels is portlayer.VolumeStore.SetLabels.
+func (s *Store) SetLabels(ctx context.Context, name portlayer.VolumeName, labels map[string]string) (portlayer.Volume, error) {
+	leave, err := s.enter(ctx)
+	if err != nil {
+		return portlayer.Volume{}, err
+	}
+	defer leave()
+	vol, err := s.get(name)
+	if err != nil {
+		return portlayer.Volume{}, err
+	}
+	vol.Labels = maps.Clone(labels)
+	s.medium.volumes[name] = vol
+	return s.own(vol), nil
 }
 
 // Join is portlayer.VolumeStore.Join.

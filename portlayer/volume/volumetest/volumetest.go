@@ -69,6 +69,7 @@ func Run(t *testing.T, place func(t *testing.T, dir string) Place) {
 		{"interrupted ensure", interruptedEnsureLaw},
 		{"interrupted remove", interruptedRemoveLaw},
 		{"interrupted open", interruptedOpenLaw},
+		{"labels", labelsLaw},
 		{"join", joinLaw},
 		{"join twice", joinTwiceLaw},
 	}
