@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"vch/internal/atonce"
 	"vch/internal/fault"
 	"vch/portlayer"
 )
@@ -202,6 +203,9 @@ func (s *Service) remove(ctx context.Context, p place) error {
 	return nil
 }
 
+// prunings is how many volumes a prune removes at once. A removal waits for the medium to have it for good, and that serves several as one.
+const prunings = 8
+
 // Prune is portlayer.Volumes.Prune. A volume that cannot be removed does not keep the others: what was removed is returned beside the errors.
 func (s *Service) Prune(ctx context.Context, pick func(portlayer.Volume) bool) ([]portlayer.Volume, portlayer.Bytes, error) {
 	if !s.pruning.CompareAndSwap(false, true) {
@@ -216,15 +220,17 @@ func (s *Service) Prune(ctx context.Context, pick func(portlayer.Volume) bool) (
 			continue
 		}
 		vols, _ := st.List(ctx) // a degraded store and a damaged volume are not pruned; List warns of them
-		for _, vol := range vols {
-			if vol.Protected() || len(s.users(vol.ID())) > 0 || !pick(vol) {
-				continue
-			}
-			held, err := s.pruneOne(ctx, st, vol)
+		vols = slices.DeleteFunc(vols, func(vol portlayer.Volume) bool {
+			return vol.Protected() || len(s.users(vol.ID())) > 0 || !pick(vol)
+		})
+		held := make([]portlayer.Bytes, len(vols))
+		fate := make([]error, len(vols))
+		atonce.Do(len(vols), prunings, func(i int) { held[i], fate[i] = s.pruneOne(ctx, st, vols[i]) })
+		for i, err := range fate {
 			switch {
 			case err == nil:
-				gone = append(gone, vol)
-				freed += held
+				gone = append(gone, vols[i])
+				freed += held[i]
 			case !fault.Is(err, fault.InUse) && !fault.Is(err, fault.Conflict) && !fault.Is(err, fault.NotFound): // those were taken or removed meanwhile
 				errs = append(errs, err)
 			}

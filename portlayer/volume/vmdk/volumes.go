@@ -4,11 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"vch/guest"
+	"vch/internal/atonce"
 	"vch/internal/fault"
 	"vch/internal/undo"
 	"vch/portlayer"
@@ -162,7 +161,7 @@ func (s *Store) ListUsage(ctx context.Context) ([]portlayer.Volume, []portlayer.
 	vols := make([]portlayer.Volume, len(names))
 	uses := make([]portlayer.VolumeUsage, len(names))
 	errs := make([]error, len(names))
-	atOnce(len(names), func(i int) { vols[i], uses[i], errs[i] = s.lockedLoad(ctx, names[i]) })
+	atonce.Do(len(names), readers, func(i int) { vols[i], uses[i], errs[i] = s.lockedLoad(ctx, names[i]) })
 	good := 0
 	var harm []error
 	for i, err := range errs {
@@ -180,22 +179,8 @@ func (s *Store) ListUsage(ctx context.Context) ([]portlayer.Volume, []portlayer.
 	return vols[:good], uses[:good], errors.Join(harm...)
 }
 
-// readers is how many volumes are read at once. More than there are processors, for a medium of its own may take its time.
+// readers is how many volumes are read at once: more than there are processors, for a medium may take its time.
 const readers = 8
-
-// atOnce does do for each number below n, some at once, and waits for all.
-func atOnce(n int, do func(i int)) {
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	for range min(n, readers) {
-		wg.Go(func() {
-			for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
-				do(int(i))
-			}
-		})
-	}
-	wg.Wait()
-}
 
 func (s *Store) lockedLoad(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, portlayer.VolumeUsage, error) {
 	leave, err := s.busy.Lock(ctx, name)
