@@ -14,5 +14,5 @@ func (s *Server) volumeProtect(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, showVolume(vol, s.storeLocations(r.Context())))
+	return writeJSON(w, http.StatusOK, showVolume(vol, s.Volumes.Locations()))
 }

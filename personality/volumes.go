@@ -38,7 +38,7 @@ func (s *Server) volumeCreate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusCreated, showVolume(vol, s.storeLocations(r.Context())))
+	return writeJSON(w, http.StatusCreated, showVolume(vol, s.Volumes.Locations()))
 }
 
 // showVolume is a volume as Docker shows it. The Mountpoint is the disk: there is no directory of the host that holds a volume's content.
@@ -89,7 +89,7 @@ func (s *Server) volumeInspect(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	shown := showVolume(d.Volume, s.storeLocations(r.Context()))
+	shown := showVolume(d.Volume, s.Volumes.Locations())
 	shown.Status = volumeStatus(d)
 	return writeJSON(w, http.StatusOK, shown)
 }
@@ -111,7 +111,7 @@ func (s *Server) volumeList(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	stores := s.storeLocations(r.Context())
+	stores := s.Volumes.Locations()
 	list := volume.ListResponse{Volumes: []volume.Volume{}, Warnings: warnings}
 	for _, d := range all {
 		if len(f["dangling"]) > 0 && dangling != (len(d.Refs) == 0) {

@@ -156,6 +156,8 @@ type Volumes interface {
 	Protect(ctx context.Context, id VolumeID, on bool) (Volume, error)
 	// Prune removes every volume without references for which pick says yes, but for protected ones, and returns them with the bytes that they held.
 	Prune(ctx context.Context, pick func(Volume) bool) ([]Volume, Bytes, error)
+	// Locations says where each store is. It asks none, so that one which hangs keeps nobody.
+	Locations() map[StoreName]string
 	// Stores gives the stores with a driver, sorted by name; "" : all.
 	Stores(ctx context.Context, driver string) []StoreInfo
 	// Store gives one store, its driver with it: Invalid for one that is not there, listing those that are.

@@ -35,6 +35,9 @@ func (s *Service) ensure(ctx context.Context, w wish) (vol portlayer.Volume, mad
 	if err != nil {
 		return vol, false, fault.Wrap("create volume", string(w.name), err)
 	}
+	if err := s.silence(st); err != nil {
+		return vol, false, fault.Wrap("create volume", string(w.name), err)
+	}
 	vol, made, err = st.Ensure(ctx, portlayer.VolumeSpec{
 		Name:     w.name,
 		Capacity: s.capacity(w),

@@ -122,7 +122,7 @@ func (s *Service) Join(ctx context.Context, h *portlayer.Handle, m portlayer.Mou
 	if err != nil {
 		return fault.New(fault.Unavailable, "cannot join volume %s: %w", m.Volume, err)
 	}
-	vol, err := st.Get(ctx, m.Volume)
+	vol, err := s.get(ctx, st, m.Volume)
 	if err != nil {
 		return fault.Wrap("join volume", string(m.Volume), err)
 	}

@@ -39,10 +39,11 @@ type Service struct {
 	names   keylock.Set[portlayer.VolumeName]
 	pruning atomic.Bool
 
-	mu   sync.Mutex // guards below; never held while a store works
-	refs map[portlayer.VolumeID]map[portlayer.ContainerID]struct{}
-	held map[portlayer.VolumeID]map[portlayer.ContainerID]*hold
-	home map[portlayer.VolumeName]firstUse
+	mu         sync.Mutex                  // guards below; never held while a store works
+	unanswered map[portlayer.StoreName]int // times that a store did not say how it is, and has not yet
+	refs       map[portlayer.VolumeID]map[portlayer.ContainerID]struct{}
+	held       map[portlayer.VolumeID]map[portlayer.ContainerID]*hold
+	home       map[portlayer.VolumeName]firstUse
 
 	homes record.Table[firstUse] // the same, durably; without a database unused
 }
@@ -64,6 +65,8 @@ func New(o Options) (*Service, error) {
 		refs:   map[portlayer.VolumeID]map[portlayer.ContainerID]struct{}{},
 		held:   map[portlayer.VolumeID]map[portlayer.ContainerID]*hold{},
 		home:   map[portlayer.VolumeName]firstUse{},
+
+		unanswered: map[portlayer.StoreName]int{},
 	}
 	slices.SortStableFunc(s.stores, func(a, b portlayer.VolumeStore) int { return cmp.Compare(a.Name(), b.Name()) })
 	for i := 1; i < len(s.stores); i++ {
