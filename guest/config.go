@@ -24,7 +24,7 @@ type ExecutorConfig struct {
 
 // Root says which disks make the container's root: an overlay (overlayfs.rst) of a writable disk on the image's.
 type Root struct {
-	Image    string `json:"image"`               // Source of the image's disk, read-only
+	Image    string `json:"image"`               // Source of the image's disk, read-only; "" with Serve: there is none, and nothing in the root but mounts
 	Writable string `json:"writable"`            // Source of the container's own disk; "" with a nil Process: the image alone, read-only
 	ReadOnly bool   `json:"read_only,omitempty"` // docker run --read-only: the merged root is mounted read-only
 }

@@ -94,6 +94,14 @@ func routes() []route {
 		// vch's own (doc/adr/0006)
 		{"POST", "/vch/volumes/{name}/protect", (*Server).volumeProtect, "TestVolumeProtect volume_protect.txtar"},
 		{"DELETE", "/vch/volumes/{name}/protect", (*Server).volumeProtect, "TestVolumeProtect volume_protect.txtar"},
+		{"POST", "/vch/volumes/{name}/resize", (*Server).volumeResize, "TestVolumeResize volume_resize.txtar"},
+		{"POST", "/vch/volumes/{name}/rename", (*Server).volumeRename, "TestVolumeRename volume_rename.txtar"},
+		{"POST", "/vch/volumes/{name}/move", (*Server).volumeMove, "TestVolumeMove volume_move.txtar"},
+		{"GET", "/vch/volumes/{name}/snapshots", (*Server).snapshotList, "TestVolumeSnapshots volume_snapshot.txtar"},
+		{"POST", "/vch/volumes/{name}/snapshots", (*Server).snapshotCreate, "TestVolumeSnapshots volume_snapshot.txtar"},
+		{"DELETE", "/vch/volumes/{name}/snapshots/{snapshot}", (*Server).snapshotRemove, "TestVolumeSnapshots volume_snapshot.txtar"},
+		{"GET", "/vch/volumes/{name}/export", (*Server).volumeExport, "TestVolumeExport volume_export.txtar"},
+		{"POST", "/vch/volumes/{name}/import", (*Server).volumeImport, "TestVolumeExport volume_export.txtar"},
 		{"POST", "/vch/containers/{id}/volumes", (*Server).volumeAttach, "TestVolumeAttach volume_attach_writable.txtar volume_attach_refused.txtar"},
 		{"DELETE", "/vch/containers/{id}/volumes", (*Server).volumeDetach, "TestVolumeAttach volume_attach_writable.txtar volume_attach_busy.txtar"},
 

@@ -117,8 +117,11 @@ func (l *Linux) mountAll(ctx context.Context, cfg guest.ExecutorConfig) (copied 
 	return copied, nil
 }
 
-// mountRoot puts the overlay of the container's own disk on the image's together.
+// mountRoot puts the overlay of the container's own disk on the image's together. Without an image the root is empty, and in memory.
 func (l *Linux) mountRoot(ctx context.Context, root guest.Root) error {
+	if root.Image == "" {
+		return l.mount("tmpfs", rootDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755")
+	}
 	image, err := l.findDisk(ctx, root.Image, "the image")
 	if err != nil {
 		return err

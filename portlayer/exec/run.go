@@ -406,6 +406,7 @@ func (u *unit) watch(r *run, after *uint64) exitReport {
 				cancel()
 				u.off(r)
 				client.Close()
+				s.keepRooms(st.Rooms)
 				rep := exitReport{exit: st.Exit, finished: time.Now().UTC()}
 				if st.Phase == guest.Failed && st.Error != nil {
 					rep.err, rep.exit.Code = st.Error.Text, 128

@@ -37,7 +37,11 @@ func (s *Service) Get(ctx context.Context, id portlayer.VolumeID) (portlayer.Vol
 	if err != nil {
 		return portlayer.VolumeDetail{}, err
 	}
-	return s.detail(ctx, p.store, p.volume)
+	d, err := s.detail(ctx, p.store, p.volume)
+	if content, cerr := s.reached(); err == nil && cerr == nil {
+		d.Inside = content.Inside(ctx, d.Volume)
+	}
+	return d, err
 }
 
 // detail adds to a volume what the service knows, and its usage.
@@ -181,17 +185,16 @@ func (s *Service) Protect(ctx context.Context, id portlayer.VolumeID, on bool) (
 // remove deletes a volume that was found, if nobody uses it and it is not protected. The lock of its name is held, so that nobody can come to use it meanwhile.
 func (s *Service) remove(ctx context.Context, p place) error {
 	name, ref := p.volume.Name, p.volume.Ref()
-	if users := s.users(p.volume.ID()); len(users) > 0 {
-		ids := make([]string, len(users))
-		for i, id := range users {
-			ids[i] = string(id)
-		}
-		return fault.New(fault.InUse, "remove %s: volume is in use - [%s]", ref, strings.Join(ids, ", "))
+	if err := s.unused("remove", p.volume); err != nil {
+		return err
 	}
 	if p.volume.Protected() {
 		return fault.New(fault.Conflict, "remove %s: the volume is protected by its label %s; take that away first: vch volume unprotect %s", ref, portlayer.ProtectLabel, ref)
 	}
 	if err := s.silence(p.store); err != nil {
+		return err
+	}
+	if err := s.noSnapshots(ctx, "remove", p); err != nil {
 		return err
 	}
 	if err := p.store.Remove(ctx, name); err != nil {

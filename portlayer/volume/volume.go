@@ -44,6 +44,7 @@ type Service struct {
 	refs       map[portlayer.VolumeID]map[portlayer.ContainerID]struct{}
 	held       map[portlayer.VolumeID]map[portlayer.ContainerID]*hold
 	home       map[portlayer.VolumeName]firstUse
+	content    portlayer.Content // nil until Reach
 
 	homes record.Table[firstUse] // the same, durably; without a database unused
 }
@@ -78,6 +79,22 @@ func New(o Options) (*Service, error) {
 		return nil, err
 	}
 	return s, s.readHomes()
+}
+
+// Reach tells the service who reaches the content of volumes: the container service, which stands on this one and comes later.
+func (s *Service) Reach(c portlayer.Content) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.content = c
+}
+
+func (s *Service) reached() (portlayer.Content, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.content == nil {
+		return nil, fault.New(fault.Unavailable, "no machine can look into a volume yet: vch is starting")
+	}
+	return s.content, nil
 }
 
 // CheckAnonymousOptions is Invalid where options cannot be Options.AnonymousOptions beside stores so called.
