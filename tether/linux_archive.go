@@ -317,7 +317,7 @@ func (l *Linux) Extract(r guest.ExtractRequest, in io.Reader) error {
 
 // blame says of a path that cannot be written whether its volume is in another machine, and where.
 func (l *Linux) blame(v *view, at string, err error) error {
-	s, werr := v.walk(path.Dir(at), true)
+	s, werr := v.walk(at, false)
 	if werr != nil || s.absent == "" {
 		return err
 	}

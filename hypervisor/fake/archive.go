@@ -247,7 +247,8 @@ func (s *system) Extract(r guest.ExtractRequest, in io.Reader) error {
 		if clean := path.Clean(h.Name); clean == ".." || strings.HasPrefix(clean, "../") {
 			return fault.New(fault.Invalid, "%q is outside of %q", clean, dest)
 		}
-		if l, ok := t.leaves(at, "", nil); ok && r.Source == "" {
+		n, lerr := t.look(at)
+		if l, ok := t.leaves(at, "", nil); ok && len(n.mount.target) < len(l.Absent) {
 			return fault.New(fault.InUse, "%s lies in the volume at %s, which is in another machine", at, l.Absent)
 		}
 		for _, other := range r.Apart {
@@ -258,10 +259,9 @@ func (s *system) Extract(r guest.ExtractRequest, in io.Reader) error {
 		if h.Typeflag != tar.TypeReg {
 			continue // a directory is there with what is in it
 		}
-		if n, err := t.look(at); err == nil && n.mode.IsDir() {
+		if lerr == nil && n.mode.IsDir() {
 			return fault.New(fault.Conflict, "cannot overwrite directory %q with non-directory %q", at, dest)
 		}
-		n, _ := t.look(at)
 		if n.mount.readOnly {
 			return fault.New(fault.Denied, "open %s: read-only file system", at)
 		}

@@ -274,6 +274,9 @@ func (u *unit) serve() (_ *serving, err error) {
 		return nil, err
 	}
 	h.Config.Process, h.Config.Serve = nil, true
+	if err := s.checkParts(ctx, u.c, absent); err != nil {
+		return nil, err
+	}
 	for _, m := range absent {
 		h.Config.Mounts = append(h.Config.Mounts, guest.MountSpec{Target: m.Target, Name: string(m.Volume), Absent: "container " + s.nameOf(m.holder) + " has it"})
 	}
@@ -299,6 +302,29 @@ func (u *unit) serve() (_ *serving, err error) {
 	s.wg.Add(1)
 	go v.tend()
 	return v, nil
+}
+
+// checkParts refuses an absent mount of a file: its mount point would have to be one, and only the volume's machine knows.
+func (s *Service) checkParts(ctx context.Context, c portlayer.Container, absent []absentMount) error {
+	f := &files{s: s, c: c, others: map[portlayer.VolumeName]other{}}
+	defer f.close()
+	for i, m := range absent {
+		if m.Subpath == "" {
+			continue
+		}
+		o, err := f.reach(ctx, &absent[i])
+		if err != nil {
+			return err
+		}
+		l, err := o.client.Stat(ctx, guest.StatRequest{Place: guest.Place{Source: "label://" + string(o.label), Path: guest.Path(m.Subpath)}, Follow: true})
+		if err != nil {
+			return fault.Wrap("look at "+m.Subpath+" of volume", string(m.Volume), err)
+		}
+		if !l.Stat.Mode.IsDir() {
+			return fault.New(fault.InUse, "%s, a file of volume %s, is mounted at %s, and container %s has the volume: stop %[4]s first", m.Subpath, m.Volume, m.Target, s.nameOf(m.holder))
+		}
+	}
+	return nil
 }
 
 // outdated says that a volume which was absent is held by nobody any more.
