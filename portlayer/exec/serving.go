@@ -306,7 +306,7 @@ func (u *unit) serve() (_ *serving, err error) {
 
 // checkParts refuses an absent mount of a file: its mount point would have to be one, and only the volume's machine knows.
 func (s *Service) checkParts(ctx context.Context, c portlayer.Container, absent []absentMount) error {
-	f := &files{s: s, c: c, others: map[portlayer.VolumeName]other{}}
+	f := &files{s: s, c: c, others: map[portlayer.VolumeID]other{}}
 	defer f.close()
 	for i, m := range absent {
 		if m.Subpath == "" {
