@@ -89,6 +89,7 @@ func (l *Linux) Mount(ctx context.Context, m guest.MountSpec) (err error) {
 		return fault.New(fault.Internal, "cannot mount %s at %s: %w", mountName(m), m.Target, err)
 	}
 	l.binds[m.Target] = bind{spec: m, id: id}
+	l.show(m.Target, strings.TrimPrefix(path, rootDir))
 	return nil
 }
 
@@ -211,6 +212,7 @@ func (l *Linux) Unmount(target string) error {
 		return err
 	}
 	delete(l.binds, target)
+	l.hide(target)
 	for _, other := range l.binds {
 		if other.spec.Source == b.spec.Source {
 			return nil
@@ -264,7 +266,9 @@ func (l *Linux) closeVolume(m guest.MountSpec) error {
 			return fault.New(fault.Internal, "cannot unmount the file system of %s: %w", mountName(m), err)
 		}
 		l.mounted = slices.DeleteFunc(l.mounted, func(have string) bool { return have == at })
+		l.plug.Lock()
 		delete(l.volumes, m.Source)
+		l.plug.Unlock()
 	}
 	dev := diskWithSerial(label)
 	if dev == "" {
@@ -331,12 +335,16 @@ const maxHolders = 5
 // heldBy says which of the container's processes have something open, work or are mapped from where match says yes.
 func heldBy(match func(unix.Statx_t) bool) string {
 	var held []string
-	procs, _ := os.ReadDir("/proc")
-	for _, p := range procs {
-		if pid, err := strconv.Atoi(p.Name()); err != nil || pid == os.Getpid() {
-			continue
+	entries, _ := os.ReadDir("/proc")
+	var pids []int
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil && pid != os.Getpid() {
+			pids = append(pids, pid)
 		}
-		dir := filepath.Join("/proc", p.Name())
+	}
+	slices.Sort(pids)
+	for _, pid := range pids {
+		dir := filepath.Join("/proc", strconv.Itoa(pid))
 		why := holds(dir, match)
 		if why == "" {
 			continue

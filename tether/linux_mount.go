@@ -281,10 +281,11 @@ func (l *Linux) openVolume(ctx context.Context, m guest.MountSpec, all []guest.M
 		return "", err
 	}
 	var flags uintptr
+	data := "discard" // what is deleted goes back to the host: the disk is sparse, and nobody in a container may run fstrim
 	if readOnly {
-		flags = unix.MS_RDONLY
+		flags, data = unix.MS_RDONLY, ""
 	}
-	err = l.mount(dev, at, "ext4", flags, "")
+	err = l.mount(dev, at, "ext4", flags, data)
 	if readOnly && errors.Is(err, unix.EROFS) { // fs/ext4/super.c, ext4_load_and_init_journal: "write access unavailable, cannot proceed"
 		return "", fault.As(fault.Conflict, &Unclean{Source: m.Source, Name: mountName(m)})
 	}
@@ -302,8 +303,27 @@ func (l *Linux) openVolume(ctx context.Context, m guest.MountSpec, all []guest.M
 			return "", err
 		}
 	}
+	l.plug.Lock()
 	l.volumes[m.Source] = volume{content: content, readOnly: readOnly}
+	l.plug.Unlock()
 	return content, nil
+}
+
+// show has archives show what is mounted for target at a path of the container.
+func (l *Linux) show(target, inside string) {
+	l.plug.Lock()
+	defer l.plug.Unlock()
+	l.targets[target] = inside
+	l.shown = append(l.shown, inside)
+}
+
+// hide undoes show.
+func (l *Linux) hide(target string) {
+	l.plug.Lock()
+	defer l.plug.Unlock()
+	inside := l.targets[target]
+	delete(l.targets, target)
+	l.shown = slices.DeleteFunc(slices.Clone(l.shown), func(at string) bool { return at == inside })
 }
 
 func (l *Linux) mountOne(m guest.MountSpec, t target) error {
@@ -316,8 +336,7 @@ func (l *Linux) mountOne(m guest.MountSpec, t target) error {
 		return err
 	}
 	inside := strings.TrimPrefix(path, rootDir)
-	l.targets[m.Target] = inside
-	l.shown = append(l.shown, inside)
+	l.show(m.Target, inside)
 	if m.Absent != "" {
 		// Its place is kept free, for what is mounted below it, and that nothing is written there.
 		l.absent[inside] = m.Target
@@ -403,7 +422,8 @@ func (l *Linux) findDisk(ctx context.Context, source guest.Source, what string) 
 	for {
 		// Subscribe before looking, so that a disk that comes in between is not missed.
 		news := l.uevents.news()
-		if dev := diskWithSerial(serial); dev != "" {
+		// A disk that is just coming has its name before it can be opened (block/genhd.c, device_add_disk); its uevent follows that.
+		if dev := diskWithSerial(serial); dev != "" && opens(dev) {
 			return dev, nil
 		}
 		select {
@@ -412,6 +432,15 @@ func (l *Linux) findDisk(ctx context.Context, source guest.Source, what string) 
 			return "", fault.New(fault.NotFound, "the disk of %s (serial %s) did not appear in the machine", what, serial)
 		}
 	}
+}
+
+// opens reports whether a device is there to be opened.
+func opens(dev string) bool {
+	f, err := os.Open(dev)
+	if err == nil {
+		f.Close()
+	}
+	return !errors.Is(err, unix.ENXIO)
 }
 
 // diskWithSerial looks through the disks that are there; "" if none has the serial.

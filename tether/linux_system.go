@@ -34,6 +34,8 @@ type Linux struct {
 	stage   *stageChild // started early, for the container's own process; nil once used
 
 	mounted []string // in order
+	// plug guards volumes, shown and targets against a Mount or Unmount while archives look at them; who changes the mounts is one goroutine, and reads without it.
+	plug    sync.RWMutex
 	volumes map[guest.Source]volume
 	binds   map[string]bind // volumes' mounts in the container's root, by their specs' targets
 

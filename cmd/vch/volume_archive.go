@@ -77,7 +77,7 @@ func importCommand(c *client, stdout io.Writer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import VOLUME",
 		Short: "Make a volume of a tar",
-		Long: `A new volume with the content of a tar (also gzip, bzip2, xz or zstd), as vch volume export writes it. It is there whole or not at all. VOLUME may not exist; NAME@STORE
+		Long: `A new volume with the content of a tar (also gzip, bzip2 or zstd), as vch volume export writes it. It is there whole or not at all. VOLUME may not exist; NAME@STORE
 says in which store it is to be.`,
 		Example: "  vch volume import data <data.tar\n  vch volume import --opt Capacity=20G -i data.tar.zst --checksum sha256:… data",
 		Args:    cobra.ExactArgs(1),
