@@ -267,6 +267,28 @@ func TestImport(t *testing.T) {
 	_, err = h.Get(t.Context(), plain("new"))
 	is(t, err, fault.NotFound)
 	c.refuse = nil
+	// The disk itself, of the volume or of a snapshot; not while somebody writes.
+	var disk strings.Builder
+	if err := h.ExportDisk(t.Context(), "data", &disk); err != nil {
+		t.Fatal(err)
+	}
+	if vol, err := h.ImportDisk(t.Context(), portlayer.VolumeRequest{Name: "disk", Store: "fast"}, strings.NewReader(disk.String())); err != nil || vol.Capacity != 2*gib || vol.Store != "fast" {
+		t.Errorf("%+v, %v", vol, err)
+	}
+	_, err = h.ImportDisk(t.Context(), portlayer.VolumeRequest{Name: "data"}, strings.NewReader(disk.String()))
+	is(t, err, fault.Conflict, "exists already")
+	_, err = h.ImportDisk(t.Context(), portlayer.VolumeRequest{Name: "nothing"}, strings.NewReader("nothing"))
+	is(t, err, fault.Invalid)
+	if _, err := h.Snapshot(t.Context(), plain("data"), "snap", nil); err != nil {
+		t.Fatal(err)
+	}
+	h.running("c", "data", false)
+	is(t, h.ExportDisk(t.Context(), "data", io.Discard), fault.InUse, "web", "make a snapshot")
+	if err := h.ExportDisk(t.Context(), "data@snap", io.Discard); err != nil {
+		t.Error(err)
+	}
+	h.Detach("c")
+	c.asked = nil
 	var out strings.Builder
 	if err := h.Export(t.Context(), plain("data"), &out); err != nil || out.String() != "content of data" {
 		t.Errorf("%q, %v", out.String(), err)
