@@ -1,6 +1,7 @@
 package tether
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -332,6 +333,9 @@ const maxHolders = 5
 func heldBy(match func(unix.Statx_t) bool) string {
 	var held []string
 	procs, _ := os.ReadDir("/proc")
+	slices.SortFunc(procs, func(a, b fs.DirEntry) int { // by number: the longer is the greater
+		return cmp.Or(len(a.Name())-len(b.Name()), strings.Compare(a.Name(), b.Name()))
+	})
 	for _, p := range procs {
 		if pid, err := strconv.Atoi(p.Name()); err != nil || pid == os.Getpid() {
 			continue
