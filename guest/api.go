@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"time"
 )
 
 // PortName is the virtio-serial port's name in the guest.
@@ -14,7 +15,7 @@ const Version = 1
 
 // Handler is the guest's end: what the tether does for each call. All methods may be called at once. Errors cross as faults, kind kept.
 type Handler interface {
-	// Configure does what cfg says and returns when the process runs (or, with a nil Process, when all is done). A second call with the
+	// Configure does what cfg says and returns when the process runs (or, with a nil Process, when all is done or, with Serve, mounted). A second call with the
 	// same ID returns the first one's outcome; with another ID it is a conflict. Afterwards Status is Running, Exited or Failed.
 	Configure(ctx context.Context, cfg ExecutorConfig) error
 	// Status never waits.
@@ -47,6 +48,17 @@ type Handler interface {
 	// happens. With its last mount the volume's file system is unmounted and written out, and its disk forgotten: it can be pulled. InUse while
 	// processes have it open or something is mounted below, naming them, and nothing is changed then. Conflict while the container does not run.
 	Unmount(ctx context.Context, target string) error
+	// Freeze makes the file system of a volume that is mounted writable whole on its disk and keeps it so until Thaw: who writes to it waits. After limit it thaws by
+	// itself, so that a host that is gone stops nobody. Conflict if it is frozen already, is not mounted writable, or nothing is mounted.
+	Freeze(ctx context.Context, source Source, limit time.Duration) error
+	// Thaw ends a Freeze. Conflict if it has ended by itself: what was read from the disk meanwhile may not be whole.
+	Thaw(ctx context.Context, source Source) error
+	// Grow makes the file system of a volume that is mounted writable as large as its disk, once that has size bytes.
+	Grow(ctx context.Context, source Source, size int64) error
+	// Rooms says how full the file systems of the mounted volumes are.
+	Rooms(ctx context.Context) ([]Room, error)
+	// Archives work while the container's mounts are there: Conflict before, and once its process has ended.
+	Archives
 	// Shutdown unmounts what is still mounted, syncs and powers the machine off. It may not return.
 	Shutdown(ctx context.Context) error
 }

@@ -17,13 +17,14 @@ type ExecutorConfig struct {
 	CPUs     int64       `json:"cpus,omitempty"`     // billionths of a processor; cpu.max of the process's cgroup; 0 means none
 	PidsMax  int64       `json:"pids_max,omitempty"` // pids.max; 0 means none
 	Process  *Process    `json:"process"`            // nil: mount, copy up, unmount, report exit 0 (a utility VM that populates a volume)
+	Serve    bool        `json:"serve,omitempty"`    // with a nil Process: mount, copy up, and be Running for Archives until Shutdown. No tmpfs of Mounts is mounted: what went there would be lost
 	Clock    time.Time   `json:"clock"`              // the host's time when it sent this; the guest sets its clock from it
 	Entropy  []byte      `json:"entropy"`            // 32 to 512 random bytes, mixed into the guest's pool before anything else runs
 }
 
 // Root says which disks make the container's root: an overlay (overlayfs.rst) of a writable disk on the image's.
 type Root struct {
-	Image    string `json:"image"`               // Source of the image's disk, read-only
+	Image    string `json:"image"`               // Source of the image's disk, read-only; "" with Serve: there is none, and nothing in the root but mounts
 	Writable string `json:"writable"`            // Source of the container's own disk; "" with a nil Process: the image alone, read-only
 	ReadOnly bool   `json:"read_only,omitempty"` // docker run --read-only: the merged root is mounted read-only
 }
@@ -52,7 +53,8 @@ type MountSpec struct {
 	Name     string   `json:"name,omitempty"`    // the volume's name, for messages only
 	// Was is what the file system of a label:// source may have for its UUID instead, 32 hex digits each: it came from another volume, or its volume had another
 	// name. Mounted writable, it gets the label's.
-	Was []string `json:"was,omitempty"`
+	Was    []string `json:"was,omitempty"`
+	Absent string   `json:"absent,omitempty"` // with Serve: the volume is in another machine, and this says in which, for messages; Source is ""
 }
 
 // File is a small file that the tether writes below the root and bind-mounts nowhere.
@@ -116,6 +118,7 @@ type Status struct {
 	Unclean  []Source  `json:"unclean,omitempty"` // after a Configure or Mount that failed: volumes that cannot be mounted read-only before a writer's journal is replayed
 	Frames   uint64    `json:"frames"`            // number of the last output frame so far
 	Timings  []Timing  `json:"timings,omitempty"` // what the start spent its time on, in order
+	Rooms    []Room    `json:"rooms,omitempty"`   // Exited: how full the volumes were left
 }
 
 // Exit is how a process ended.

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"reflect"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -25,7 +27,9 @@ type handler struct {
 	fail error         // what every call answers, if set
 	in   chan []byte   // what came on stdin
 	eof  chan struct{} // closed by stdin's end
-	busy chan struct{} // closed when an exec's context ended
+	busy chan struct{} // closed when an exec's context ended, or an archive was not taken any more
+
+	extracted chan string
 
 	mu      sync.Mutex // guards below
 	config  ExecutorConfig
@@ -39,7 +43,7 @@ type handler struct {
 }
 
 func newHandler() *handler {
-	return &handler{in: make(chan []byte, 100), eof: make(chan struct{}), busy: make(chan struct{}), changed: make(chan struct{}), status: Status{Phase: Waiting}, first: 1}
+	return &handler{in: make(chan []byte, 100), eof: make(chan struct{}), busy: make(chan struct{}), extracted: make(chan string, 100), changed: make(chan struct{}), status: Status{Phase: Waiting}, first: 1}
 }
 
 // wrote appends output.
@@ -172,6 +176,54 @@ func (h *handler) Unmount(_ context.Context, target string) error {
 	return h.note("unmount %q", target)
 }
 
+func (h *handler) Freeze(_ context.Context, source Source, limit time.Duration) error {
+	return h.note("freeze %s %v", source, limit)
+}
+
+func (h *handler) Thaw(_ context.Context, source Source) error { return h.note("thaw %s", source) }
+
+func (h *handler) Grow(_ context.Context, source Source, size int64) error {
+	return h.note("grow %s %d", source, size)
+}
+
+func (h *handler) Rooms(context.Context) ([]Room, error) {
+	return []Room{{Source: "label://x", Total: 1 << 40, Free: 3}}, h.note("rooms")
+}
+
+// Stat finds every path but what leads to "gone".
+func (h *handler) Stat(_ context.Context, r StatRequest) (Located, error) {
+	err := h.note("stat %+v", r)
+	if r.Path == "gone" {
+		return Located{Elsewhere: "/e", Absent: "/a"}, err
+	}
+	return Located{Path: r.Path, Stat: PathStat{Name: "n", Size: 1 << 40, Mode: fs.ModeDir | fs.ModeSticky | 0o755, Mtime: time.Unix(7, 8).UTC(), LinkTarget: "/l"}, ReadOnly: true, Mounted: true, UID: 5, GID: 6}, err
+}
+
+// Archive sends its name as often as Path says, in pieces of one write each.
+func (h *handler) Archive(ctx context.Context, r ArchiveRequest, out func([]byte) error) ([]Skipped, error) {
+	if err := h.note("archive %+v", r); err != nil {
+		return nil, err
+	}
+	n, _ := strconv.Atoi(string(r.Path))
+	for range n {
+		if err := out([]byte(r.Name)); err != nil {
+			close(h.busy)
+			return nil, err
+		}
+	}
+	return []Skipped{{Target: "/t", Name: "n/t"}}, nil
+}
+
+// Extract keeps what comes; with the Path "not" it does not read it.
+func (h *handler) Extract(_ context.Context, r ExtractRequest, in io.Reader) error {
+	if err := h.note("extract %+v", r); err != nil || r.Path == "not" {
+		return err
+	}
+	data, err := io.ReadAll(in)
+	h.extracted <- string(data)
+	return err
+}
+
 func (h *handler) Shutdown(context.Context) error { return h.note("shutdown") }
 
 // limited is a context for a call that has to answer soon.
@@ -207,8 +259,8 @@ func TestConfigureCarriesEverything(t *testing.T) {
 	h := newHandler()
 	c := meet(t, h)
 	cfg := ExecutorConfig{
-		ID: "id", Hostname: "host", Domain: "dom", Root: Root{Image: "disk://image", Writable: "disk://own", ReadOnly: true},
-		Mounts:  []MountSpec{{Source: "label://x", Target: "/data", Subpath: "s", ReadOnly: true, Copy: true, Options: []string{"size=1"}, Name: "data"}},
+		ID: "id", Hostname: "host", Domain: "dom", Serve: true, Root: Root{Image: "disk://image", Writable: "disk://own", ReadOnly: true},
+		Mounts:  []MountSpec{{Source: "label://x", Target: "/data", Subpath: "s", ReadOnly: true, Copy: true, Options: []string{"size=1"}, Name: "data", Was: []string{"y"}, Absent: "elsewhere"}},
 		Files:   []File{{Path: "/etc/hosts", Content: []byte{0, 255}, Mode: 0o644}},
 		Sysctls: []Sysctl{{"a.b", "1"}}, ShmSize: 1, Memory: 2, CPUs: 3, PidsMax: 4,
 		Process: &Process{Args: []string{"a", "é\n"}, Env: []string{"A=b"}, Cwd: "/c", User: "u:g", Groups: []string{"w"}, TTY: true, Rows: 1, Cols: 2, Stdin: true,
@@ -239,6 +291,12 @@ func TestPlainCalls(t *testing.T) {
 	if err := errors.Join(c.Signal(ctx, "x", 15), c.Resize(ctx, "", 3, 4), c.Mount(ctx, vol), c.Unmount(ctx, "/data")); err != nil {
 		t.Error(err)
 	}
+	if err := errors.Join(c.Freeze(ctx, "label://x", time.Minute), c.Thaw(ctx, "label://x"), c.Grow(ctx, "label://x", 1<<50)); err != nil {
+		t.Error(err)
+	}
+	if rooms, err := c.Rooms(ctx); err != nil || len(rooms) != 1 || rooms[0] != (Room{Source: "label://x", Total: 1 << 40, Free: 3}) {
+		t.Errorf("%+v, %v", rooms, err)
+	}
 	ps, err := c.Top(ctx)
 	if want, _ := h.Top(ctx); err != nil || !reflect.DeepEqual(ps, want) {
 		t.Errorf("top %+v, %v", ps, err)
@@ -246,7 +304,7 @@ func TestPlainCalls(t *testing.T) {
 	if err := c.Shutdown(ctx); err != nil {
 		t.Error(err)
 	}
-	if got, want := strings.Join(h.told, ";"), fmt.Sprintf(`signal "x" 15;resize "" 3 4;mount %+v;unmount "/data";top;top;shutdown`, vol); got != want {
+	if got, want := strings.Join(h.told, ";"), fmt.Sprintf(`signal "x" 15;resize "" 3 4;mount %+v;unmount "/data";freeze label://x 1m0s;thaw label://x;grow label://x 1125899906842624;rooms;top;top;shutdown`, vol); got != want {
 		t.Errorf("the guest was told %s, want %s", got, want)
 	}
 }
@@ -370,7 +428,10 @@ func TestKindsCrossUnchanged(t *testing.T) {
 		_, topErr := c.Top(ctx)
 		_, stdinErr := c.Stdin(ctx)
 		_, execErr := c.Exec(ctx, "", Process{Args: []string{"x"}}, nil, nil, nil)
-		for name, err := range map[string]error{"configure": c.Configure(ctx, ExecutorConfig{ID: "x"}), "signal": c.Signal(ctx, "", 1), "top": topErr, "stdin": stdinErr, "exec": execErr} {
+		_, statErr := c.Stat(ctx, StatRequest{})
+		_, archiveErr := c.Archive(ctx, ArchiveRequest{}, nil)
+		for name, err := range map[string]error{"configure": c.Configure(ctx, ExecutorConfig{ID: "x"}), "signal": c.Signal(ctx, "", 1), "top": topErr, "stdin": stdinErr, "exec": execErr,
+			"stat": statErr, "archive": archiveErr, "extract": c.Extract(ctx, ExtractRequest{}, strings.NewReader("x"))} {
 			if !fault.Is(err, k) || err.Error() != h.fail.Error() {
 				t.Errorf("%s: sent %q %v, got %q %v", name, k, h.fail, fault.KindOf(err), err)
 			}

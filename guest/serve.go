@@ -108,8 +108,11 @@ func answerCall(ctx context.Context, cancel context.CancelFunc, st *yamux.Stream
 		return
 	}
 	// Let the host close first: closing a stream here could overtake the answer's last bytes in the reset.
-	if _, _, err := readMessage(st); err != nil {
-		return
+	switch req.Op {
+	case "watch", "output", "exec", "archive", "extract": // something reads the stream already, and cancels when the host leaves
+		<-ctx.Done()
+	default:
+		_, _, _ = readMessage(st)
 	}
 }
 
@@ -150,6 +153,10 @@ func dispatch(ctx context.Context, cancel context.CancelFunc, st *yamux.Stream, 
 		return h.Top(ctx)
 	case "shutdown":
 		return nil, h.Shutdown(context.WithoutCancel(ctx))
+	case "freeze", "thaw", "grow":
+		return nil, serveVolume(ctx, h, req)
+	case "rooms":
+		return h.Rooms(ctx)
 	case "mount", "unmount":
 		return nil, serveMount(ctx, h, req)
 	case "watch":
@@ -162,6 +169,12 @@ func dispatch(ctx context.Context, cancel context.CancelFunc, st *yamux.Stream, 
 		return nil, serveOutput(ctx, cancel, st, h, after)
 	case "stdin":
 		return nil, serveStdin(st, h)
+	case "stat":
+		return serveStat(ctx, h, req)
+	case "archive":
+		return serveArchive(ctx, cancel, st, h, req)
+	case "extract":
+		return nil, serveExtract(ctx, cancel, st, h, req)
 	case "exec":
 		r, err := decodeBody[execRequest](req)
 		if err != nil {

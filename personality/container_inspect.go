@@ -1,7 +1,6 @@
 package personality
 
 import (
-	"context"
 	"net/http"
 	"strconv"
 	"time"
@@ -63,7 +62,7 @@ func (s *Server) containerInspect(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	answer := inspectOf(c, d, s.storeLocations(r.Context()), versionOf(r))
+	answer := inspectOf(c, d, s.Volumes.Locations(), versionOf(r))
 	if boolValue(r, "size") {
 		written, err := s.Containers.Written(r.Context(), string(c.ID))
 		if err != nil {
@@ -152,15 +151,6 @@ func statusText(st portlayer.State, now time.Time) string {
 // networksOf is the one network that a container is on: none.
 func networksOf(portlayer.Container) map[string]*network.EndpointSettings {
 	return map[string]*network.EndpointSettings{network.NetworkNone: {NetworkID: noneID()}}
-}
-
-// storeLocations says where each volume store is, for the Source of mounts.
-func (s *Server) storeLocations(ctx context.Context) map[portlayer.StoreName]string {
-	locations := map[portlayer.StoreName]string{}
-	for _, st := range s.Volumes.Stores(ctx, "") {
-		locations[st.Name] = st.Location
-	}
-	return locations
 }
 
 // mountPoints is what Docker calls a container's Mounts. Those of --tmpfs are in HostConfig.Tmpfs only, as in Moby.

@@ -36,7 +36,7 @@ func (s *Server) containerList(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	stores, images := s.storeLocations(r.Context()), imageNames{s: s, known: map[string]portlayer.Image{}}
+	stores, images := s.Volumes.Locations(), imageNames{s: s, known: map[string]portlayer.Image{}}
 	list := []container.Summary{}
 	for _, c := range all {
 		if !stopped && c.State.Phase != portlayer.Running || !pick(c) {

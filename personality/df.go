@@ -51,7 +51,7 @@ func (s *Server) systemDF(w http.ResponseWriter, r *http.Request) error {
 	}
 	if wants(system.ContainerObject) {
 		u.Containers = []container.Summary{}
-		stores := s.storeLocations(ctx)
+		stores := s.Volumes.Locations()
 		for _, c := range containers {
 			summary, err := summaryOf(c, stores, time.Now())
 			if err != nil {
@@ -112,7 +112,7 @@ func (s *Server) volumeUsage(r *http.Request) ([]volume.Volume, error) {
 	for _, text := range warnings { // df has no field for them
 		s.Log.Warn("the usage of volumes is not complete", "why", text)
 	}
-	stores := s.storeLocations(r.Context())
+	stores := s.Volumes.Locations()
 	list := []volume.Volume{}
 	for _, d := range all {
 		shown := showVolume(d.Volume, stores)

@@ -23,7 +23,7 @@ func (s *Server) volumeAttach(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.showMount(w, r, m)
+	return s.showMount(w, m)
 }
 
 // volumeDetach answers vch volume detach.
@@ -36,9 +36,9 @@ func (s *Server) volumeDetach(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.showMount(w, r, m)
+	return s.showMount(w, m)
 }
 
-func (s *Server) showMount(w http.ResponseWriter, r *http.Request, m portlayer.Mount) error {
-	return writeJSON(w, http.StatusOK, mountPoints([]portlayer.Mount{m}, s.storeLocations(r.Context()))[0])
+func (s *Server) showMount(w http.ResponseWriter, m portlayer.Mount) error {
+	return writeJSON(w, http.StatusOK, mountPoints([]portlayer.Mount{m}, s.Volumes.Locations())[0])
 }

@@ -38,7 +38,7 @@ func (s *Server) volumeCreate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusCreated, showVolume(vol, s.storeLocations(r.Context())))
+	return writeJSON(w, http.StatusCreated, showVolume(vol, s.Volumes.Locations()))
 }
 
 // showVolume is a volume as Docker shows it. The Mountpoint is the disk: there is no directory of the host that holds a volume's content.
@@ -71,6 +71,14 @@ func volumeStatus(d portlayer.VolumeDetail) map[string]any {
 	if d.Throttle.BPS != 0 {
 		status["BPS"] = units.BytesSize(float64(d.Throttle.BPS)) + "/s"
 	}
+	if in := d.Inside; in != nil {
+		status["Size"] = units.BytesSize(float64(in.Total))
+		status["Free"] = units.BytesSize(float64(in.Free))
+		status["FreeAsOf"] = in.Time.Format(time.RFC3339)
+	}
+	if d.Protected() {
+		status["Protected"] = true
+	}
 	attached := []string{}
 	for _, a := range d.Attached {
 		mode := "rw"
@@ -83,14 +91,25 @@ func volumeStatus(d portlayer.VolumeDetail) map[string]any {
 	return status
 }
 
+// storeState is a store's state in words.
+func storeState(st portlayer.StoreInfo) string {
+	if st.Status.Degraded != "" {
+		return "degraded: " + st.Status.Degraded
+	}
+	return "ok, " + units.BytesSize(float64(st.Status.Free)) + " free of " + units.BytesSize(float64(st.Status.Total))
+}
+
 // volumeInspect answers docker volume inspect.
 func (s *Server) volumeInspect(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.Volumes.Get(r.Context(), portlayer.ParseVolumeID(r.PathValue("name")))
 	if err != nil {
 		return err
 	}
-	shown := showVolume(d.Volume, s.storeLocations(r.Context()))
+	shown := showVolume(d.Volume, s.Volumes.Locations())
 	shown.Status = volumeStatus(d)
+	if st, err := s.Volumes.Store(r.Context(), d.Store); err == nil {
+		shown.Status["StoreState"] = storeState(st)
+	}
 	return writeJSON(w, http.StatusOK, shown)
 }
 
@@ -111,7 +130,7 @@ func (s *Server) volumeList(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	stores := s.storeLocations(r.Context())
+	stores := s.Volumes.Locations()
 	list := volume.ListResponse{Volumes: []volume.Volume{}, Warnings: warnings}
 	for _, d := range all {
 		if len(f["dangling"]) > 0 && dangling != (len(d.Refs) == 0) {

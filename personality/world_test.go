@@ -75,6 +75,7 @@ func newWorld(t *testing.T) *world {
 	w.containers, err = exec.New(ctx, exec.Options{DB: db, Hypervisor: hv, Volumes: w.volumes, Binder: w.volumes, Images: w.images, Publish: w.events.Publish, Log: log,
 		Dir: filepath.Join(w.dir, "containers"), Memory: 256 * portlayer.MiB, CPUs: 1e9})
 	must(err)
+	w.volumes.Reach(w.containers)
 	w.server, err = New(Options{Containers: w.containers, Volumes: w.volumes, Images: w.images, Events: w.events, Machine: hv.Info,
 		ID: "4d65822a-c6c1-4e5e-9b86-2f4a7c1b1f0e", Name: "box", Version: "0.1.0", Commit: "abc", BuildTime: "2026-11-24T20:00:00Z", StateDir: w.dir, Defaults: Defaults{Memory: 256 * portlayer.MiB, CPUs: 1e9}, Log: log})
 	must(err)

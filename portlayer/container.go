@@ -184,6 +184,17 @@ type Containers interface {
 	Attach(ctx context.Context, ref string, s AttachStreams, attached func()) error
 	// Resize sets the TTY's size; before Start it is what the TTY will start with.
 	Resize(ctx context.Context, ref string, rows, cols uint16) error
+	// StatPath looks at a path of the container, running or not, with all that is mounted for it; a volume that another container holds is looked at there.
+	// For one that does not run, its machine is booted and serves paths until it has had nothing to do for a while, or something else wants it or its volumes.
+	// NotFound: it is not there. The end of path has the meaning of lstat(2); ".." in it is taken off before any link is followed.
+	StatPath(ctx context.Context, ref, path string) (guest.PathStat, error)
+	// CopyOut writes a tar of path: a directory with its name and what is below it ("." if path ends in "/."), or one file. begin is called once with what path
+	// is, before anything is written, and says where to.
+	CopyOut(ctx context.Context, ref, path string, begin func(guest.PathStat) (io.Writer, error)) error
+	// CopyIn extracts a tar, not compressed, into the directory at path, links on the way followed. Denied: what is there is mounted read-only. InUse: it is in
+	// a volume that another container has, which reads it only, or that is below path. ErrArchive: the archive could not be extracted to its end; what came
+	// before stays, as it does with every other error after the first entry. archive may still be read when it returns: the caller closes what is behind it.
+	CopyIn(ctx context.Context, ref, path string, archive io.Reader, o CopyOptions) error
 	// Top lists the processes; not running: Conflict.
 	Top(ctx context.Context, ref string) ([]guest.ProcessInfo, error)
 
@@ -193,6 +204,12 @@ type Containers interface {
 	ExecStart(ctx context.Context, exec string, s AttachStreams, detach bool, started func()) error
 	ExecGet(ctx context.Context, exec string) (Exec, error)
 	ExecResize(ctx context.Context, exec string, rows, cols uint16) error
+}
+
+// CopyOptions is how an archive is extracted.
+type CopyOptions struct {
+	NoOverwrite bool // a directory is not replaced by something else, nor the other way
+	Owned       bool // everything is given to the user that the container's process runs as, if one is named; otherwise to whom the archive says
 }
 
 // WaitUntil is what Containers.Wait waits for.

@@ -4,3 +4,6 @@ import "errors"
 
 // ErrNotModified is returned by Start and Stop for a container that is already as asked.
 var ErrNotModified = errors.New("already in that state")
+
+// ErrArchive is in the chain of CopyIn's error where the place was right, and extracting into it went wrong.
+var ErrArchive = errors.New("cannot extract the archive")

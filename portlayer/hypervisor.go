@@ -60,6 +60,8 @@ type Machine interface {
 	// cannot do: disks of its own come and go only while it is off, and one serial is not removed and added in one call. A call that the end
 	// of this process cut off is finished by the next, which may be one of no changes.
 	Reconfigure(ctx context.Context, changes []DeviceChange) error
+	// Grown tells a machine that is on that Disks.Grow has made the disk with a serial longer; off: nothing happens. The guest hears of it some time after. NotFound if the machine has no such disk.
+	Grown(ctx context.Context, serial string) error
 	// PowerOn starts the machine and returns when it executes. A second call on a running machine does nothing. The kinds: InUse when another
 	// machine holds a disk, NotFound when a disk file is missing, Conflict when one is damaged (shorter than its descriptor says).
 	PowerOn(ctx context.Context) error

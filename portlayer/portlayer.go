@@ -79,7 +79,7 @@ const (
 type Event struct {
 	Time  time.Time
 	Noun  string            // "container", "volume", "image"
-	Verb  string            // container: create start die kill oom stop restart rename destroy attach detach resize exec_create exec_start exec_die; volume: create mount unmount destroy prune; image: pull import load tag untag delete prune
+	Verb  string            // container: create start die kill oom stop restart rename destroy attach detach resize exec_create exec_start exec_die archive-path extract-to-dir; volume: create mount unmount destroy prune; image: pull import load tag untag delete prune
 	ID    string            // the container's or image's id, the volume as users of this VCH call it
 	Attrs map[string]string // never nil for events that a service publishes; container events carry name, image and the labels; die carries exitCode; see docker-volumes.md for volume events
 }

@@ -2,6 +2,7 @@ package portlayer
 
 import (
 	"context"
+	"io"
 	"strconv"
 	"time"
 )
@@ -149,13 +150,32 @@ type Volumes interface {
 	Get(ctx context.Context, id VolumeID) (VolumeDetail, error)
 	// List gives all volumes of all stores, sorted by name and store; warnings name degraded stores and damaged volumes.
 	List(ctx context.Context) ([]VolumeDetail, []string, error)
-	// Remove is InUse, naming every container, while any refers to it.
+	// Remove is InUse, naming every container, while any refers to it, and Conflict while it has snapshots.
 	Remove(ctx context.Context, id VolumeID) error
 	// Protect gives a volume the label ProtectLabel, or takes it away. A protected volume is not removed by anything: Remove is a Conflict that says so, Prune
 	// and the removal of a container leave it.
 	Protect(ctx context.Context, id VolumeID, on bool) (Volume, error)
-	// Prune removes every volume without references for which pick says yes, but for protected ones, and returns them with the bytes that they held.
+	// Resize gives a volume more capacity (text as the option Capacity has it), and its file system with it, while a container that has it writable runs or while
+	// none does. Invalid for less than it has; InUse while containers that run only read it.
+	Resize(ctx context.Context, id VolumeID, capacity string) (Volume, error)
+	// Rename gives a volume another name in its store. InUse, naming every container, while any refers to it.
+	Rename(ctx context.Context, id VolumeID, to VolumeName) (Volume, error)
+	// Move puts a volume into another store. InUse, naming every container, while any refers to it; Conflict while it has snapshots, which would not come with
+	// it. Interrupted, it is in both, whole in the first.
+	Move(ctx context.Context, id VolumeID, to StoreName, progress Progressed) (Volume, error)
+	// Snapshot keeps a volume as it is at one moment; a container that writes to it meanwhile waits. name "" is the time.
+	Snapshot(ctx context.Context, id VolumeID, name string, progress Progressed) (Snapshot, error)
+	// Snapshots lists them, oldest first.
+	Snapshots(ctx context.Context, id VolumeID) ([]Snapshot, error)
+	RemoveSnapshot(ctx context.Context, id VolumeID, name string) error
+	// Export writes a volume's content as a tar, with owners, modes, times, extended attributes and links. A container that writes to it meanwhile goes on.
+	Export(ctx context.Context, id VolumeID, w io.Writer) error
+	// Import makes a volume, which must not be there, of a tar. After an error there is none.
+	Import(ctx context.Context, req VolumeRequest, r io.Reader) (Volume, error)
+	// Prune removes every volume without references for which pick says yes, but for protected ones and those with snapshots, and returns them with the bytes that they held.
 	Prune(ctx context.Context, pick func(Volume) bool) ([]Volume, Bytes, error)
+	// Locations says where each store is. It asks none, so that one which hangs keeps nobody.
+	Locations() map[StoreName]string
 	// Stores gives the stores with a driver, sorted by name; "" : all.
 	Stores(ctx context.Context, driver string) []StoreInfo
 	// Store gives one store, its driver with it: Invalid for one that is not there, listing those that are.
@@ -167,7 +187,7 @@ type VolumeRequest struct {
 	Name    VolumeName
 	Store   StoreName // "": that of the options, or where the name is known, or the default store
 	Driver  string
-	Options map[string]string // "Capacity" (or "size"), "VolumeStore", "iops" and "bps", keys in any case
+	Options map[string]string // "Capacity" (or "size"), "VolumeStore", "iops", "bps" and "from" (NAME[@STORE][@SNAPSHOT]), keys in any case
 	Labels  map[string]string
 }
 
@@ -177,6 +197,27 @@ type VolumeDetail struct {
 	Refs     []ContainerID // containers that refer to it, sorted
 	Attached []Attachment  // running containers that hold its disk
 	Usage    VolumeUsage
+	Inside   *Inside // nil: nobody has looked
+}
+
+// Inside is how full a volume's file system is, as the last machine said that had it.
+type Inside struct {
+	Total Bytes
+	Free  Bytes
+	Time  time.Time // when it said so
+}
+
+// Content is what the volume service needs of the container service: what only a machine does to a volume's file system.
+type Content interface {
+	// Freeze has running container c write nothing to vol until thaw, and all that it has written be on the disk. An error of thaw says that it was not so to the end.
+	Freeze(ctx context.Context, c ContainerID, vol Volume) (thaw func() error, err error)
+	// Grow makes the file system in vol as large as its disk. InUse while containers that run only read it.
+	Grow(ctx context.Context, vol Volume) error
+	// Export and Import are those of Volumes, for a volume that is there.
+	Export(ctx context.Context, vol Volume, w io.Writer) error
+	Import(ctx context.Context, vol Volume, r io.Reader) error
+	// Inside is nil where no machine has said it.
+	Inside(ctx context.Context, vol Volume) *Inside
 }
 
 // Attachment is a running container that holds a volume.

@@ -61,6 +61,7 @@ func boot() error {
 	l := &Linux{
 		reaper:  &reaper{waiting: map[int]chan unix.WaitStatus{}},
 		volumes: map[guest.Source]volume{}, binds: map[string]bind{}, forgotten: map[string]scsiPlace{},
+		targets: map[string]string{}, absent: map[string]string{},
 	}
 	sigchld := make(chan os.Signal, 1)
 	signal.Notify(sigchld, syscall.SIGCHLD)

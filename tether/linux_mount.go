@@ -3,8 +3,6 @@ package tether
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -79,9 +77,10 @@ func (l *Linux) mountAll(ctx context.Context, cfg guest.ExecutorConfig) (copied 
 		}
 	}
 	copied = time.Since(began)
-	if cfg.Process == nil {
+	if cfg.Process == nil && !cfg.Serve {
 		return copied, nil
 	}
+	l.mounts = cfg.Mounts
 	order := make([]int, len(cfg.Mounts))
 	for i := range order {
 		order[i] = i
@@ -89,11 +88,21 @@ func (l *Linux) mountAll(ctx context.Context, cfg guest.ExecutorConfig) (copied 
 	sort.SliceStable(order, func(a, b int) bool {
 		return strings.Count(targets[order[a]].path, "/") < strings.Count(targets[order[b]].path, "/")
 	})
-	if err := l.mountSystem(cfg); err != nil {
-		return copied, err
+	if cfg.Process != nil {
+		if err := l.mountSystem(cfg); err != nil {
+			return copied, err
+		}
 	}
 	for _, i := range order {
+		if cfg.Serve && cfg.Mounts[i].Source == "tmpfs:" {
+			continue
+		}
 		if err := l.mountOne(cfg.Mounts[i], targets[i]); err != nil {
+			return copied, err
+		}
+	}
+	for at := range l.absent {
+		if err := unix.Mount("", rootDir+at, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 			return copied, err
 		}
 	}
@@ -108,8 +117,11 @@ func (l *Linux) mountAll(ctx context.Context, cfg guest.ExecutorConfig) (copied 
 	return copied, nil
 }
 
-// mountRoot puts the overlay of the container's own disk on the image's together.
+// mountRoot puts the overlay of the container's own disk on the image's together. Without an image the root is empty, and in memory.
 func (l *Linux) mountRoot(ctx context.Context, root guest.Root) error {
+	if root.Image == "" {
+		return l.mount("tmpfs", rootDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755")
+	}
 	image, err := l.findDisk(ctx, root.Image, "the image")
 	if err != nil {
 		return err
@@ -255,7 +267,12 @@ func (l *Linux) openVolume(ctx context.Context, m guest.MountSpec, all []guest.M
 	if err != nil {
 		return "", err
 	}
-	if err := checkLabel(dev, label); err != nil {
+	sb, err := readSuper(dev)
+	own := false
+	if err == nil {
+		own, err = sb.isCalled(label, m.Was)
+	}
+	if err != nil {
 		return "", fault.New(fault.Conflict, "%s: %w", mountName(m), err)
 	}
 	readOnly := !slices.ContainsFunc(all, func(o guest.MountSpec) bool { return o.Source == m.Source && !o.ReadOnly })
@@ -280,36 +297,13 @@ func (l *Linux) openVolume(ctx context.Context, m guest.MountSpec, all []guest.M
 	}
 	// A copy-up that was cut off left its part here; the content itself is untouched.
 	if !readOnly {
+		settle(at, dev, sb, label, own)
 		if err := os.RemoveAll(content + copySuffix); err != nil {
 			return "", err
 		}
 	}
 	l.volumes[m.Source] = volume{content: content, readOnly: readOnly}
 	return content, nil
-}
-
-// checkLabel compares the file system in a disk with the label that it should have.
-func checkLabel(dev, label string) error {
-	f, err := os.Open(dev)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	super := make([]byte, 1024)
-	if _, err := f.ReadAt(super, superOffset); err != nil {
-		return fmt.Errorf("cannot read its superblock: %w", err)
-	}
-	if binary.LittleEndian.Uint16(super[superMagicAt:]) != superMagic {
-		return errors.New("its disk holds no ext4 file system")
-	}
-	want, err := hex.DecodeString(label)
-	if err != nil || len(want) != 16 {
-		return fmt.Errorf("label %q is not 32 hex digits", label)
-	}
-	if have := super[superUUIDAt : superUUIDAt+16]; !bytes.Equal(have, want) {
-		return fmt.Errorf("its disk holds the file system %x, not %s", have, label)
-	}
-	return nil
 }
 
 func (l *Linux) mountOne(m guest.MountSpec, t target) error {
@@ -320,6 +314,14 @@ func (l *Linux) mountOne(m guest.MountSpec, t target) error {
 	}
 	if err := makeTarget(m, path, t.file); err != nil {
 		return err
+	}
+	inside := strings.TrimPrefix(path, rootDir)
+	l.targets[m.Target] = inside
+	l.shown = append(l.shown, inside)
+	if m.Absent != "" {
+		// Its place is kept free, for what is mounted below it, and that nothing is written there.
+		l.absent[inside] = m.Target
+		return l.mount("tmpfs", path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755")
 	}
 	if m.Source == "tmpfs:" {
 		flags, data, err := tmpfsOptions(m.Options)
@@ -472,6 +474,7 @@ func (l *Linux) unmountAll() error {
 		}
 	}
 	l.mounted, l.volumes, l.binds = nil, map[guest.Source]volume{}, map[string]bind{}
+	l.mounts, l.shown, l.targets, l.absent = nil, nil, map[string]string{}, map[string]string{}
 	unix.Sync()
 	return errors.Join(errs...)
 }

@@ -38,6 +38,10 @@ type Linux struct {
 	binds   map[string]bind // volumes' mounts in the container's root, by their specs' targets
 
 	forgotten map[string]scsiPlace // disks that Unmount had the kernel drop, by label
+	mounts    []guest.MountSpec    // of the config
+	shown     []string             // paths of the container where something was mounted for it that its archives show, in order
+	targets   map[string]string    // Targets of mounts to the paths of the container that they led to
+	absent    map[string]string    // paths of the container where mounts are absent to their Targets
 
 	mu   sync.Mutex // guards below
 	main *linuxProc
@@ -263,6 +267,7 @@ func (l *Linux) mountFiles(cfg guest.ExecutorConfig) error {
 		if err := l.mount(src, at, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("cannot mount %s: %w", f.Path, err)
 		}
+		l.shown = append(l.shown, strings.TrimPrefix(at, rootDir))
 	}
 	return nil
 }

@@ -30,8 +30,8 @@ func (c *Core) Unmount(ctx context.Context, target string) error {
 func (c *Core) remount(ctx context.Context, do func(context.Context) error) error {
 	c.mounting.Lock()
 	defer c.mounting.Unlock()
-	if _, err := c.process(""); err != nil {
-		return err
+	if c.Status().Phase != guest.Running {
+		return fault.New(fault.Conflict, "the container's process does not run")
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -33,10 +33,24 @@ type System interface {
 	Unmount(target string) error
 	// Release ends every process of the container, unmounts and syncs.
 	Release() error
+	// Freeze, Grow and Rooms are guest.Handler's, between Prepare and Release. What Freeze returns thaws, once.
+	Freeze(source guest.Source) (thaw func() error, err error)
+	Grow(ctx context.Context, source guest.Source, size int64) error
+	Rooms() ([]guest.Room, error)
 	// Top lists the container's processes.
 	Top() ([]guest.ProcessInfo, error)
 	// PowerOff ends the machine. It does not return in a real one.
 	PowerOff() error
+	Files
+}
+
+// Files does what guest.Archives says, between Prepare and Release, for many at once.
+type Files interface {
+	Stat(r guest.StatRequest) (guest.Located, error)
+	// Archive returns soon after an error of out.
+	Archive(r guest.ArchiveRequest, out io.Writer) ([]guest.Skipped, error)
+	// Extract returns soon after an error of in.
+	Extract(r guest.ExtractRequest, in io.Reader) error
 }
 
 // Proc is a started process.
@@ -89,6 +103,8 @@ type Core struct {
 	main    Proc
 	stdin   io.WriteCloser
 	execs   map[string]Proc
+	frozen  map[guest.Source]*frozen
+	copies  *copies // nil while nothing is mounted
 
 	frames  []guest.Frame // not yet acknowledged; the last one's number is last
 	held    int
@@ -99,7 +115,7 @@ type Core struct {
 
 // NewCore makes a waiting core. boot is what was measured before; the tether's own start counts from now on.
 func NewCore(sys System, boot []guest.Timing) *Core {
-	return &Core{sys: sys, booted: time.Now(), boot: boot, status: guest.Status{Phase: guest.Waiting}, changed: make(chan struct{}), flowing: make(chan struct{}), execs: map[string]Proc{}}
+	return &Core{sys: sys, booted: time.Now(), boot: boot, status: guest.Status{Phase: guest.Waiting}, changed: make(chan struct{}), flowing: make(chan struct{}), execs: map[string]Proc{}, frozen: map[guest.Source]*frozen{}}
 }
 
 // Configure is guest.Handler.Configure.
@@ -142,13 +158,22 @@ func (c *Core) Configure(ctx context.Context, cfg guest.ExecutorConfig) error {
 		})
 		return err
 	}
+	if proc == nil && cfg.Serve {
+		c.finishOutput()
+		c.setCopies(newCopies())
+		c.mu.Lock()
+		c.running, c.ended = context.WithCancel(context.Background())
+		c.mu.Unlock()
+		c.set(func(st *guest.Status) { st.Phase, st.Timings, st.Started = guest.Running, timings, time.Now() })
+		return nil
+	}
 	if proc == nil { // a utility machine: all is done
 		c.finishOutput()
 		c.set(func(st *guest.Status) { st.Phase, st.Timings, st.Finished = guest.Exited, timings, time.Now() })
 		return nil
 	}
 	c.mu.Lock()
-	c.main, c.stdin = proc, proc.Stdin()
+	c.main, c.stdin, c.copies = proc, proc.Stdin(), newCopies()
 	c.running, c.ended = context.WithCancel(context.Background())
 	c.mu.Unlock()
 	c.set(func(st *guest.Status) {
@@ -165,7 +190,10 @@ func (c *Core) start(ctx context.Context, cfg guest.ExecutorConfig, timings *[]g
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Process == nil {
+	switch {
+	case cfg.Process == nil && cfg.Serve:
+		return nil, nil
+	case cfg.Process == nil:
 		return nil, c.sys.Release()
 	}
 	began := time.Now()
@@ -190,11 +218,14 @@ func (c *Core) attend(p Proc) {
 	pumps.Wait()
 	finished := time.Now()
 	c.mounting.Lock()
+	c.thawAll()
+	rooms, _ := c.sys.Rooms() // for whoever wants to know later; the exit does not wait for it
+	c.endCopies(copyGrace)
 	err := c.sys.Release()
 	c.mounting.Unlock()
 	c.finishOutput()
 	c.set(func(st *guest.Status) {
-		st.Phase, st.Exit, st.Finished, st.Pid = guest.Exited, exit, finished, 0
+		st.Phase, st.Exit, st.Finished, st.Pid, st.Rooms = guest.Exited, exit, finished, 0, rooms
 		if err != nil {
 			st.Error = &guest.Fault{Kind: fault.KindOf(err).String(), Text: "not everything was unmounted: " + err.Error()}
 		}
@@ -431,4 +462,15 @@ func (c *Core) Top(context.Context) ([]guest.ProcessInfo, error) {
 }
 
 // Shutdown is guest.Handler.Shutdown.
-func (c *Core) Shutdown(context.Context) error { return c.sys.PowerOff() }
+func (c *Core) Shutdown(context.Context) error {
+	c.mu.Lock()
+	serving := c.status.Phase == guest.Running && c.main == nil
+	c.mu.Unlock()
+	if !serving {
+		return c.sys.PowerOff()
+	}
+	c.endCopies(0)
+	err := c.sys.Release()
+	c.set(func(st *guest.Status) { st.Phase, st.Finished = guest.Exited, time.Now() })
+	return errors.Join(err, c.sys.PowerOff())
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"testing"
@@ -65,6 +66,29 @@ func (s *system) Unmount(target string) error {
 	return s.mountErr
 }
 
+func (s *system) Freeze(source guest.Source) (func() error, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mounts = append(s.mounts, "freeze "+source)
+	return func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.mounts = append(s.mounts, "thaw "+source)
+		return nil
+	}, s.mountErr
+}
+
+func (s *system) Grow(_ context.Context, source guest.Source, size int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mounts = append(s.mounts, fmt.Sprintf("grow %s %d", source, size))
+	return s.mountErr
+}
+
+func (s *system) Rooms() ([]guest.Room, error) {
+	return []guest.Room{{Source: "label://x", Total: 2, Free: 1}}, nil
+}
+
 func (s *system) Release() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,9 +96,34 @@ func (s *system) Release() error {
 	return s.releaseErr
 }
 
+func (s *system) releases() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.released
+}
+
 func (s *system) Top() ([]guest.ProcessInfo, error) { return []guest.ProcessInfo{{PID: 1}}, nil }
 
 func (s *system) PowerOff() error { s.off = true; return nil }
+
+func (s *system) Stat(guest.StatRequest) (guest.Located, error) {
+	return guest.Located{Path: "/found"}, nil
+}
+
+// Archive writes for ever.
+func (s *system) Archive(_ guest.ArchiveRequest, out io.Writer) ([]guest.Skipped, error) {
+	for {
+		if _, err := out.Write(make([]byte, 1<<10)); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// Extract reads to the end.
+func (s *system) Extract(_ guest.ExtractRequest, in io.Reader) error {
+	_, err := io.Copy(io.Discard, in)
+	return err
+}
 
 // proc is a process that writes and ends when a test says so.
 type proc struct {
@@ -432,5 +481,94 @@ func TestExecDoesNotWaitForChildren(t *testing.T) {
 		}
 		p.exit(guest.Exit{})
 		main.exit(guest.Exit{})
+	})
+}
+
+// Archives are there while the mounts are, and no longer than a grace after the process's end: then whoever reads or writes one hears why.
+func TestArchivesEndWithTheMounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &system{}
+		c := NewCore(s, nil)
+		if _, err := c.Stat(t.Context(), guest.StatRequest{}); !fault.Is(err, fault.Conflict) {
+			t.Errorf("before the config: %v", err)
+		}
+		c, p := started(t, s)
+		if l, err := c.Stat(t.Context(), guest.StatRequest{}); err != nil || l.Path != "/found" {
+			t.Errorf("%+v, %v", l, err)
+		}
+		stop := errors.New("stop")
+		if _, err := c.Archive(t.Context(), guest.ArchiveRequest{}, func([]byte) error { return stop }); !errors.Is(err, stop) {
+			t.Errorf("an archive that is not taken: %v", err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		if _, err := c.Archive(ctx, guest.ArchiveRequest{}, func([]byte) error { cancel(); return nil }); !errors.Is(err, context.Canceled) {
+			t.Errorf("an archive that was given up: %v", err)
+		}
+		if err := c.Extract(t.Context(), guest.ExtractRequest{}, bytes.NewReader(make([]byte, 5000))); err != nil {
+			t.Error(err)
+		}
+
+		out, in := make(chan error, 1), make(chan error, 1)
+		taken := make(chan struct{})
+		go func() {
+			_, err := c.Archive(t.Context(), guest.ArchiveRequest{}, func([]byte) error { <-taken; return nil }) // a client that stalls
+			out <- err
+		}()
+		stalled, typed := io.Pipe()
+		go func() { in <- c.Extract(t.Context(), guest.ExtractRequest{}, stalled) }()
+		synctest.Wait()
+		p.exit(guest.Exit{})
+		synctest.Wait()
+		if st := c.Status(); st.Phase != guest.Running || s.releases() != 0 {
+			t.Errorf("unmounted below an archive: %s, released %d times", st.Phase, s.releases())
+		}
+		if _, err := c.Stat(t.Context(), guest.StatRequest{}); !fault.Is(err, fault.Conflict) {
+			t.Errorf("a new one after the end: %v", err)
+		}
+		time.Sleep(copyGrace)
+		synctest.Wait()
+		if st := c.Status(); st.Phase != guest.Exited || s.releases() != 1 {
+			t.Errorf("after the grace: %s, released %d times", st.Phase, s.releases())
+		}
+		close(taken)
+		if err := <-out; !fault.Is(err, fault.Conflict) {
+			t.Errorf("an archive that was cut off: %v", err)
+		}
+		if err := <-in; !fault.Is(err, fault.Conflict) {
+			t.Errorf("an extraction that was cut off: %v", err)
+		}
+		typed.Close()
+	})
+}
+
+// A machine without a process serves archives until its shutdown, which unmounts.
+func TestServing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &system{}
+		c := NewCore(s, nil)
+		cfg := guest.ExecutorConfig{ID: "c1", Serve: true}
+		for range 2 {
+			if err := c.Configure(t.Context(), cfg); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if st := c.Status(); st.Phase != guest.Running || st.Pid != 0 || s.prepared != 1 || s.releases() != 0 {
+			t.Errorf("%+v, prepared %d times, released %d times", st, s.prepared, s.releases())
+		}
+		if l, err := c.Stat(t.Context(), guest.StatRequest{}); err != nil || l.Path != "/found" {
+			t.Errorf("%+v, %v", l, err)
+		}
+		if err := c.Signal(t.Context(), "", 15); !fault.Is(err, fault.Conflict) {
+			t.Errorf("a signal to no process: %v", err)
+		}
+		if err := c.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if st := c.Status(); st.Phase != guest.Exited || s.releases() != 1 || !s.off {
+			t.Errorf("after the shutdown: %+v, released %d times, off %v", st, s.releases(), s.off)
+		}
+		if _, err := c.Stat(t.Context(), guest.StatRequest{}); !fault.Is(err, fault.Conflict) {
+			t.Errorf("after the shutdown: %v", err)
+		}
 	})
 }

@@ -183,6 +183,7 @@ func connect(ctx context.Context, s settings, db *record.DB, hypervisor portlaye
 		return nil, nil, err
 	}
 	users.Store(containers)
+	volumes.Reach(containers)
 	name, err := os.Hostname()
 	if err != nil {
 		name = "vch"

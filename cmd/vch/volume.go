@@ -12,7 +12,7 @@ import (
 func volumeCommand(stdout io.Writer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "volume",
-		Short: "What docker volume has no words for: protect, attach, detach",
+		Short: "What docker volume has no words for: resize, snapshot, export, attach and more",
 		Long: `vch volume does with volumes what the docker CLI has no words for. It speaks to a running vch serve, through the same socket.
 
 A volume is NAME, or NAME@STORE where several stores know the name.`,
@@ -26,6 +26,8 @@ A volume is NAME, or NAME@STORE where several stores know the name.`,
 			"A protected volume has the label vch.protect. docker volume rm, prune, docker rm -v and --rm leave it until it is unprotected.\nThe label can be given at creation, too: docker volume create --label vch.protect NAME."),
 		protectCommand(&c, stdout, "unprotect", "Let a protected volume be removed again", http.MethodDelete, ""),
 		attachCommand(&c, stdout), detachCommand(&c, stdout),
+		resizeCommand(&c, stdout), renameCommand(&c, stdout), moveCommand(&c, stdout), snapshotCommand(&c, stdout),
+		exportCommand(&c, stdout), importCommand(&c, stdout),
 	)
 	return cmd
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -42,6 +43,8 @@ type content struct {
 	serial   string   // of its disk; "" in memory
 	room     int64    // bytes that the list may take
 	extent   *os.File // nil: in memory, as a tmpfs
+
+	frozen sync.RWMutex // read by whoever writes; held while it is frozen
 
 	mu    sync.Mutex // guards below, and the extent, which is this file system's memory
 	files map[string]string
@@ -132,6 +135,8 @@ func (c *content) unmount() error {
 
 // write replaces a file. Its errors are the kernel's.
 func (c *content) write(path, text string) error {
+	c.frozen.RLock()
+	defer c.frozen.RUnlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.gone {
@@ -161,6 +166,29 @@ func (c *content) write(path, text string) error {
 	return nil
 }
 
+// rename gives the file system another label.
+func (c *content) rename(label portlayer.Label) error {
+	if c.label == label {
+		return nil
+	}
+	if _, err := c.extent.WriteAt([]byte(label), labelAt); err != nil {
+		return err
+	}
+	c.label = label
+	return nil
+}
+
+// used is how many bytes the list takes.
+func (c *content) used() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list, err := json.Marshal(c.files)
+	if err != nil {
+		return c.room
+	}
+	return int64(len(list))
+}
+
 // has reports whether path is a file, or a directory that holds one.
 func (c *content) has(path string) bool {
 	c.mu.Lock()
@@ -171,6 +199,13 @@ func (c *content) has(path string) bool {
 		}
 	}
 	return false
+}
+
+// names gives the paths of all files.
+func (c *content) names() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.files))
 }
 
 // read gives what a file holds.

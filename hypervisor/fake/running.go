@@ -54,7 +54,12 @@ func (r *running) live() {
 	r.core.Forget(math.MaxUint64)
 	for {
 		changed := r.core.Changed()
-		if p := r.core.Status().Phase; p != guest.Starting && p != guest.Running {
+		st := r.core.Status()
+		if st.Phase != guest.Starting && st.Phase != guest.Running {
+			break
+		}
+		if st.Phase == guest.Running && st.Pid == 0 { // it serves archives, and no process's end ends that
+			_ = r.core.Shutdown(context.Background())
 			break
 		}
 		<-changed

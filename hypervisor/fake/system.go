@@ -24,6 +24,7 @@ type system struct {
 	dead   bool       // the machine is off: nothing starts any more
 	mounts []mount    // deepest targets first; the root is the last
 	open   []*content
+	absent []string   // targets of mounts that are in another machine
 	procs  []*process // running, in the order of their start
 	pid    int        // of the last process
 }
@@ -73,6 +74,13 @@ func (s *system) mountAll(cfg guest.ExecutorConfig) error {
 		if m.Target == "/" {
 			return fault.New(fault.Invalid, "mount target %s is the root of the container", m.Target)
 		}
+		if m.Absent != "" {
+			s.absent = append(s.absent, m.Target)
+			continue
+		}
+		if m.Source == "tmpfs:" && cfg.Serve {
+			continue
+		}
 		if m.Source == "tmpfs:" {
 			s.mounts = append(s.mounts, mount{m.Target, "", newMemory(), "", m.ReadOnly})
 			continue
@@ -104,11 +112,16 @@ func (s *system) mountVolume(m guest.MountSpec, all []guest.MountSpec, volumes m
 		if c, readOnly, err = s.mountDisk("disk://"+label, mountName(m)); err != nil {
 			return err
 		}
-		if string(c.label) != label {
+		if string(c.label) != label && !slices.Contains(m.Was, string(c.label)) {
 			return fault.New(fault.Conflict, "%s: its disk holds the file system %s, not %s", mountName(m), c.label, label)
 		}
 		if readOnly && slices.ContainsFunc(all, func(o guest.MountSpec) bool { return o.Source == m.Source && !o.ReadOnly }) {
 			return fault.New(fault.Internal, "the file system of %s cannot be mounted: read-only file system", mountName(m))
+		}
+		if !readOnly {
+			if err := c.rename(portlayer.Label(label)); err != nil {
+				return err
+			}
 		}
 		volumes[m.Source] = c
 	}
@@ -149,7 +162,7 @@ func (s *system) unmountAll() error {
 	for _, c := range s.open {
 		errs = append(errs, c.unmount())
 	}
-	s.mounts, s.open = nil, nil
+	s.mounts, s.open, s.absent = nil, nil, nil
 	return errors.Join(errs...)
 }
 

@@ -1,6 +1,8 @@
 package hypertest
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +37,7 @@ func (s *suite) testMachines(t *testing.T) {
 	t.Run("readers share a volume and cannot write it", func(t *testing.T) { s.readers(t, data) })
 	t.Run("what the guest cannot do comes back with kind and reason", func(t *testing.T) { s.refusals(t, data) })
 	t.Run("disks come and go while the machine is on", s.hotplug)
+	t.Run("the file systems of volumes grow, freeze and change their names", s.volumes)
 	if _, err := s.h.Disks().Stat(t.Context(), data); err != nil {
 		t.Errorf("the volume did not outlive its machines: %v", err)
 	}
@@ -293,7 +296,67 @@ func (s *suite) writer(t *testing.T, data portlayer.DiskPath) {
 	}
 	s.exit(t, c)
 	s.shutdown(t, m, c)
+
+	s.powerOn(t, m)
+	c = s.connect(t, m)
+	cfg = config("writer", nil)
+	cfg.Process, cfg.Serve = nil, true
+	s.configure(t, c, cfg)
+	if st, err := c.Status(s.limit(t)); err != nil || st.Phase != guest.Running {
+		t.Errorf("a machine that serves files is %+v, %v", st, err)
+	}
+	s.archives(t, c, guest.Place{Path: "/"}, "own", "mine")
+	s.shutdown(t, m, c)
 	s.undefine(t, m)
+}
+
+// archives puts a file into a directory that holds another, and looks for both.
+func (s *suite) archives(t *testing.T, c *guest.Client, dir guest.Place, other, text string) {
+	t.Helper()
+	var in, out bytes.Buffer
+	w := tar.NewWriter(&in)
+	err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "came", Size: 4, Mode: 0o644})
+	if err == nil {
+		_, err = io.WriteString(w, "here")
+	}
+	if err = errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Extract(s.limit(t), guest.ExtractRequest{Place: dir}, &in); err != nil {
+		t.Fatal(err)
+	}
+	file := dir
+	file.Path = dir.Path + "/came"
+	if l, err := c.Stat(s.limit(t), guest.StatRequest{Place: file}); err != nil || l.Stat.Size != 4 || l.Stat.Mode.IsDir() {
+		t.Errorf("stat: %+v, %v", l, err)
+	}
+	file.Path = dir.Path + "/nowhere"
+	_, err = c.Stat(s.limit(t), guest.StatRequest{Place: file})
+	want(t, "stat of what is not there", err, fault.NotFound)
+	if _, err := c.Archive(s.limit(t), guest.ArchiveRequest{Place: dir, Name: "d", Skip: []string{"/bin"}}, func(b []byte) error { out.Write(b); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	for r := tar.NewReader(&out); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found[h.Name] = string(data)
+	}
+	if found["d/came"] != "here" || found["d/"+other] != text {
+		t.Errorf("the archive has %q", found)
+	}
+	again := s.limit(t)
+	err = c.Extract(again, guest.ExtractRequest{Place: dir}, strings.NewReader(strings.Repeat("no archive", 100)))
+	want(t, "what is no archive", err, fault.Invalid)
 }
 
 // errEnough ends an Output early.
@@ -424,6 +487,18 @@ func (s *suite) readers(t *testing.T, data portlayer.DiskPath) {
 
 	sc := s.connect(t, sleeper)
 	s.configure(t, sc, config("sleeper", []string{s.Commands.Read("/data/f"), "sleep 1000"}, volume("data", true)))
+	vol := guest.Place{Source: volume("data", true).Source, Path: "/"}
+	if l, err := sc.Stat(s.limit(t), guest.StatRequest{Place: guest.Place{Path: "/data/f"}}); err != nil || !l.ReadOnly || !l.Mounted || l.Stat.Size != 4 {
+		t.Errorf("a file of a read-only volume: %+v, %v", l, err)
+	}
+	err := sc.Extract(s.limit(t), guest.ExtractRequest{Place: vol}, strings.NewReader(""))
+	if err != nil {
+		t.Errorf("nothing into a read-only volume: %v", err)
+	}
+	if _, err := sc.Archive(s.limit(t), guest.ArchiveRequest{Place: vol, Name: "."}, func([]byte) error { return errEnough }); !errors.Is(err, errEnough) {
+		t.Errorf("an archive of a volume that is given up: %v", err)
+	}
+	s.archives(t, sc, guest.Place{Path: "/"}, "data/f", "kept")
 	if err := sc.Signal(s.limit(t), "", 9); err != nil {
 		t.Error(err)
 	}

@@ -364,3 +364,35 @@ func TestQMP(t *testing.T) {
 		t.Error("a call on a closed connection works")
 	}
 }
+
+// What a removal that was interrupted left goes with the first removal beside it, and what one left that failed with the next.
+func TestRemoveDirClearsLeftovers(t *testing.T) {
+	d, err := FindDisks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent := t.TempDir()
+	left := filepath.Join(parent, tombPrefix+"0123", "deep")
+	remove := func(name string) error {
+		return d.RemoveDir(t.Context(), portlayer.DiskPath(filepath.Join(parent, name)))
+	}
+	for _, failing := range []bool{false, true} {
+		if err := os.MkdirAll(left, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if failing {
+			if err := remove(strings.Repeat("x", 300)); err == nil {
+				t.Fatal("a name that is too long was removed")
+			}
+		}
+		if err := os.Mkdir(filepath.Join(parent, "a"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := remove("a"); err != nil {
+			t.Fatal(err)
+		}
+		if entries, err := os.ReadDir(parent); err != nil || len(entries) > 0 {
+			t.Errorf("left: %v, %v", entries, err)
+		}
+	}
+}

@@ -1,4 +1,7 @@
 // Package sparsefile copies files with holes: their data, and not their zeros.
+//
+// A disk's extent is such a file: it has the size that the disk may hold, and takes what was written. A copy that wrote the holes out would take all of
+// it, and minutes. Where the file system shares blocks between files, a copy takes no time and no room.
 package sparsefile
 
 import (

@@ -46,6 +46,7 @@ type Service struct {
 	records record.Table[portlayer.Container]
 	journal record.Table[entry]
 	touched record.Table[portlayer.VolumeName] // volumes that were written, by writtenKey
+	rooms   record.Table[portlayer.Inside]     // how full volumes were left, by their labels
 
 	ctx    context.Context // ends with Close; owners of containers run under it
 	cancel context.CancelFunc
@@ -76,7 +77,10 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if s.touched, err = record.NewTable[portlayer.VolumeName](o.DB, "written"); err != nil {
 		return nil, err
 	}
-	if err := forgetRemoved(ctx, o.Volumes, s.touched); err != nil {
+	if s.rooms, err = record.NewTable[portlayer.Inside](o.DB, "rooms"); err != nil {
+		return nil, err
+	}
+	if err := forgetRemoved(ctx, o.Volumes, s.touched, s.rooms); err != nil {
 		return nil, err
 	}
 	if err := s.recover(ctx); err != nil {

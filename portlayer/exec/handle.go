@@ -46,7 +46,7 @@ func (s *Service) Commit(ctx context.Context, h *portlayer.Handle) error {
 	if err != nil {
 		return err
 	}
-	return u.ask(ctx, func() error {
+	return u.alone(ctx, func() error {
 		ctx, cancel := context.WithTimeout(s.ctx, changeLimit)
 		defer cancel()
 		return u.become(ctx, h)
@@ -416,7 +416,7 @@ func (s *Service) utility(ctx context.Context, id portlayer.ContainerID, image p
 		return err
 	}
 	h.Config.Process = nil
-	if err := s.o.Binder.Attach(id, "the utility machine that "+does, mounts); err != nil {
+	if err := s.attach(ctx, id, "the utility machine that "+does, mounts); err != nil {
 		return err
 	}
 	defer s.o.Binder.Detach(id)

@@ -26,7 +26,7 @@ func (s *Service) AttachVolume(ctx context.Context, ref string, m portlayer.Moun
 	if err != nil {
 		return m, err
 	}
-	err = u.ask(ctx, func() (err error) { m, err = u.attachVolume(m); return err })
+	err = u.alone(ctx, func() (err error) { m, err = u.attachVolume(m); return err })
 	return m, err
 }
 
@@ -90,7 +90,7 @@ func (s *Service) DetachVolume(ctx context.Context, ref, target string) (m portl
 	if err != nil {
 		return m, err
 	}
-	err = u.ask(ctx, func() (err error) { m, err = u.detachVolume(path.Clean(target)); return err })
+	err = u.alone(ctx, func() (err error) { m, err = u.detachVolume(path.Clean(target)); return err })
 	return m, err
 }
 

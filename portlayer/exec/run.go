@@ -140,7 +140,7 @@ func (s *Service) Start(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	return u.ask(ctx, u.start)
+	return u.alone(ctx, u.start)
 }
 
 // start runs the container. Owner only. It does not stop because its client left: the outcome is recorded either way.
@@ -176,12 +176,8 @@ func (u *unit) start() (err error) {
 		}
 	}()
 
-	limited, cancel := context.WithTimeout(s.ctx, bootLimit+startLimit)
-	defer cancel()
-	ctx, giveUp := context.WithCancelCause(limited)
-	defer giveUp(nil)
-	u.starting.Store(&giveUp)
-	defer u.starting.Store(nil)
+	ctx, giveUp := u.beginStart()
+	defer u.endStart(giveUp)
 	if err := covered(u.c.Spec.Mounts); err != nil {
 		return err
 	}
@@ -189,7 +185,7 @@ func (u *unit) start() (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.o.Binder.Attach(u.c.ID, u.c.Spec.Name, u.c.Spec.Mounts); err != nil {
+	if err := s.attach(ctx, u.c.ID, u.c.Spec.Name, u.c.Spec.Mounts); err != nil {
 		return err
 	}
 	back.Push(func(context.Context) error { s.o.Binder.Detach(u.c.ID); return nil })
@@ -205,32 +201,9 @@ func (u *unit) start() (err error) {
 		return err
 	}
 	back.Push(machine.PowerOff)
-	defer func() {
-		if err != nil && context.Cause(ctx) == errGivenUp {
-			err = errGivenUp
-		}
-	}()
-	client, took, err := u.bringUp(ctx, machine, h.Config)
-	for range u.c.Spec.Mounts { // each try comes as far as the next unclean volume
-		unclean := uncleanMounts(err, h.Config.Mounts, u.c.Spec.Mounts)
-		if len(unclean) == 0 {
-			break
-		}
-		s.o.Log.Info("a volume's last writer did not unmount it; replaying its journal", "container", short(u.c.ID), "name", u.c.Spec.Name)
-		if err := machine.PowerOff(ctx); err != nil {
-			return err
-		}
-		s.o.Binder.Detach(u.c.ID)
-		if err := s.mend(ctx, u.c.Image, u.c.Spec.Name, unclean); err != nil {
-			return err
-		}
-		if err := s.o.Binder.Attach(u.c.ID, u.c.Spec.Name, u.c.Spec.Mounts); err != nil {
-			return err
-		}
-		client, took, err = u.bringUp(ctx, machine, h.Config)
-	}
+	client, took, err := u.bringUpMended(ctx, machine, h, u.c.Spec.Mounts)
 	if err != nil {
-		return err
+		return givenUp(ctx, err)
 	}
 	back.Push(func(context.Context) error { return client.Close() })
 	s.wrote(ctx, u.c.Spec.Mounts)
@@ -258,6 +231,53 @@ func (u *unit) start() (err error) {
 	s.wg.Add(1)
 	go u.follow(r, 0)
 	return nil
+}
+
+// beginStart gives the context of a start, which whoever removes the container by force may end. endStart has to follow. Owner only.
+func (u *unit) beginStart() (context.Context, context.CancelCauseFunc) {
+	limited, cancel := context.WithTimeout(u.s.ctx, bootLimit+startLimit)
+	ctx, giveUp := context.WithCancelCause(limited)
+	end := context.CancelCauseFunc(func(cause error) { giveUp(cause); cancel() })
+	u.starting.Store(&end)
+	return ctx, end
+}
+
+func (u *unit) endStart(end context.CancelCauseFunc) {
+	u.starting.Store(nil)
+	end(nil)
+}
+
+// givenUp prefers the reason why a start was given up to what came of it.
+func givenUp(ctx context.Context, err error) error {
+	if context.Cause(ctx) == errGivenUp {
+		return errGivenUp
+	}
+	return err
+}
+
+// bringUpMended is bringUp for a machine whose mounts are attached. It mends the volumes that cannot be mounted read-only as their last writer left them.
+func (u *unit) bringUpMended(ctx context.Context, machine portlayer.Machine, h *portlayer.Handle, mounts []portlayer.Mount) (*guest.Client, []guest.Timing, error) {
+	s := u.s
+	client, took, err := u.bringUp(ctx, machine, h.Config)
+	for range mounts { // each try comes as far as the next unclean volume
+		unclean := uncleanMounts(err, h.Config.Mounts, mounts)
+		if len(unclean) == 0 {
+			break
+		}
+		s.o.Log.Info("a volume's last writer did not unmount it; replaying its journal", "container", short(u.c.ID), "name", u.c.Spec.Name)
+		if err := machine.PowerOff(ctx); err != nil {
+			return nil, nil, err
+		}
+		s.o.Binder.Detach(u.c.ID)
+		if err := s.mend(ctx, u.c.Image, u.c.Spec.Name, unclean); err != nil {
+			return nil, nil, err
+		}
+		if err := s.attach(ctx, u.c.ID, u.c.Spec.Name, mounts); err != nil {
+			return nil, nil, err
+		}
+		client, took, err = u.bringUp(ctx, machine, h.Config)
+	}
+	return client, took, err
 }
 
 // uncleanError is a start that a volume's unreplayed journal prevented.
@@ -301,13 +321,15 @@ func (u *unit) bringUp(ctx context.Context, machine portlayer.Machine, cfg guest
 		return nil, nil, err
 	}
 	cfg = atStart(cfg)
-	p := *cfg.Process
-	u.tty.mu.Lock()
-	if u.tty.rows > 0 && u.tty.cols > 0 {
-		p.Rows, p.Cols = u.tty.rows, u.tty.cols
+	if cfg.Process != nil {
+		p := *cfg.Process
+		u.tty.mu.Lock()
+		if u.tty.rows > 0 && u.tty.cols > 0 {
+			p.Rows, p.Cols = u.tty.rows, u.tty.cols
+		}
+		u.tty.mu.Unlock()
+		cfg.Process = &p
 	}
-	u.tty.mu.Unlock()
-	cfg.Process = &p
 	refused := client.Configure(ctx, cfg)
 	st, err := client.Status(ctx)
 	switch {
@@ -384,6 +406,7 @@ func (u *unit) watch(r *run, after *uint64) exitReport {
 				cancel()
 				u.off(r)
 				client.Close()
+				s.keepRooms(st.Rooms)
 				rep := exitReport{exit: st.Exit, finished: time.Now().UTC()}
 				if st.Phase == guest.Failed && st.Error != nil {
 					rep.err, rep.exit.Code = st.Error.Text, 128
@@ -589,7 +612,7 @@ func (s *Service) Restart(ctx context.Context, ref string, signal int, timeout *
 	if err := s.Stop(ctx, ref, signal, timeout); err != nil && !errors.Is(err, portlayer.ErrNotModified) {
 		return err
 	}
-	if err := u.ask(ctx, u.start); err != nil && !errors.Is(err, portlayer.ErrNotModified) {
+	if err := u.alone(ctx, u.start); err != nil && !errors.Is(err, portlayer.ErrNotModified) {
 		return err
 	}
 	s.publish(u.snapshot().container, "restart")

@@ -22,6 +22,7 @@ type unit struct {
 	hub      hub
 	tty      ttySize
 	starting atomic.Pointer[context.CancelCauseFunc] // gives up the start that is under way; nil when none is
+	serving  atomic.Pointer[serving]                 // the machine that serves the files of a container that does not run; nil when none does. The owner opens it
 
 	c       portlayer.Container // owner
 	run     *run                // owner; nil when no machine runs
@@ -207,8 +208,11 @@ func (s *Service) Remove(ctx context.Context, ref string, force, volumes bool) e
 		if giveUp := u.starting.Load(); giveUp != nil && force {
 			(*giveUp)(errGivenUp)
 		}
+		if v := u.serving.Load(); v != nil && force {
+			v.cut()
+		}
 		started := false // meanwhile
-		err = u.ask(ctx, func() error {
+		err = u.alone(ctx, func() error {
 			if started = u.run != nil; started {
 				return nil
 			}

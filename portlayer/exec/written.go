@@ -2,6 +2,7 @@ package exec
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 
@@ -53,22 +54,27 @@ func (s *Service) wrote(ctx context.Context, mounts []portlayer.Mount) {
 }
 
 // forgetRemoved drops what is recorded of volumes that are no more. A degraded store's are not known to be.
-func forgetRemoved(ctx context.Context, volumes portlayer.Volumes, touched record.Table[portlayer.VolumeName]) error {
+func forgetRemoved(ctx context.Context, volumes portlayer.Volumes, touched record.Table[portlayer.VolumeName], rooms record.Table[portlayer.Inside]) error {
 	have, warnings, err := volumes.List(ctx)
 	if err != nil || len(warnings) > 0 {
 		return err
 	}
-	keys := map[string]bool{}
+	keys, labels := map[string]bool{}, map[string]bool{}
 	for _, v := range have {
-		keys[writtenKey(v.Volume)] = true
+		keys[writtenKey(v.Volume)], labels[string(v.Label)] = true, true
 	}
-	recorded, err := touched.All()
+	return errors.Join(keepOnly(touched, keys), keepOnly(rooms, labels))
+}
+
+// keepOnly deletes the records whose keys are not among those.
+func keepOnly[T any](table record.Table[T], keys map[string]bool) error {
+	recorded, err := table.All()
 	if err != nil {
 		return err
 	}
 	for key := range recorded {
 		if !keys[key] {
-			if err := touched.Delete(key); err != nil {
+			if err := table.Delete(key); err != nil {
 				return err
 			}
 		}

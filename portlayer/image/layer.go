@@ -11,6 +11,7 @@ import (
 	"os"
 
 	"vch/internal/atomicfile"
+	"vch/internal/compression"
 	"vch/internal/fault"
 	"vch/portlayer"
 )
@@ -108,7 +109,7 @@ func (b *brokenTransfer) Unwrap() error { return b.err }
 
 // unpack writes what raw holds, uncompressed, to w and to sum.
 func unpack(w, sum io.Writer, raw io.Reader) error {
-	p, err := plain(raw)
+	p, err := compression.Plain(raw)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 // hold is what one running container has of one volume.
 type hold struct {
 	who      string
+	work     bool // no container: who says what the VCH does with the volume
 	readOnly bool // all its mounts are
 	mounts   []portlayer.Mount
 }
@@ -74,6 +75,8 @@ func (s *Service) clash(vol portlayer.VolumeID, c portlayer.ContainerID, readOnl
 		other := s.held[vol][id]
 		switch {
 		case id == c:
+		case other.work && !(other.readOnly && readOnly):
+			return fault.New(fault.InUse, "%s; try again when that is done", other.who)
 		case !other.readOnly && readOnly:
 			return fault.New(fault.InUse, "container %s is running and has it mounted read-write, and a disk has either one writer or readers; stop %s first, or mount the volume read-only there", other.who, other.who)
 		case !other.readOnly:
@@ -163,6 +166,9 @@ func (s *Service) detachMounts(c portlayer.ContainerID, mounts []portlayer.Mount
 func (s *Service) attached(vol portlayer.VolumeID) []portlayer.Attachment {
 	var all []portlayer.Attachment
 	for _, id := range sortedKeys(s.held[vol]) {
+		if s.held[vol][id].work {
+			continue
+		}
 		all = append(all, portlayer.Attachment{Container: id, ReadOnly: s.held[vol][id].readOnly})
 	}
 	return all

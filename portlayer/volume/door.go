@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"vch/internal/atonce"
 	"vch/internal/fault"
 	"vch/portlayer"
 )
@@ -36,41 +37,79 @@ func (s *Service) Get(ctx context.Context, id portlayer.VolumeID) (portlayer.Vol
 	if err != nil {
 		return portlayer.VolumeDetail{}, err
 	}
-	return s.detail(ctx, p.store, p.volume)
+	d, err := s.detail(ctx, p.store, p.volume)
+	if content, cerr := s.reached(); err == nil && cerr == nil {
+		d.Inside = content.Inside(ctx, d.Volume)
+	}
+	return d, err
 }
 
 // detail adds to a volume what the service knows, and its usage.
 func (s *Service) detail(ctx context.Context, st portlayer.VolumeStore, vol portlayer.Volume) (portlayer.VolumeDetail, error) {
-	use, err := st.Usage(ctx, vol.Name)
+	use, err := ask(ctx, s, st, func(ctx context.Context) (portlayer.VolumeUsage, error) { return st.Usage(ctx, vol.Name) })
 	if err != nil {
 		return portlayer.VolumeDetail{}, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return portlayer.VolumeDetail{Volume: vol, Usage: use, Refs: sortedKeys(s.refs[vol.ID()]), Attached: s.attached(vol.ID())}, nil
+	return s.known(vol, use), nil
+}
+
+// usageLister is what a store can be beside: one that tells all volumes and what each takes without a look at each one more.
+type usageLister interface {
+	// ListUsage is VolumeStore.List and, in the same order, Usage of each.
+	ListUsage(ctx context.Context) ([]portlayer.Volume, []portlayer.VolumeUsage, error)
+}
+
+// details are all volumes of a store with what the service knows of them; err names what is damaged.
+func (s *Service) details(ctx context.Context, st portlayer.VolumeStore) ([]portlayer.VolumeDetail, error) {
+	if err := s.answers(ctx, st); err != nil {
+		return nil, err
+	}
+	if l, ok := st.(usageLister); ok {
+		vols, uses, err := l.ListUsage(ctx)
+		all := make([]portlayer.VolumeDetail, len(vols))
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for i, vol := range vols {
+			all[i] = s.known(vol, uses[i])
+		}
+		return all, err
+	}
+	vols, err := st.List(ctx)
+	errs := []error{err}
+	var all []portlayer.VolumeDetail
+	for _, vol := range vols {
+		d, err := s.detail(ctx, st, vol)
+		switch {
+		case err == nil:
+			all = append(all, d)
+		case !fault.Is(err, fault.NotFound): // that one was removed meanwhile
+			errs = append(errs, err)
+		}
+	}
+	return all, errors.Join(errs...)
+}
+
+// known adds to a volume what the service knows. s.mu is held.
+func (s *Service) known(vol portlayer.Volume, use portlayer.VolumeUsage) portlayer.VolumeDetail {
+	return portlayer.VolumeDetail{Volume: vol, Usage: use, Refs: sortedKeys(s.refs[vol.ID()]), Attached: s.attached(vol.ID())}
 }
 
 // List is portlayer.Volumes.List.
 func (s *Service) List(ctx context.Context) ([]portlayer.VolumeDetail, []string, error) {
 	all := []portlayer.VolumeDetail{}
 	var warnings []string
-	for _, st := range s.stores {
-		vols, err := st.List(ctx)
-		if cerr := ctx.Err(); cerr != nil {
-			return nil, nil, cerr
-		}
-		warnings = append(warnings, sentences(err)...)
-		for _, vol := range vols {
-			d, err := s.detail(ctx, st, vol)
-			switch {
-			case err == nil:
-				all = append(all, d)
-			case ctx.Err() != nil:
-				return nil, nil, ctx.Err()
-			case !fault.Is(err, fault.NotFound): // that one was removed meanwhile
-				warnings = append(warnings, sentences(err)...)
-			}
-		}
+	type listing struct {
+		vols []portlayer.VolumeDetail
+		err  error
+	}
+	for _, l := range askAll(s.stores, func(st portlayer.VolumeStore) (l listing) { l.vols, l.err = s.details(ctx, st); return l }) {
+		all = append(all, l.vols...)
+		warnings = append(warnings, sentences(l.err)...)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
 	}
 	slices.SortStableFunc(all, func(a, b portlayer.VolumeDetail) int { return strings.Compare(string(a.Name), string(b.Name)) })
 	for first := 0; first < len(all); {
@@ -146,15 +185,17 @@ func (s *Service) Protect(ctx context.Context, id portlayer.VolumeID, on bool) (
 // remove deletes a volume that was found, if nobody uses it and it is not protected. The lock of its name is held, so that nobody can come to use it meanwhile.
 func (s *Service) remove(ctx context.Context, p place) error {
 	name, ref := p.volume.Name, p.volume.Ref()
-	if users := s.users(p.volume.ID()); len(users) > 0 {
-		ids := make([]string, len(users))
-		for i, id := range users {
-			ids[i] = string(id)
-		}
-		return fault.New(fault.InUse, "remove %s: volume is in use - [%s]", ref, strings.Join(ids, ", "))
+	if err := s.unused("remove", p.volume); err != nil {
+		return err
 	}
 	if p.volume.Protected() {
 		return fault.New(fault.Conflict, "remove %s: the volume is protected by its label %s; take that away first: vch volume unprotect %s", ref, portlayer.ProtectLabel, ref)
+	}
+	if err := s.silence(p.store); err != nil {
+		return err
+	}
+	if err := s.noSnapshots(ctx, "remove", p); err != nil {
+		return err
 	}
 	if err := p.store.Remove(ctx, name); err != nil {
 		return err
@@ -164,6 +205,9 @@ func (s *Service) remove(ctx context.Context, p place) error {
 	s.o.Log.Info("volume removed", "volume", string(name), "store", string(p.store.Name()))
 	return nil
 }
+
+// prunings is how many volumes a prune removes at once. A removal waits for the medium to have it for good, and that serves several as one.
+const prunings = 8
 
 // Prune is portlayer.Volumes.Prune. A volume that cannot be removed does not keep the others: what was removed is returned beside the errors.
 func (s *Service) Prune(ctx context.Context, pick func(portlayer.Volume) bool) ([]portlayer.Volume, portlayer.Bytes, error) {
@@ -175,16 +219,21 @@ func (s *Service) Prune(ctx context.Context, pick func(portlayer.Volume) bool) (
 	var freed portlayer.Bytes
 	var errs []error
 	for _, st := range s.stores {
+		if s.answers(ctx, st) != nil {
+			continue
+		}
 		vols, _ := st.List(ctx) // a degraded store and a damaged volume are not pruned; List warns of them
-		for _, vol := range vols {
-			if vol.Protected() || len(s.users(vol.ID())) > 0 || !pick(vol) {
-				continue
-			}
-			held, err := s.pruneOne(ctx, st, vol)
+		vols = slices.DeleteFunc(vols, func(vol portlayer.Volume) bool {
+			return vol.Protected() || len(s.users(vol.ID())) > 0 || !pick(vol)
+		})
+		held := make([]portlayer.Bytes, len(vols))
+		fate := make([]error, len(vols))
+		atonce.Do(len(vols), prunings, func(i int) { held[i], fate[i] = s.pruneOne(ctx, st, vols[i]) })
+		for i, err := range fate {
 			switch {
 			case err == nil:
-				gone = append(gone, vol)
-				freed += held
+				gone = append(gone, vols[i])
+				freed += held[i]
 			case !fault.Is(err, fault.InUse) && !fault.Is(err, fault.Conflict) && !fault.Is(err, fault.NotFound): // those were taken or removed meanwhile
 				errs = append(errs, err)
 			}
@@ -220,15 +269,24 @@ func (s *Service) pruneOne(ctx context.Context, st portlayer.VolumeStore, vol po
 	return use.Allocated, s.remove(ctx, place{store: st, volume: now})
 }
 
+// Locations is portlayer.Volumes.Locations.
+func (s *Service) Locations() map[portlayer.StoreName]string {
+	at := map[portlayer.StoreName]string{}
+	for _, st := range s.stores {
+		at[st.Name()] = st.Location()
+	}
+	return at
+}
+
 // Stores is portlayer.Volumes.Stores.
 func (s *Service) Stores(ctx context.Context, driver string) []portlayer.StoreInfo {
-	infos := []portlayer.StoreInfo{}
+	var stores []portlayer.VolumeStore
 	for _, st := range s.stores {
 		if driver == "" || st.Driver() == driver {
-			infos = append(infos, infoOf(ctx, st))
+			stores = append(stores, st)
 		}
 	}
-	return infos
+	return askAll(stores, func(st portlayer.VolumeStore) portlayer.StoreInfo { return s.infoOf(ctx, st) })
 }
 
 // Store is portlayer.Volumes.Store.
@@ -237,9 +295,9 @@ func (s *Service) Store(ctx context.Context, name portlayer.StoreName) (portlaye
 	if err != nil {
 		return portlayer.StoreInfo{}, err
 	}
-	return infoOf(ctx, st), nil
+	return s.infoOf(ctx, st), nil
 }
 
-func infoOf(ctx context.Context, st portlayer.VolumeStore) portlayer.StoreInfo {
-	return portlayer.StoreInfo{Name: st.Name(), Driver: st.Driver(), Location: st.Location(), Status: st.Status(ctx)}
+func (s *Service) infoOf(ctx context.Context, st portlayer.VolumeStore) portlayer.StoreInfo {
+	return portlayer.StoreInfo{Name: st.Name(), Driver: st.Driver(), Location: st.Location(), Status: s.status(ctx, st)}
 }

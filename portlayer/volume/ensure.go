@@ -35,7 +35,10 @@ func (s *Service) ensure(ctx context.Context, w wish) (vol portlayer.Volume, mad
 	if err != nil {
 		return vol, false, fault.Wrap("create volume", string(w.name), err)
 	}
-	vol, made, err = st.Ensure(ctx, portlayer.VolumeSpec{
+	if err := s.silence(st); err != nil {
+		return vol, false, fault.Wrap("create volume", string(w.name), err)
+	}
+	vol, made, err = s.make(ctx, st, portlayer.VolumeSpec{
 		Name:     w.name,
 		Capacity: s.capacity(w),
 		Throttle: w.throttle,
@@ -43,7 +46,7 @@ func (s *Service) ensure(ctx context.Context, w wish) (vol portlayer.Volume, mad
 		Labels:   w.labels,
 		Maker:    w.maker,
 		VCH:      s.o.VCH,
-	})
+	}, w.from)
 	if err != nil {
 		return vol, false, err
 	}
@@ -57,7 +60,7 @@ func (s *Service) ensure(ctx context.Context, w wish) (vol portlayer.Volume, mad
 
 func (s *Service) capacity(w wish) portlayer.Bytes {
 	switch {
-	case w.capacity != 0:
+	case w.capacity != 0 || w.from != "": // a copy has what its source has
 		return w.capacity
 	case w.anonymous:
 		return s.o.AnonymousCapacity
@@ -76,6 +79,8 @@ func agree(w wish, vol portlayer.Volume) error {
 	case w.capacity != 0 && vol.Capacity != 0 && (w.capacity+sector-1)/sector != (vol.Capacity+sector-1)/sector:
 		return fault.New(fault.Conflict, "create %s: the volume exists with a capacity of %s (%d bytes), and %s (%d bytes) was asked for: remove it first, or ask for what it has",
 			vol.Name, size(vol.Capacity), vol.Capacity, size(w.capacity), w.capacity)
+	case w.from != "" && w.from != optionOf(vol.Options, "from"):
+		return fault.New(fault.Conflict, "create %s: the volume exists, and was not made from %s: remove it first, or choose another name", vol.Name, w.from)
 	case w.throttle.IOPS != 0 && w.throttle.IOPS != vol.Throttle.IOPS:
 		return fault.New(fault.Conflict, "create %s: the volume exists with iops %d (0 is no bound), and %d was asked for: remove it first, or ask for what it has", vol.Name, vol.Throttle.IOPS, w.throttle.IOPS)
 	case w.throttle.BPS != 0 && w.throttle.BPS != vol.Throttle.BPS:

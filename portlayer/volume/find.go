@@ -33,8 +33,13 @@ func (s *Service) find(ctx context.Context, id portlayer.VolumeID) (place, error
 	}
 	var found []place
 	away := map[portlayer.StoreName]error{}
-	for _, st := range stores {
-		vol, err := st.Get(ctx, id.Name)
+	type answer struct {
+		vol portlayer.Volume
+		err error
+	}
+	answers := askAll(stores, func(st portlayer.VolumeStore) (a answer) { a.vol, a.err = s.get(ctx, st, id.Name); return a })
+	for i, st := range stores {
+		vol, err := answers[i].vol, answers[i].err
 		vol.Qualified = id.Store != ""
 		switch fault.KindOf(err) {
 		case fault.NotFound:

@@ -97,12 +97,15 @@ func (s *Service) Unmake(ctx context.Context, id portlayer.VolumeID, maker portl
 		return p.harm // who made it cannot be read
 	case maker != "" && p.volume.Maker != string(maker):
 		return nil
-	case maker == "" && p.volume.Protected():
-		s.o.Log.Info("a protected volume outlives its container", "volume", p.volume.ID().String())
+	}
+	if maker != "" {
+		p.volume.Labels = nil // its maker takes it back: nobody can have meant to keep it
+	}
+	err = s.remove(ctx, p)
+	if maker == "" && fault.Is(err, fault.Conflict) { // it is protected, or has snapshots
+		s.o.Log.Info("a volume outlives its container", "volume", p.volume.ID().String(), "why", err)
 		return nil
 	}
-	p.volume.Labels = nil // its maker takes it back: nobody can have meant to keep it
-	err = s.remove(ctx, p)
 	if fault.Is(err, fault.InUse) || fault.Is(err, fault.NotFound) {
 		return nil
 	}
@@ -122,7 +125,7 @@ func (s *Service) Join(ctx context.Context, h *portlayer.Handle, m portlayer.Mou
 	if err != nil {
 		return fault.New(fault.Unavailable, "cannot join volume %s: %w", m.Volume, err)
 	}
-	vol, err := st.Get(ctx, m.Volume)
+	vol, err := s.get(ctx, st, m.Volume)
 	if err != nil {
 		return fault.Wrap("join volume", string(m.Volume), err)
 	}

@@ -21,6 +21,7 @@ type wish struct {
 	driver    string              // "": any
 	capacity  portlayer.Bytes     // 0: any; a new one gets the default
 	throttle  portlayer.Throttle  // zero members: any; a new one has no bound
+	from      string              // what a new one is a copy of (copy.go, original); "": it is empty
 	options   map[string]string
 	labels    map[string]string
 	maker     string
@@ -96,8 +97,13 @@ func (w *wish) readOptions() error {
 				return fault.New(fault.Invalid, "option %s: %w", key, err)
 			}
 			w.throttle.BPS = b
+		case "from":
+			if text == "" {
+				return fault.New(fault.Invalid, "option %s is empty; name the volume to copy: NAME, NAME@STORE, or either with @SNAPSHOT", key)
+			}
+			w.from = text
 		default:
-			return fault.New(fault.Invalid, "invalid option: %q; the options are Capacity (or size), VolumeStore, iops and bps", key)
+			return fault.New(fault.Invalid, "invalid option: %q; the options are Capacity (or size), VolumeStore, iops, bps and from", key)
 		}
 	}
 	return nil

@@ -39,10 +39,12 @@ type Service struct {
 	names   keylock.Set[portlayer.VolumeName]
 	pruning atomic.Bool
 
-	mu   sync.Mutex // guards below; never held while a store works
-	refs map[portlayer.VolumeID]map[portlayer.ContainerID]struct{}
-	held map[portlayer.VolumeID]map[portlayer.ContainerID]*hold
-	home map[portlayer.VolumeName]firstUse
+	mu         sync.Mutex                  // guards below; never held while a store works
+	unanswered map[portlayer.StoreName]int // times that a store did not say how it is, and has not yet
+	refs       map[portlayer.VolumeID]map[portlayer.ContainerID]struct{}
+	held       map[portlayer.VolumeID]map[portlayer.ContainerID]*hold
+	home       map[portlayer.VolumeName]firstUse
+	content    portlayer.Content // nil until Reach
 
 	homes record.Table[firstUse] // the same, durably; without a database unused
 }
@@ -64,6 +66,8 @@ func New(o Options) (*Service, error) {
 		refs:   map[portlayer.VolumeID]map[portlayer.ContainerID]struct{}{},
 		held:   map[portlayer.VolumeID]map[portlayer.ContainerID]*hold{},
 		home:   map[portlayer.VolumeName]firstUse{},
+
+		unanswered: map[portlayer.StoreName]int{},
 	}
 	slices.SortStableFunc(s.stores, func(a, b portlayer.VolumeStore) int { return cmp.Compare(a.Name(), b.Name()) })
 	for i := 1; i < len(s.stores); i++ {
@@ -75,6 +79,22 @@ func New(o Options) (*Service, error) {
 		return nil, err
 	}
 	return s, s.readHomes()
+}
+
+// Reach tells the service who reaches the content of volumes: the container service, which stands on this one and comes later.
+func (s *Service) Reach(c portlayer.Content) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.content = c
+}
+
+func (s *Service) reached() (portlayer.Content, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.content == nil {
+		return nil, fault.New(fault.Unavailable, "no machine can look into a volume yet: vch is starting")
+	}
+	return s.content, nil
 }
 
 // CheckAnonymousOptions is Invalid where options cannot be Options.AnonymousOptions beside stores so called.

@@ -27,6 +27,7 @@ const wait = 3 * time.Minute
 // host is the VCH that is measured.
 type host struct {
 	socket string
+	args   []string // of the daemon
 	daemon *exec.Cmd
 	ended  chan error
 	log    *os.File
@@ -53,16 +54,12 @@ func serve(ctx context.Context, dir string, o options) (*host, error) {
 	if err := os.Mkdir(store, 0o700); err != nil {
 		return nil, err
 	}
-	h.daemon = exec.Command(o.vch, "serve", "--state", filepath.Join(dir, "state"), "--listen", "unix://"+h.socket, "--volume-store", store+":default",
-		"--accel", o.accel, "--memory", o.memory, "--log-format", "json")
-	h.daemon.Stdout, h.daemon.Stderr = h.log, h.log
-	// A Ctrl-C is for this program, which then ends containers and daemon in order.
-	h.daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := h.daemon.Start(); err != nil {
-		return nil, err
-	}
-	go func() { h.ended <- h.daemon.Wait() }()
-	if err := h.ready(ctx); err != nil {
+	h.args = []string{o.vch, "serve", "--state", filepath.Join(dir, "state"), "--listen", "unix://" + h.socket, "--volume-store", store + ":default",
+		"--accel", o.accel, "--memory", o.memory, "--log-format", "json"}
+	if err := h.launch(ctx); err != nil {
+		if h.daemon.Process == nil {
+			return nil, err
+		}
 		return nil, errors.Join(err, h.end())
 	}
 	box, err := rootfs()
@@ -77,6 +74,20 @@ func serve(ctx context.Context, dir string, o options) (*host, error) {
 		return nil, errors.Join(err, h.end())
 	}
 	return h, nil
+}
+
+// launch starts the daemon and waits until it answers.
+func (h *host) launch(ctx context.Context) error {
+	h.daemon = exec.Command(h.args[0], h.args[1:]...)
+	h.daemon.Stdout, h.daemon.Stderr = h.log, h.log
+	// A Ctrl-C is for this program, which then ends containers and daemon in order.
+	h.daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := h.daemon.Start(); err != nil {
+		return err
+	}
+	daemon := h.daemon
+	go func() { h.ended <- daemon.Wait() }()
+	return h.ready(ctx)
 }
 
 // ready waits until the daemon answers.
@@ -108,6 +119,20 @@ func (h *host) said() string {
 	return string(text)
 }
 
+// stop ends the daemon in order, and leaves what it has.
+func (h *host) stop(ctx context.Context) error {
+	h.client.CloseIdleConnections()
+	if err := h.daemon.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case status := <-h.ended:
+		return status
+	case <-ctx.Done():
+		return errors.Join(errors.New("the daemon does not end"), h.daemon.Process.Kill())
+	}
+}
+
 // end removes what is there and stops the daemon.
 func (h *host) end() error {
 	defer h.log.Close()
@@ -118,16 +143,7 @@ func (h *host) end() error {
 	for _, c := range list {
 		err = errors.Join(err, h.remove(ctx, c.ID))
 	}
-	h.client.CloseIdleConnections()
-	if stop := h.daemon.Process.Signal(syscall.SIGTERM); stop != nil && !errors.Is(stop, os.ErrProcessDone) {
-		err = errors.Join(err, stop)
-	}
-	select {
-	case status := <-h.ended:
-		return errors.Join(err, status)
-	case <-ctx.Done():
-		return errors.Join(err, errors.New("the daemon does not end"), h.daemon.Process.Kill())
-	}
+	return errors.Join(err, h.stop(ctx))
 }
 
 // api says one thing to the daemon; in and out are JSON, or nil.

@@ -30,6 +30,7 @@ func main() {
 	flag.StringVar(&o.accel, "accel", "auto", "as vch serve --accel")
 	flag.StringVar(&o.memory, "memory", "128M", "as vch serve --memory")
 	flag.IntVar(&o.runs, "n", 10, "runs of each thing")
+	flag.IntVar(&o.volumes, "volumes", 10000, "volumes that there are for what takes longer with many; 0: that is not measured")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := bench(ctx, o)
@@ -42,7 +43,7 @@ func main() {
 
 type options struct {
 	vch, into, accel, memory string
-	runs                     int
+	runs, volumes            int
 }
 
 // results is all that was measured.
@@ -50,6 +51,7 @@ type results struct {
 	rows   []row
 	phases []phase
 	memory []amount
+	many   []figure
 	about  []string // lines about the machine and the VCH
 }
 
@@ -93,6 +95,9 @@ func bench(ctx context.Context, o options) (err error) {
 		if err := measure(ctx, h, o.runs, &r); err != nil {
 			return err
 		}
+	}
+	if err := many(ctx, h, o, &r); err != nil {
+		return err
 	}
 	page := r.page(o, time.Now())
 	fmt.Print(page)
@@ -324,6 +329,12 @@ func (r results) page(o options, at time.Time) string {
 	b.WriteString("\n## A start, by phase\n\n`define` makes the machine ready on the host, `boot` is from power-on to the tether's first word (the guest's kernel included), `tether` until it waits for its\nconfiguration, `mount` puts the root and the volumes together, `process` starts the container's process. The daemon's log tells them for every start.\n\n| phase | time | share |\n|---|---:|---:|\n")
 	for _, p := range r.phases {
 		fmt.Fprintf(&b, "| %s | %s | %.0f %% |\n", p.name, ms(p.took), 100*float64(p.took)/float64(max(sum, 1)))
+	}
+	if len(r.many) > 0 {
+		fmt.Fprintf(&b, "\n## With %d volumes\n\nOne client, one thing after the other, by the API if no command is named. A volume is durable when its create is answered.\n\n| | runs | mean | median | 99 %% are below |\n|---|---:|---:|---:|---:|\n", o.volumes)
+		for _, f := range r.many {
+			fmt.Fprintf(&b, "| %s | %d | %s | %s | %s |\n", f.what, len(f.runs), ms(f.mean()), ms(f.quantile(0.5)), ms(f.quantile(0.99)))
+		}
 	}
 	b.WriteString("\n## Memory\n\n| | |\n|---|---:|\n")
 	for _, a := range r.memory {

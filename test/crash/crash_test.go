@@ -304,6 +304,33 @@ func TestStartKilledAtEveryStep(t *testing.T) {
 	}
 }
 
+// A daemon killed while a machine serves the files of a container that does not run leaves none on, and copies and starts go on afterwards.
+func TestCopyKilled(t *testing.T) {
+	h := newHost(t)
+	h.docker("create", "--name", "con", "-v", "data:/d", "box", "busybox", "ls", "/d", "/bin")
+	for _, point := range []string{"start.configure", "copy.serve"} {
+		t.Run(point, func(t *testing.T) {
+			h.t = t
+			h.kill()
+			h.up(point + "=exit")
+			if out, err := h.try("cp", "con:/d", "-"); err == nil {
+				t.Fatalf("cp answered: %s", out)
+			}
+			h.died()
+			h.up("")
+			if left := h.qemus(); len(left) > 0 {
+				t.Errorf("machines running: %v", left)
+			}
+			if out := h.docker("cp", "con:/d", "-"); !strings.Contains(out, "d/") {
+				t.Errorf("cp said %q", out)
+			}
+			if out := h.docker("start", "-a", "con"); !strings.Contains(out, "busybox") {
+				t.Errorf("start said %q", out)
+			}
+		})
+	}
+}
+
 // A daemon killed while it mends a volume that a killed machine left unclean loses nothing of it, and mends it at the next start.
 func TestMendKilled(t *testing.T) {
 	h := newHost(t)

@@ -41,6 +41,7 @@ import (
 //	daemon wait                wait for the end of a daemon that the script killed by itself, by $DAEMON
 //	daemon log PATTERN         the daemon's log has a line that matches
 //	box                        import the busybox image "box" into the script's own daemon
+//	debian IMAGE PACKAGE…      make an image of Debian with packages, as their own scripts set them up; see debian_test.go
 //	machines N                 wait until the script's own daemon has N machines
 //	dead PID                   the process PID ends
 //	archive KIND FILE          write an image archive: docker, oci, truncated, badlayer, notatar
@@ -63,6 +64,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"headers":    headersCmd,
 		"daemon":     daemonCmd,
 		"box":        boxCmd,
+		"debian":     debianCmd,
 		"machines":   machinesCmd,
 		"dead":       deadCmd,
 		"archive":    archiveCmd,

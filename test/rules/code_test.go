@@ -103,7 +103,9 @@ func TestNames(t *testing.T) {
 var renames = map[string]string{
 	"internal/atomicfile/atomicfile.go": "the one place",
 	"hypervisor/qemu/disks.go":          "moves and removes whole disks and directories; small files go through atomicfile",
+	"hypervisor/qemu/disks_change.go":   "moves whole directories",
 	"hypervisor/fake/disks.go":          "as qemu's",
+	"hypervisor/fake/disks_change.go":   "as qemu's",
 	"portlayer/exec/logs.go":            "rotates a log",
 	"tether/copy.go":                    "in the guest: content of a volume, synced as a whole before the container runs",
 	"portlayer/image/blobs.go":          "moves a blob that was verified and synced into its place",

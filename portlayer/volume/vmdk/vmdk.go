@@ -21,6 +21,7 @@ import (
 
 	"github.com/docker/go-units"
 
+	"vch/internal/atonce"
 	"vch/internal/fault"
 	"vch/internal/keylock"
 	"vch/portlayer"
@@ -107,15 +108,15 @@ func (s *Store) clean(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		if _, st, _ := s.read(ctx, name); st == unfinished {
-			_ = s.o.Disks.RemoveDir(ctx, s.dir(name))
+	atonce.Do(len(names), readers, func(i int) {
+		if ctx.Err() != nil {
+			return
 		}
-		if err := ctx.Err(); err != nil {
-			return err
+		if _, st, _ := s.read(ctx, names[i]); st == unfinished {
+			_ = s.o.Disks.RemoveDir(ctx, s.dir(names[i]))
 		}
-	}
-	return nil
+	})
+	return ctx.Err()
 }
 
 // Name is portlayer.VolumeStore.Name.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"vch/guest"
+	"vch/internal/atonce"
 	"vch/internal/fault"
 	"vch/internal/undo"
 	"vch/portlayer"
@@ -178,38 +179,51 @@ func (s *Store) look(ctx context.Context, name portlayer.VolumeName) (portlayer.
 
 // List is portlayer.VolumeStore.List.
 func (s *Store) List(ctx context.Context) ([]portlayer.Volume, error) {
+	vols, _, err := s.ListUsage(ctx)
+	return vols, err
+}
+
+// ListUsage is List, and beside each volume what it takes, which comes from the same look at its disk.
+func (s *Store) ListUsage(ctx context.Context) ([]portlayer.Volume, []portlayer.VolumeUsage, error) {
 	if err := s.reach(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	names, err := s.names(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	vols := []portlayer.Volume{}
+	vols := make([]portlayer.Volume, len(names))
+	uses := make([]portlayer.VolumeUsage, len(names))
+	errs := make([]error, len(names))
+	atonce.Do(len(names), readers, func(i int) { vols[i], uses[i], errs[i] = s.lockedLoad(ctx, names[i]) })
+	good := 0
 	var harm []error
-	for _, name := range names {
-		vol, err := s.lockedLoad(ctx, name)
+	for i, err := range errs {
 		switch {
 		case err == nil:
-			vols = append(vols, vol)
+			vols[good], uses[good] = vols[i], uses[i]
+			good++
 		case fault.Is(err, fault.NotFound): // unfinished, or removed meanwhile
 		case fault.Is(err, fault.Unavailable):
-			return nil, err
+			return nil, nil, err
 		default:
 			harm = append(harm, err)
 		}
 	}
-	return vols, errors.Join(harm...)
+	return vols[:good], uses[:good], errors.Join(harm...)
 }
 
-func (s *Store) lockedLoad(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, error) {
+// readers is how many volumes are read at once: more than there are processors, for a medium may take its time.
+const readers = 8
+
+func (s *Store) lockedLoad(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, portlayer.VolumeUsage, error) {
 	leave, err := s.busy.Lock(ctx, name)
 	if err != nil {
-		return portlayer.Volume{}, err
+		return portlayer.Volume{}, portlayer.VolumeUsage{}, err
 	}
 	defer leave()
-	vol, _, err := s.load(ctx, name)
-	return vol, err
+	vol, info, err := s.load(ctx, name)
+	return vol, portlayer.VolumeUsage{Capacity: vol.Capacity, Allocated: info.Allocated}, err
 }
 
 // Remove is portlayer.VolumeStore.Remove. A damaged volume can be removed, too.

@@ -33,6 +33,7 @@ type medium struct {
 	snaps    map[portlayer.VolumeName][]portlayer.Snapshot
 	degraded string
 	full     bool
+	hung     chan struct{} // open: calls wait for it, whatever their context says; nil: they do not
 }
 
 // NewStore makes an empty store.
@@ -48,6 +49,30 @@ func (s *Store) Degrade(why string) {
 	s.medium.mu.Lock()
 	defer s.medium.mu.Unlock()
 	s.medium.degraded = why
+}
+
+// Hang makes calls wait, whatever their context says, as those into a dead network file system do, until release is called.
+func (s *Store) Hang() (release func()) {
+	hung := make(chan struct{})
+	s.medium.mu.Lock()
+	defer s.medium.mu.Unlock()
+	s.medium.hung = hung
+	return sync.OnceFunc(func() {
+		s.medium.mu.Lock()
+		defer s.medium.mu.Unlock()
+		s.medium.hung = nil
+		close(hung)
+	})
+}
+
+// lock locks the medium, when it answers.
+func (s *Store) lock() {
+	s.medium.mu.Lock()
+	for hung := s.medium.hung; hung != nil; hung = s.medium.hung {
+		s.medium.mu.Unlock()
+		<-hung
+		s.medium.mu.Lock()
+	}
 }
 
 // Damage makes a volume's files damaged.
@@ -75,7 +100,7 @@ func (s *Store) Location() string { return "memory:" + string(s.name) }
 
 // Status is portlayer.VolumeStore.Status.
 func (s *Store) Status(context.Context) portlayer.StoreStatus {
-	s.medium.mu.Lock()
+	s.lock()
 	defer s.medium.mu.Unlock()
 	switch {
 	case s.medium.degraded != "":
@@ -91,7 +116,7 @@ func (s *Store) enter(ctx context.Context) (leave func(), err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	s.medium.mu.Lock()
+	s.lock()
 	if why := s.medium.degraded; why != "" {
 		s.medium.mu.Unlock()
 		return nil, fault.New(fault.Unavailable, "volume store %s is degraded: %s", s.name, why)

@@ -149,12 +149,38 @@ func (b *bench) shows(s portlayer.VolumeStore, vols ...portlayer.Volume) {
 	if diff := cmp.Diff(vols, got, cmpopts.EquateEmpty()); diff != "" {
 		b.Fatalf("list (-want +got):\n%s", diff)
 	}
+	if l, ok := s.(interface {
+		ListUsage(context.Context) ([]portlayer.Volume, []portlayer.VolumeUsage, error)
+	}); ok { // what the volume service makes use of where it is
+		b.showsUsage(s, l.ListUsage)
+	}
 	for _, v := range vols {
 		one, err := s.Get(b.Context(), v.Name)
 		if err != nil {
 			b.Fatalf("get %s: %v", v.Name, err)
 		}
 		b.equal("get "+string(v.Name), v, one)
+	}
+}
+
+// showsUsage fails unless listUsage says what List and Usage say.
+func (b *bench) showsUsage(s portlayer.VolumeStore, listUsage func(context.Context) ([]portlayer.Volume, []portlayer.VolumeUsage, error)) {
+	b.Helper()
+	want, err := s.List(b.Context())
+	if err != nil {
+		b.Fatalf("list: %v", err)
+	}
+	got, uses, err := listUsage(b.Context())
+	if err != nil || len(uses) != len(got) {
+		b.Fatalf("%d volumes, %d usages, %v", len(got), len(uses), err)
+	}
+	b.equal("list with usage", want, got)
+	for i, v := range got {
+		use, err := s.Usage(b.Context(), v.Name)
+		if err != nil {
+			b.Fatalf("usage of %s: %v", v.Name, err)
+		}
+		b.equal("usage of "+string(v.Name), use, uses[i])
 	}
 }
 

@@ -1,4 +1,8 @@
-package image
+// Package compression undoes the compressions that archives come in.
+//
+// It tells a format by its first bytes, never by a name or what somebody said of it: gzip, bzip2, zstd, or none. It bounds the
+// memory that a stream can ask for. It compresses nothing.
+package compression
 
 import (
 	"bufio"
@@ -15,8 +19,8 @@ import (
 // maxWindow bounds the memory that a zstd stream can ask for, in bytes; zstd --long=27, the most that its CLI reads unasked.
 const maxWindow = 128 << 20
 
-// plain gives what r holds, uncompressed. The format is told by its first bytes, never by what somebody said of it.
-func plain(r io.Reader) (io.ReadCloser, error) {
+// Plain gives what r holds, uncompressed. The format is told by its first bytes, never by what somebody said of it.
+func Plain(r io.Reader) (io.ReadCloser, error) {
 	b := bufio.NewReaderSize(r, 128<<10)
 	head, err := b.Peek(6)
 	if err != nil && err != io.EOF {
