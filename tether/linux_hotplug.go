@@ -90,6 +90,7 @@ func (l *Linux) Mount(ctx context.Context, m guest.MountSpec) (err error) {
 		return fault.New(fault.Internal, "cannot mount %s at %s: %w", mountName(m), m.Target, err)
 	}
 	l.binds[m.Target] = bind{spec: m, id: id}
+	l.show(m, strings.TrimPrefix(path, rootDir))
 	return nil
 }
 
@@ -212,6 +213,7 @@ func (l *Linux) Unmount(target string) error {
 		return err
 	}
 	delete(l.binds, target)
+	l.hide(target)
 	for _, other := range l.binds {
 		if other.spec.Source == b.spec.Source {
 			return nil
@@ -265,7 +267,9 @@ func (l *Linux) closeVolume(m guest.MountSpec) error {
 			return fault.New(fault.Internal, "cannot unmount the file system of %s: %w", mountName(m), err)
 		}
 		l.mounted = slices.DeleteFunc(l.mounted, func(have string) bool { return have == at })
+		l.mu.Lock()
 		delete(l.volumes, m.Source)
+		l.mu.Unlock()
 	}
 	dev := diskWithSerial(label)
 	if dev == "" {
@@ -350,7 +354,7 @@ func heldBy(match func(unix.Statx_t) bool) string {
 	}
 	switch n := len(held) - maxHolders; {
 	case len(held) == 0:
-		return "it is in use, by no process that can be named: by a mount namespace or a mount that the container made, a loop device or swap space"
+		return "it is in use, by no process that can be named: by a mount namespace or a mount that the container made, a loop device, swap space, or files that are being copied (docker cp)"
 	case n > 0:
 		held = append(held[:maxHolders], fmt.Sprintf("and %d more", n))
 	}

@@ -302,7 +302,9 @@ func (l *Linux) openVolume(ctx context.Context, m guest.MountSpec, all []guest.M
 			return "", err
 		}
 	}
+	l.mu.Lock()
 	l.volumes[m.Source] = volume{content: content, readOnly: readOnly}
+	l.mu.Unlock()
 	return content, nil
 }
 
@@ -316,8 +318,7 @@ func (l *Linux) mountOne(m guest.MountSpec, t target) error {
 		return err
 	}
 	inside := strings.TrimPrefix(path, rootDir)
-	l.targets[m.Target] = inside
-	l.shown = append(l.shown, inside)
+	l.show(m, inside)
 	if m.Absent != "" {
 		// Its place is kept free, for what is mounted below it, and that nothing is written there.
 		l.absent[inside] = m.Target
@@ -473,8 +474,10 @@ func (l *Linux) unmountAll() error {
 			errs = append(errs, fmt.Errorf("%s: %w", at, err))
 		}
 	}
-	l.mounted, l.volumes, l.binds = nil, map[guest.Source]volume{}, map[string]bind{}
-	l.mounts, l.shown, l.targets, l.absent = nil, nil, map[string]string{}, map[string]string{}
+	l.mounted, l.binds, l.mounts, l.absent = nil, map[string]bind{}, nil, map[string]string{}
+	l.mu.Lock()
+	l.volumes, l.shown, l.targets = map[guest.Source]volume{}, nil, map[string]string{}
+	l.mu.Unlock()
 	unix.Sync()
 	return errors.Join(errs...)
 }

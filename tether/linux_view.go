@@ -35,7 +35,7 @@ func (l *Linux) within(p guest.Place, do func(*view) error) error {
 	v := &view{start: "/"}
 	root := viewDir
 	if p.Source != "" {
-		vol, ok := l.volumes[p.Source]
+		vol, ok := l.opened(p.Source)
 		if !ok {
 			return fault.New(fault.NotFound, "the machine has not mounted the volume %s", p.Source)
 		}
@@ -50,8 +50,11 @@ func (l *Linux) within(p guest.Place, do func(*view) error) error {
 	} else {
 		v.absent = l.absent
 	}
+	l.mu.Lock()
+	at, ok := l.targets[p.Mount]
+	shown := l.shown
+	l.mu.Unlock()
 	if p.Mount != "" {
-		at, ok := l.targets[p.Mount]
 		if !ok {
 			return fault.New(fault.NotFound, "the machine has nothing mounted at %s", p.Mount)
 		}
@@ -67,7 +70,7 @@ func (l *Linux) within(p guest.Place, do func(*view) error) error {
 		if err := unix.Mount(rootDir, viewDir, "", unix.MS_BIND, ""); err != nil { // without the mounts below it
 			return err
 		}
-		for _, at := range l.shown {
+		for _, at := range shown {
 			// The container may have unmounted or covered it: then that is how it is.
 			if err := unix.Mount(rootDir+at, viewDir+at, "", unix.MS_BIND, ""); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
 				return fmt.Errorf("%s: %w", at, err)
