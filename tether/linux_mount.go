@@ -404,7 +404,7 @@ func (l *Linux) findDisk(ctx context.Context, source guest.Source, what string) 
 	for {
 		// Subscribe before looking, so that a disk that comes in between is not missed.
 		news := l.uevents.news()
-		if dev := diskWithSerial(serial); dev != "" {
+		if dev := diskWithSerial(serial); dev != "" && opens(dev) {
 			return dev, nil
 		}
 		select {
@@ -413,6 +413,16 @@ func (l *Linux) findDisk(ctx context.Context, source guest.Source, what string) 
 			return "", fault.New(fault.NotFound, "the disk of %s (serial %s) did not appear in the machine", what, serial)
 		}
 	}
+}
+
+// opens says whether a disk is there whole: its names come before it can be opened, and the event that says so after (block/genhd.c, device_add_disk).
+func opens(dev string) bool {
+	f, err := os.Open(dev)
+	if err != nil {
+		return !errors.Is(err, unix.ENXIO) && !errors.Is(err, fs.ErrNotExist) // any other is told by who uses it
+	}
+	f.Close()
+	return true
 }
 
 // diskWithSerial looks through the disks that are there; "" if none has the serial.
