@@ -169,14 +169,16 @@ func (s *session) extract(ctx context.Context, r ExtractRequest, in io.Reader) e
 	}()
 	kind, msg, err := readMessage(st)
 	if err != nil {
-		select {
-		case cause := <-broke:
-			return fault.New(fault.Invalid, "the archive cannot be read to its end: %w", cause)
-		default:
-			return ended(ctx, err)
-		}
+		err = ended(ctx, err)
+	} else {
+		err = readAnswer(kind, msg, nil)
 	}
-	return readAnswer(kind, msg, nil)
+	select {
+	case cause := <-broke: // the guest's answer, if it came in time, is about the stream that was reset
+		return fault.New(fault.Invalid, "the archive cannot be read to its end: %w", cause)
+	default:
+		return err
+	}
 }
 
 // tidy makes sure that what a host says of paths is what the Place's comment says.

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestVolumeAttach(t *testing.T) {
+func TestVolumeAttachRefused(t *testing.T) {
 	w := newWorld(t)
 	w.importImage("img:latest")
 	w.run("web", "", "sleep", "1000")

@@ -119,8 +119,16 @@ const (
 
 // volumeExport answers vch volume export: a tar, and after it whether it is whole.
 func (s *Server) volumeExport(w http.ResponseWriter, r *http.Request) error {
+	form, err := formatOf(r)
+	if err != nil {
+		return err
+	}
 	out := &exported{w: w, sum: sha256.New()}
-	err := s.Volumes.Export(r.Context(), volumeOf(r), out)
+	if form == vmdkFormat {
+		err = s.Volumes.ExportDisk(r.Context(), r.PathValue("name"), out)
+	} else {
+		err = s.Volumes.Export(r.Context(), volumeOf(r), out)
+	}
 	if err != nil && !out.began {
 		return err
 	}
@@ -131,6 +139,23 @@ func (s *Server) volumeExport(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set(checksumTrailer, checksumOf(out.sum))
 	return nil
+}
+
+// The forms of an archive: a volume's content, or its disk.
+const (
+	tarFormat  = "tar"
+	vmdkFormat = "vmdk"
+)
+
+func formatOf(r *http.Request) (string, error) {
+	switch form := r.URL.Query().Get("format"); form {
+	case "", tarFormat:
+		return tarFormat, nil
+	case vmdkFormat:
+		return form, nil
+	default:
+		return "", fault.New(fault.Invalid, "format %q is none of tar, vmdk", form)
+	}
 }
 
 func checksumOf(sum hash.Hash) string { return "sha256:" + hex.EncodeToString(sum.Sum(nil)) }
@@ -162,7 +187,15 @@ func (s *Server) volumeImport(w http.ResponseWriter, r *http.Request) error {
 	id, q := volumeOf(r), r.URL.Query()
 	req := portlayer.VolumeRequest{Name: id.Name, Store: id.Store, Driver: q.Get("driver"), Options: pairs(q["opt"]), Labels: pairs(q["label"])}
 	body := &verified{r: r.Body, sum: sha256.New(), want: q.Get("checksum")}
-	vol, err := s.Volumes.Import(r.Context(), req, body)
+	form, err := formatOf(r)
+	if err != nil {
+		return err
+	}
+	imports := s.Volumes.Import
+	if form == vmdkFormat {
+		imports = s.Volumes.ImportDisk
+	}
+	vol, err := imports(r.Context(), req, body)
 	if err != nil {
 		return err
 	}

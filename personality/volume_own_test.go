@@ -218,3 +218,51 @@ func TestVolumeExport(t *testing.T) {
 	}
 	w.refused(404, "get none: no such volume", "GET", "/vch/volumes/none/export", "")
 }
+
+func TestVolumeAttach(t *testing.T) {
+	w := newWorld(t)
+	w.importImage("img")
+	w.create("web", "", "sleep", "1000")
+	for _, running := range []bool{false, true} {
+		if running {
+			w.ask(nil, "POST", "/containers/web/start", "")
+		}
+		var m struct {
+			Type, Name, Destination string
+			RW                      bool
+		}
+		w.ask(&m, "POST", "/vch/containers/web/volumes", `{"Mount":"data:/srv:ro"}`)
+		if m.Type != "volume" || m.Name != "data" || m.Destination != "/srv" || m.RW {
+			t.Errorf("running %v: %+v", running, m)
+		}
+		var inspect struct {
+			Mounts []struct{ Name string }
+		}
+		w.ask(&inspect, "GET", "/containers/web/json", "")
+		if len(inspect.Mounts) != 1 || inspect.Mounts[0].Name != "data" {
+			t.Errorf("running %v: %+v", running, inspect)
+		}
+		if status, answer := w.call("POST", "/vch/containers/web/volumes", `{"Mount":"other:/srv"}`); status != 409 || !strings.Contains(answer, "data mounted at /srv already") {
+			t.Errorf("running %v: %d %s", running, status, answer)
+		}
+		w.ask(&m, "DELETE", "/vch/containers/web/volumes?target=/srv", "")
+		if m.Name != "data" {
+			t.Errorf("running %v: %+v", running, m)
+		}
+		if status, answer := w.call("DELETE", "/vch/containers/web/volumes?target=/srv", ""); status != 404 {
+			t.Errorf("running %v: %d %s", running, status, answer)
+		}
+		if status, answer := w.call("DELETE", "/volumes/data", ""); status != 204 {
+			t.Errorf("running %v: %d %s", running, status, answer)
+		}
+	}
+	if status, answer := w.call("POST", "/vch/containers/web/volumes", `{"Mount":"/host:/srv"}`); status != 400 && status != 501 {
+		t.Errorf("%d %s", status, answer)
+	}
+	if status, answer := w.call("POST", "/vch/containers/none/volumes", `{"Mount":"data:/srv"}`); status != 404 {
+		t.Errorf("%d %s", status, answer)
+	}
+	if status, answer := w.call("DELETE", "/vch/containers/web/volumes", ""); status != 400 {
+		t.Errorf("%d %s", status, answer)
+	}
+}

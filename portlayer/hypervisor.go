@@ -2,6 +2,7 @@ package portlayer
 
 import (
 	"context"
+	"io"
 	"net"
 	"time"
 )
@@ -98,6 +99,11 @@ type Disks interface {
 	// Copy makes the disk to as a copy of from: thin, sharing blocks with it where the medium can, durable on return. progress (nil: nobody asks) hears how many
 	// of the bytes to copy are done. Conflict if to exists; after an error nothing is left of it.
 	Copy(ctx context.Context, from, to DiskPath, progress Progressed) error
+	// Open reads a disk's bytes: DiskInfo.Size of them.
+	Open(ctx context.Context, path DiskPath) (io.ReadCloser, DiskInfo, error)
+	// CreateFrom makes a disk of size bytes of what r gives, thin where that is zeros; durable on return. Invalid if r does not give size bytes and then its end; Conflict if
+	// path exists; after an error nothing is left of it.
+	CreateFrom(ctx context.Context, path DiskPath, size Bytes, r io.Reader) error
 	// Grow makes a disk longer, durably; what is in it stays as it is. As long already: nothing happens. Invalid for a size that is less.
 	Grow(ctx context.Context, path DiskPath, size Bytes) error
 	// Link gives a disk a second path; Delete of one leaves the other. Conflict if to exists.

@@ -48,6 +48,7 @@ type VolumeSpec struct {
 	Maker    string
 	VCH      string
 	From     *VolumeSource // what its content is copied from; nil: it is empty
+	Packed   io.Reader     // what Pack has written: its content is that; nil: it is empty. It is read to its end
 	Created  time.Time     // zero: now
 	Progress Progressed    // of the copying; nil: nobody asks
 }
@@ -121,6 +122,9 @@ type VolumeStore interface {
 	Usage(ctx context.Context, name VolumeName) (VolumeUsage, error)
 	// Source is what a copy of a volume is made from, or one of its snapshot unless that is "".
 	Source(ctx context.Context, name VolumeName, snapshot string) (VolumeSource, error)
+	// Pack writes a volume, or one of its snapshot unless that is "", in the form in which the store's medium keeps it: VolumeSpec.Packed of this store or another of its kind. Nobody
+	// writes to it meanwhile.
+	Pack(ctx context.Context, name VolumeName, snapshot string, w io.Writer) error
 	// Grow gives a volume capacity, rounded up as by Ensure. The file system in it does not grow by that. Invalid for less than it has.
 	Grow(ctx context.Context, name VolumeName, capacity Bytes) (Volume, error)
 	// Rename gives a volume another name, with all that it has, its snapshots included. Its label is that of the new name. Conflict if that is taken. Interrupted, the volume
@@ -172,6 +176,10 @@ type Volumes interface {
 	Export(ctx context.Context, id VolumeID, w io.Writer) error
 	// Import makes a volume, which must not be there, of a tar. After an error there is none.
 	Import(ctx context.Context, req VolumeRequest, r io.Reader) (Volume, error)
+	// ExportDisk writes the disk of a volume itself, NAME or NAME@STORE, or of a snapshot, either with @SNAPSHOT. InUse while a container writes to the volume, though not to the snapshot.
+	ExportDisk(ctx context.Context, ref string, w io.Writer) error
+	// ImportDisk makes a volume, which must not be there, of what ExportDisk has written. After an error there is none.
+	ImportDisk(ctx context.Context, req VolumeRequest, r io.Reader) (Volume, error)
 	// Prune removes every volume without references for which pick says yes, but for protected ones and those with snapshots, and returns them with the bytes that they held.
 	Prune(ctx context.Context, pick func(Volume) bool) ([]Volume, Bytes, error)
 	// Locations says where each store is. It asks none, so that one which hangs keeps nobody.

@@ -1,7 +1,6 @@
 package tether
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,7 +89,7 @@ func (l *Linux) Mount(ctx context.Context, m guest.MountSpec) (err error) {
 		return fault.New(fault.Internal, "cannot mount %s at %s: %w", mountName(m), m.Target, err)
 	}
 	l.binds[m.Target] = bind{spec: m, id: id}
-	l.show(m, strings.TrimPrefix(path, rootDir))
+	l.show(m.Target, strings.TrimPrefix(path, rootDir))
 	return nil
 }
 
@@ -267,9 +266,9 @@ func (l *Linux) closeVolume(m guest.MountSpec) error {
 			return fault.New(fault.Internal, "cannot unmount the file system of %s: %w", mountName(m), err)
 		}
 		l.mounted = slices.DeleteFunc(l.mounted, func(have string) bool { return have == at })
-		l.mu.Lock()
+		l.plug.Lock()
 		delete(l.volumes, m.Source)
-		l.mu.Unlock()
+		l.plug.Unlock()
 	}
 	dev := diskWithSerial(label)
 	if dev == "" {
@@ -336,15 +335,16 @@ const maxHolders = 5
 // heldBy says which of the container's processes have something open, work or are mapped from where match says yes.
 func heldBy(match func(unix.Statx_t) bool) string {
 	var held []string
-	procs, _ := os.ReadDir("/proc")
-	slices.SortFunc(procs, func(a, b fs.DirEntry) int { // by number: the longer is the greater
-		return cmp.Or(len(a.Name())-len(b.Name()), strings.Compare(a.Name(), b.Name()))
-	})
-	for _, p := range procs {
-		if pid, err := strconv.Atoi(p.Name()); err != nil || pid == os.Getpid() {
-			continue
+	entries, _ := os.ReadDir("/proc")
+	var pids []int
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil && pid != os.Getpid() {
+			pids = append(pids, pid)
 		}
-		dir := filepath.Join("/proc", p.Name())
+	}
+	slices.Sort(pids)
+	for _, pid := range pids {
+		dir := filepath.Join("/proc", strconv.Itoa(pid))
 		why := holds(dir, match)
 		if why == "" {
 			continue

@@ -281,10 +281,11 @@ func (l *Linux) openVolume(ctx context.Context, m guest.MountSpec, all []guest.M
 		return "", err
 	}
 	var flags uintptr
+	data := "discard" // what is deleted goes back to the host: the disk is sparse, and nobody in a container may run fstrim
 	if readOnly {
-		flags = unix.MS_RDONLY
+		flags, data = unix.MS_RDONLY, ""
 	}
-	err = l.mount(dev, at, "ext4", flags, "")
+	err = l.mount(dev, at, "ext4", flags, data)
 	if readOnly && errors.Is(err, unix.EROFS) { // fs/ext4/super.c, ext4_load_and_init_journal: "write access unavailable, cannot proceed"
 		return "", fault.As(fault.Conflict, &Unclean{Source: m.Source, Name: mountName(m)})
 	}
@@ -302,10 +303,27 @@ func (l *Linux) openVolume(ctx context.Context, m guest.MountSpec, all []guest.M
 			return "", err
 		}
 	}
-	l.mu.Lock()
+	l.plug.Lock()
 	l.volumes[m.Source] = volume{content: content, readOnly: readOnly}
-	l.mu.Unlock()
+	l.plug.Unlock()
 	return content, nil
+}
+
+// show has archives show what is mounted for target at a path of the container.
+func (l *Linux) show(target, inside string) {
+	l.plug.Lock()
+	defer l.plug.Unlock()
+	l.targets[target] = inside
+	l.shown = append(l.shown, inside)
+}
+
+// hide undoes show.
+func (l *Linux) hide(target string) {
+	l.plug.Lock()
+	defer l.plug.Unlock()
+	inside := l.targets[target]
+	delete(l.targets, target)
+	l.shown = slices.DeleteFunc(slices.Clone(l.shown), func(at string) bool { return at == inside })
 }
 
 func (l *Linux) mountOne(m guest.MountSpec, t target) error {
@@ -318,7 +336,7 @@ func (l *Linux) mountOne(m guest.MountSpec, t target) error {
 		return err
 	}
 	inside := strings.TrimPrefix(path, rootDir)
-	l.show(m, inside)
+	l.show(m.Target, inside)
 	if m.Absent != "" {
 		// Its place is kept free, for what is mounted below it, and that nothing is written there.
 		l.absent[inside] = m.Target
@@ -404,6 +422,7 @@ func (l *Linux) findDisk(ctx context.Context, source guest.Source, what string) 
 	for {
 		// Subscribe before looking, so that a disk that comes in between is not missed.
 		news := l.uevents.news()
+		// A disk that is just coming has its name before it can be opened (block/genhd.c, device_add_disk); its uevent follows that.
 		if dev := diskWithSerial(serial); dev != "" && opens(dev) {
 			return dev, nil
 		}
@@ -415,14 +434,13 @@ func (l *Linux) findDisk(ctx context.Context, source guest.Source, what string) 
 	}
 }
 
-// opens says whether a disk is there whole: its names come before it can be opened, and the event that says so after (block/genhd.c, device_add_disk).
+// opens reports whether a device is there to be opened.
 func opens(dev string) bool {
 	f, err := os.Open(dev)
-	if err != nil {
-		return !errors.Is(err, unix.ENXIO) && !errors.Is(err, fs.ErrNotExist) // any other is told by who uses it
+	if err == nil {
+		f.Close()
 	}
-	f.Close()
-	return true
+	return !errors.Is(err, unix.ENXIO)
 }
 
 // diskWithSerial looks through the disks that are there; "" if none has the serial.
@@ -484,10 +502,8 @@ func (l *Linux) unmountAll() error {
 			errs = append(errs, fmt.Errorf("%s: %w", at, err))
 		}
 	}
-	l.mounted, l.binds, l.mounts, l.absent = nil, map[string]bind{}, nil, map[string]string{}
-	l.mu.Lock()
-	l.volumes, l.shown, l.targets = map[guest.Source]volume{}, nil, map[string]string{}
-	l.mu.Unlock()
+	l.mounted, l.volumes, l.binds = nil, map[guest.Source]volume{}, map[string]bind{}
+	l.mounts, l.shown, l.targets, l.absent = nil, nil, map[string]string{}, map[string]string{}
 	unix.Sync()
 	return errors.Join(errs...)
 }

@@ -33,43 +33,20 @@ type Linux struct {
 	reaper  *reaper
 	stage   *stageChild // started early, for the container's own process; nil once used
 
-	mounted   []string             // in order
-	binds     map[string]bind      // volumes' mounts in the container's root, by their specs' targets
+	mounted []string // in order
+	// plug guards volumes, shown and targets against a Mount or Unmount while archives look at them; who changes the mounts is one goroutine, and reads without it.
+	plug    sync.RWMutex
+	volumes map[guest.Source]volume
+	binds   map[string]bind // volumes' mounts in the container's root, by their specs' targets
+
 	forgotten map[string]scsiPlace // disks that Unmount had the kernel drop, by label
 	mounts    []guest.MountSpec    // of the config
+	shown     []string             // paths of the container where something was mounted for it that its archives show, in order
+	targets   map[string]string    // Targets of mounts to the paths of the container that they led to
 	absent    map[string]string    // paths of the container where mounts are absent to their Targets
 
-	mu      sync.Mutex // guards below
-	main    *linuxProc
-	volumes map[guest.Source]volume
-	shown   []string          // paths of the container where something was mounted for it that its archives show, in order
-	targets map[string]string // Targets of mounts to the paths of the container that they led to
-}
-
-// opened gives a volume whose file system is mounted.
-func (l *Linux) opened(source guest.Source) (volume, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	v, ok := l.volumes[source]
-	return v, ok
-}
-
-// show makes a mount at a path of the container known to its archives.
-func (l *Linux) show(m guest.MountSpec, inside string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.targets[m.Target] = inside
-	l.shown = append(l.shown, inside)
-}
-
-// hide is show's way back.
-func (l *Linux) hide(target string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if i := slices.Index(l.shown, l.targets[target]); i >= 0 {
-		l.shown = slices.Delete(slices.Clone(l.shown), i, i+1) // a view may be using what was
-	}
-	delete(l.targets, target)
+	mu   sync.Mutex // guards below
+	main *linuxProc
 }
 
 type volume struct {
@@ -292,9 +269,7 @@ func (l *Linux) mountFiles(cfg guest.ExecutorConfig) error {
 		if err := l.mount(src, at, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("cannot mount %s: %w", f.Path, err)
 		}
-		l.mu.Lock()
 		l.shown = append(l.shown, strings.TrimPrefix(at, rootDir))
-		l.mu.Unlock()
 	}
 	return nil
 }

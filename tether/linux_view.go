@@ -34,8 +34,12 @@ type view struct {
 func (l *Linux) within(p guest.Place, do func(*view) error) error {
 	v := &view{start: "/"}
 	root := viewDir
+	l.plug.RLock()
+	vol, ok := l.volumes[p.Source]
+	at, there := l.targets[p.Mount]
+	shown := l.shown // replaced and appended to, never changed
+	l.plug.RUnlock()
 	if p.Source != "" {
-		vol, ok := l.opened(p.Source)
 		if !ok {
 			return fault.New(fault.NotFound, "the machine has not mounted the volume %s", p.Source)
 		}
@@ -50,12 +54,8 @@ func (l *Linux) within(p guest.Place, do func(*view) error) error {
 	} else {
 		v.absent = l.absent
 	}
-	l.mu.Lock()
-	at, ok := l.targets[p.Mount]
-	shown := l.shown
-	l.mu.Unlock()
 	if p.Mount != "" {
-		if !ok {
+		if !there {
 			return fault.New(fault.NotFound, "the machine has nothing mounted at %s", p.Mount)
 		}
 		v.start = at

@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -150,7 +148,7 @@ func rename(at, label string) error {
 
 // writable finds a volume's mounted file system and its disk.
 func (l *Linux) writable(source guest.Source) (at, dev string, err error) {
-	v, ok := l.opened(source)
+	v, ok := l.volumes[source]
 	switch {
 	case !ok:
 		return "", "", fault.New(fault.Conflict, "%s is not mounted in this machine", source)
@@ -230,14 +228,9 @@ func (l *Linux) Grow(ctx context.Context, source guest.Source, size int64) error
 // Rooms is System.Rooms.
 func (l *Linux) Rooms() ([]guest.Room, error) {
 	rooms := []guest.Room{}
-	l.mu.Lock()
-	volumes := maps.Clone(l.volumes)
-	l.mu.Unlock()
-	for source, v := range volumes {
+	for source, v := range l.volumes {
 		var st unix.Statfs_t
-		if err := unix.Statfs(v.content, &st); errors.Is(err, fs.ErrNotExist) {
-			continue // unmounted meanwhile
-		} else if err != nil {
+		if err := unix.Statfs(v.content, &st); err != nil {
 			return nil, err
 		}
 		rooms = append(rooms, guest.Room{Source: source, Total: int64(st.Blocks) * st.Bsize, Free: int64(st.Bavail) * st.Bsize})

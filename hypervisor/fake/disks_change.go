@@ -3,6 +3,7 @@ package fake
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -26,6 +27,34 @@ func (Disks) Copy(ctx context.Context, from, to portlayer.DiskPath, progress por
 			}
 		})
 	}))
+}
+
+// Open is portlayer.Disks.Open.
+func (d Disks) Open(ctx context.Context, path portlayer.DiskPath) (io.ReadCloser, portlayer.DiskInfo, error) {
+	info, err := d.Stat(ctx, path)
+	if err != nil {
+		return nil, info, err
+	}
+	f, err := os.Open(extentPath(string(path)))
+	if err != nil {
+		return nil, info, err
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(f, int64(info.Size)), f}, info, nil
+}
+
+// CreateFrom is portlayer.Disks.CreateFrom.
+func (Disks) CreateFrom(ctx context.Context, path portlayer.DiskPath, size portlayer.Bytes, r io.Reader) error {
+	if size <= 0 || size != roundUp(size) {
+		return fault.New(fault.Invalid, "a disk cannot have %d bytes", size)
+	}
+	err := place(path, size, func(extent string) error { return sparsefile.Write(ctx, extent, int64(size), r) })
+	if errors.Is(err, sparsefile.ErrLength) {
+		return fault.New(fault.Invalid, "fill disk %s: %w", path, err)
+	}
+	return err
 }
 
 // Grow is portlayer.Disks.Grow.

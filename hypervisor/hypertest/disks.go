@@ -22,6 +22,7 @@ func (s *suite) testDisks(t *testing.T) {
 	t.Run("delete takes what is there, twice", s.deleteDisk)
 	t.Run("import moves an image into place", s.importDisk)
 	t.Run("a copy holds what its source holds", s.copyDisk)
+	t.Run("a disk is read and made of what was read", s.fillDisk)
 	t.Run("a disk grows and does not shrink", s.growDisk)
 	t.Run("a linked disk has two paths", s.linkDisk)
 	t.Run("a directory moves whole", s.moveDir)

@@ -63,6 +63,41 @@ func (s *suite) copyDisk(t *testing.T) {
 	}
 }
 
+func (s *suite) fillDisk(t *testing.T) {
+	d := s.h.Disks()
+	dir, one := s.made(t, "fills")
+	two := d.Join(dir, "two.vmdk")
+	r, info, err := d.Open(t.Context(), one)
+	if err != nil || info.Size != 8*portlayer.MiB {
+		t.Fatalf("%+v, %v", info, err)
+	}
+	defer r.Close()
+	if err := d.CreateFrom(t.Context(), two, info.Size, r); err != nil {
+		t.Fatal(err)
+	}
+	was, err := os.ReadFile(extent(one))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if is, err := os.ReadFile(extent(two)); err != nil || !bytes.Equal(is, was) {
+		t.Errorf("it differs (%v)", err)
+	}
+	if i, err := d.Stat(t.Context(), two); err != nil || i.Size != info.Size || i.Allocated > 4*portlayer.MiB {
+		t.Errorf("%+v, %v", i, err)
+	}
+	want(t, "fill again", d.CreateFrom(t.Context(), two, info.Size, bytes.NewReader(was)), fault.Conflict)
+	bad := d.Join(dir, "bad.vmdk")
+	for _, size := range []portlayer.Bytes{-512, 0, 100, info.Size - 512, info.Size + 512} {
+		want(t, "another size", d.CreateFrom(t.Context(), bad, size, bytes.NewReader(was)), fault.Invalid)
+	}
+	if _, _, err := d.Open(t.Context(), bad); !fault.Is(err, fault.NotFound) {
+		t.Errorf("open: %v", err)
+	}
+	if names, err := d.List(t.Context(), dir); err != nil || len(names) != 4 {
+		t.Errorf("%v, %v", names, err)
+	}
+}
+
 func (s *suite) growDisk(t *testing.T) {
 	d := s.h.Disks()
 	_, one := s.made(t, "grows")

@@ -3,6 +3,7 @@ package qemu
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -50,6 +51,47 @@ func (d Disks) Copy(ctx context.Context, from, to portlayer.DiskPath, progress p
 	}
 	if err := atomicfile.Write(file, []byte(descriptor(filepath.Base(extent), info.Size)), 0o600); err != nil {
 		return errors.Join(kindOf(err), os.Remove(extent))
+	}
+	return nil
+}
+
+// Open is portlayer.Disks.Open.
+func (d Disks) Open(_ context.Context, path portlayer.DiskPath) (io.ReadCloser, portlayer.DiskInfo, error) {
+	extent, info, err := locate(string(path))
+	if err != nil {
+		return nil, info, err
+	}
+	f, err := os.Open(extent)
+	if err != nil {
+		return nil, info, kindOf(err)
+	}
+	return bounded{io.LimitReader(f, int64(info.Size)), f}, info, nil
+}
+
+// bounded is a file of which no more is read than the descriptor says.
+type bounded struct {
+	io.Reader
+	io.Closer
+}
+
+// CreateFrom is portlayer.Disks.CreateFrom.
+func (d Disks) CreateFrom(ctx context.Context, path portlayer.DiskPath, size portlayer.Bytes, r io.Reader) error {
+	file, extent := string(path), extentPath(string(path))
+	if size <= 0 || size%sector != 0 || size > maxDisk {
+		return fault.New(fault.Invalid, "a disk cannot have %d bytes", size)
+	}
+	if err := absent(file); err != nil {
+		return err
+	}
+	err := sparsefile.Write(ctx, extent, int64(size), r)
+	if errors.Is(err, sparsefile.ErrLength) {
+		return fault.New(fault.Invalid, "the disk does not have the %d bytes that it should have: it was cut off on its way", size)
+	}
+	if err != nil {
+		return noRoom(kindOf(err), filepath.Dir(file))
+	}
+	if err := atomicfile.Write(file, []byte(descriptor(filepath.Base(extent), size)), 0o600); err != nil {
+		return errors.Join(noRoom(kindOf(err), filepath.Dir(file)), os.Remove(extent))
 	}
 	return nil
 }

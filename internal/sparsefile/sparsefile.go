@@ -5,6 +5,7 @@
 package sparsefile
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -88,3 +89,52 @@ func Copy(ctx context.Context, from, to string, progress func(done, total int64)
 	progress(total, total)
 	return nil
 }
+
+// Write makes the file to of the size bytes that r gives, durably, with holes where they are zero. to must not exist; after an error it does not. ErrLength if r gives less
+// or more.
+func Write(ctx context.Context, to string, size int64, r io.Reader) (err error) {
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, out.Close())
+		if err != nil {
+			err = errors.Join(err, os.Remove(to))
+		}
+	}()
+	const block = 64 << 10
+	buf, zeros := make([]byte, block), make([]byte, block)
+	at := int64(0)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := io.ReadFull(r, buf)
+		if at+int64(n) > size {
+			return ErrLength
+		}
+		if !bytes.Equal(buf[:n], zeros[:n]) {
+			if _, err := out.WriteAt(buf[:n], at); err != nil {
+				return err
+			}
+		}
+		at += int64(n)
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if at != size {
+		return ErrLength
+	}
+	if err := out.Truncate(size); err != nil {
+		return err
+	}
+	return out.Sync()
+}
+
+// ErrLength is Write's error for a reader of another length.
+var ErrLength = errors.New("not as many bytes as there should be")

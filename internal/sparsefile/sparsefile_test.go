@@ -3,6 +3,7 @@ package sparsefile
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -62,5 +63,33 @@ func TestCopy(t *testing.T) {
 	}
 	if err := Copy(t.Context(), filepath.Join(dir, "none"), third, nil); !os.IsNotExist(err) {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestWrite(t *testing.T) {
+	dir := t.TempDir()
+	data := make([]byte, 10<<20)
+	copy(data[5<<20:], "here")
+	copy(data[len(data)-1:], "x")
+	to := filepath.Join(dir, "to")
+	if err := Write(t.Context(), to, int64(len(data)), bytes.NewReader(data)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(to)
+	if err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	st, err := os.Stat(to)
+	if err != nil || st.Sys().(*syscall.Stat_t).Blocks*512 > 1<<20 {
+		t.Errorf("not sparse: %v", err)
+	}
+	for _, size := range []int64{0, 1, int64(len(data)) - 1, int64(len(data)) + 1} {
+		bad := filepath.Join(dir, "bad")
+		if err := Write(t.Context(), bad, size, bytes.NewReader(data)); !errors.Is(err, ErrLength) {
+			t.Errorf("%d: %v", size, err)
+		}
+		if _, err := os.Stat(bad); !os.IsNotExist(err) {
+			t.Errorf("%d: left: %v", size, err)
+		}
 	}
 }

@@ -296,6 +296,63 @@ func (s *Service) Export(ctx context.Context, id portlayer.VolumeID, w io.Writer
 	return content.Export(ctx, p.volume, w)
 }
 
+// ExportDisk is portlayer.Volumes.ExportDisk.
+func (s *Service) ExportDisk(ctx context.Context, ref string, w io.Writer) error {
+	p, snapshot, err := s.original(ctx, ref)
+	if err != nil {
+		return err
+	}
+	work := "volume " + p.volume.Ref() + " is being exported"
+	if snapshot != "" {
+		end, err := s.kept(p.volume, work)
+		if err != nil {
+			return err
+		}
+		return errors.Join(p.store.Pack(ctx, p.volume.Name, snapshot, w), end())
+	}
+	release, err := s.hold(p.volume, work, true)
+	if err != nil {
+		return fault.New(fault.KindOf(err), "%w; or make a snapshot and export that: vch volume snapshot create %s", err, p.volume.Ref())
+	}
+	defer release()
+	return p.store.Pack(ctx, p.volume.Name, "", w)
+}
+
+// ImportDisk is portlayer.Volumes.ImportDisk.
+func (s *Service) ImportDisk(ctx context.Context, req portlayer.VolumeRequest, r io.Reader) (portlayer.Volume, error) {
+	w, err := s.newImport(req)
+	if err != nil {
+		return portlayer.Volume{}, err
+	}
+	w.packed = r
+	unlock, err := s.names.Lock(ctx, w.name)
+	if err != nil {
+		return portlayer.Volume{}, err
+	}
+	defer unlock()
+	return s.madeNew(s.ensure(ctx, w))
+}
+
+// newImport is the wish of an import.
+func (s *Service) newImport(req portlayer.VolumeRequest) (wish, error) {
+	if req.Name == "" {
+		return wish{}, fault.New(fault.Invalid, "name the volume that is to be made")
+	}
+	w, err := s.newWish(portlayer.VolumeID{Name: req.Name, Store: req.Store}, req.Driver, req.Options, req.Labels)
+	if err == nil && w.from != "" {
+		err = fault.New(fault.Invalid, "a volume is made of an archive or from another volume, not both")
+	}
+	return w, err
+}
+
+// madeNew is ensure's answer for an import, to which a volume that was there is a Conflict.
+func (s *Service) madeNew(vol portlayer.Volume, made bool, err error) (portlayer.Volume, error) {
+	if err == nil && !made {
+		err = fault.New(fault.Conflict, "import %s: the volume exists already; choose another name, or add to it with docker cp", vol.Ref())
+	}
+	return vol, err
+}
+
 // Import is portlayer.Volumes.Import.
 func (s *Service) Import(ctx context.Context, req portlayer.VolumeRequest, r io.Reader) (portlayer.Volume, error) {
 	none := portlayer.Volume{}
@@ -303,25 +360,16 @@ func (s *Service) Import(ctx context.Context, req portlayer.VolumeRequest, r io.
 	if err != nil {
 		return none, err
 	}
-	if req.Name == "" {
-		return none, fault.New(fault.Invalid, "name the volume that is to be made")
-	}
-	w, err := s.newWish(portlayer.VolumeID{Name: req.Name, Store: req.Store}, req.Driver, req.Options, req.Labels)
+	w, err := s.newImport(req)
 	if err != nil {
 		return none, err
-	}
-	if w.from != "" {
-		return none, fault.New(fault.Invalid, "a volume is made of an archive or from another volume, not both")
 	}
 	unlock, err := s.names.Lock(ctx, w.name)
 	if err != nil {
 		return none, err
 	}
 	defer unlock()
-	vol, made, err := s.ensure(ctx, w)
-	if err == nil && !made {
-		err = fault.New(fault.Conflict, "import %s: the volume exists already; choose another name, or add to it with docker cp", vol.Ref())
-	}
+	vol, err := s.madeNew(s.ensure(ctx, w))
 	if err != nil {
 		return none, err
 	}

@@ -46,6 +46,7 @@ func (s *Service) ensure(ctx context.Context, w wish) (vol portlayer.Volume, mad
 		Labels:   w.labels,
 		Maker:    w.maker,
 		VCH:      s.o.VCH,
+		Packed:   w.packed,
 	}, w.from)
 	if err != nil {
 		return vol, false, err
@@ -60,7 +61,7 @@ func (s *Service) ensure(ctx context.Context, w wish) (vol portlayer.Volume, mad
 
 func (s *Service) capacity(w wish) portlayer.Bytes {
 	switch {
-	case w.capacity != 0 || w.from != "": // a copy has what its source has
+	case w.capacity != 0 || w.from != "" || w.packed != nil: // a copy has what its source has
 		return w.capacity
 	case w.anonymous:
 		return s.o.AnonymousCapacity

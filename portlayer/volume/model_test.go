@@ -129,10 +129,15 @@ func (m *model) drop(id portlayer.VolumeID) {
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		stores := map[portlayer.StoreName]*volumetest.Store{"default": volumetest.NewStore("default"), "fast": volumetest.NewStore("fast")}
+		var mu sync.Mutex
 		events := map[string]int{}
 		s, err := New(Options{
 			Stores: []portlayer.VolumeStore{stores["default"], stores["fast"]}, AnonymousCapacity: 16 * mib, DefaultCapacity: 32 * mib, VCH: "this",
-			Publish: func(e portlayer.Event) { events[e.Verb]++ },
+			Publish: func(e portlayer.Event) { // a prune publishes from several goroutines
+				mu.Lock()
+				defer mu.Unlock()
+				events[e.Verb]++
+			},
 		})
 		if err != nil {
 			rt.Fatal(err)

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -22,6 +23,7 @@ type wish struct {
 	capacity  portlayer.Bytes     // 0: any; a new one gets the default
 	throttle  portlayer.Throttle  // zero members: any; a new one has no bound
 	from      string              // what a new one is a copy of (copy.go, original); "": it is empty
+	packed    io.Reader           // what a new one is made of (VolumeSpec.Packed); nil: it is empty
 	options   map[string]string
 	labels    map[string]string
 	maker     string

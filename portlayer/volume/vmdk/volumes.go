@@ -46,6 +46,13 @@ func (s *Store) Ensure(ctx context.Context, spec portlayer.VolumeSpec) (portlaye
 
 // make makes the volume in an absent directory. Between its two writes of volume.json an interrupted make is known as such.
 func (s *Store) make(ctx context.Context, spec portlayer.VolumeSpec) (vol portlayer.Volume, err error) {
+	var pack packed
+	if spec.Packed != nil {
+		if pack, err = unpack(spec.Packed); err != nil {
+			return vol, err
+		}
+		spec.From = &portlayer.VolumeSource{Capacity: pack.Size, Labels: pack.Was}
+	}
 	rec, err := s.newRecord(spec)
 	if err != nil {
 		return vol, err
@@ -64,7 +71,7 @@ func (s *Store) make(ctx context.Context, spec portlayer.VolumeSpec) (vol portla
 	if err := s.write(ctx, spec.Name, rec); err != nil {
 		return vol, err
 	}
-	if err := s.fill(ctx, spec, rec); err != nil {
+	if err := s.fill(ctx, spec, rec, pack); err != nil {
 		return vol, err
 	}
 	rec.Making = false
@@ -75,14 +82,20 @@ func (s *Store) make(ctx context.Context, spec portlayer.VolumeSpec) (vol portla
 	return vol, err
 }
 
-// fill makes the disk of a new volume: empty, or as a copy.
-func (s *Store) fill(ctx context.Context, spec portlayer.VolumeSpec, rec record) error {
+// fill makes the disk of a new volume: empty, as a copy, or of a packed one.
+func (s *Store) fill(ctx context.Context, spec portlayer.VolumeSpec, rec record, pack packed) error {
 	d, disk := s.o.Disks, s.disk(spec.Name)
-	if spec.From == nil {
+	switch {
+	case spec.Packed != nil:
+		if err := s.fillFrom(ctx, disk, pack); err != nil {
+			return err
+		}
+	case spec.From != nil:
+		if err := d.Copy(ctx, spec.From.Disk, disk, spec.Progress); err != nil {
+			return err
+		}
+	default:
 		return d.Create(ctx, disk, portlayer.DiskSpec{Size: rec.Size, Label: rec.Label})
-	}
-	if err := d.Copy(ctx, spec.From.Disk, disk, spec.Progress); err != nil {
-		return err
 	}
 	return d.Grow(ctx, disk, rec.Size)
 }

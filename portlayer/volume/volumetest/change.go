@@ -1,6 +1,11 @@
 package volumetest
 
 import (
+	"bytes"
+	"errors"
+	"io"
+	"strings"
+
 	"vch/internal/fault"
 	"vch/portlayer"
 )
@@ -245,4 +250,39 @@ func interruptedSnapshotLaw(b *bench) {
 		}
 		return met
 	})
+}
+
+// A packed volume becomes one again, whole or not at all.
+func packLaw(b *bench) {
+	p, s := b.fresh()
+	vol := b.ensure(s, portlayer.VolumeSpec{Name: "data", Capacity: small})
+	if _, err := s.Snapshot(b.Context(), "data", "snap", nil); err != nil {
+		b.Fatal(err)
+	}
+	var pack, snap bytes.Buffer
+	if err := errors.Join(s.Pack(b.Context(), "data", "", &pack), s.Pack(b.Context(), "data", "snap", &snap)); err != nil {
+		b.Fatal(err)
+	}
+	b.kind(s.Pack(b.Context(), "gone", "", io.Discard), fault.NotFound, "gone")
+	b.kind(s.Pack(b.Context(), "data", "gone", io.Discard), fault.NotFound, "gone")
+	before := tree(p)
+	for what, text := range map[string]string{"empty": "", "nonsense": "nonsense", "cut": pack.String()[:pack.Len()/2], "cut at its beginning": pack.String()[:20]} {
+		_, _, err := s.Ensure(b.Context(), portlayer.VolumeSpec{Name: "bad", Packed: strings.NewReader(text)})
+		if !fault.Is(err, fault.Invalid) {
+			b.Errorf("%s: %v", what, err)
+		}
+		b.equal(what+": medium", before, tree(p))
+	}
+	for name, text := range map[portlayer.VolumeName]string{"whole": pack.String(), "snap": snap.String()} {
+		rest := strings.NewReader(text)
+		made := b.ensure(s, portlayer.VolumeSpec{Name: name, Packed: rest})
+		if made.Capacity != small || len(made.Was) != 1 || made.Was[0] != vol.Label || rest.Len() != 0 {
+			b.Errorf("%s: %+v; %d bytes were not read", name, made, rest.Len())
+		}
+	}
+	if larger := b.ensure(s, portlayer.VolumeSpec{Name: "larger", Capacity: 2 * small, Packed: bytes.NewReader(pack.Bytes())}); larger.Capacity != 2*small {
+		b.Errorf("%+v", larger)
+	}
+	_, _, err := s.Ensure(b.Context(), portlayer.VolumeSpec{Name: "smaller", Capacity: small - 512, Packed: bytes.NewReader(pack.Bytes())})
+	b.kind(err, fault.Invalid)
 }

@@ -3,6 +3,7 @@ package volumetest
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"maps"
 	"path"
 	"slices"
@@ -277,6 +278,31 @@ func (d *Disks) Copy(ctx context.Context, from, to portlayer.DiskPath, progress 
 		progress(diskCost, diskCost)
 	}
 	return d.put(ctx, to, desc)
+}
+
+// zeros is an endless reader: a disk in memory holds nothing else.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// Open is portlayer.Disks.Open.
+func (d *Disks) Open(ctx context.Context, p portlayer.DiskPath) (io.ReadCloser, portlayer.DiskInfo, error) {
+	info, err := d.Stat(ctx, p)
+	return io.NopCloser(io.LimitReader(zeros{}, int64(info.Size))), info, err
+}
+
+// CreateFrom is portlayer.Disks.CreateFrom. What it is filled with is counted, and forgotten.
+func (d *Disks) CreateFrom(ctx context.Context, p portlayer.DiskPath, size portlayer.Bytes, r io.Reader) error {
+	n, err := io.Copy(io.Discard, r)
+	if err != nil {
+		return err
+	}
+	if n != int64(size) {
+		return fault.New(fault.Invalid, "%d bytes for a disk of %d", n, size)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.put(ctx, p, descriptor{Size: size})
 }
 
 // Grow is portlayer.Disks.Grow.

@@ -2,6 +2,7 @@ package volumetest
 
 import (
 	"context"
+	"io"
 	"runtime"
 	"sync"
 
@@ -112,6 +113,17 @@ func (f *Faulty) Import(ctx context.Context, local string, path portlayer.DiskPa
 // Copy is portlayer.Disks.Copy.
 func (f *Faulty) Copy(ctx context.Context, from, to portlayer.DiskPath, progress portlayer.Progressed) error {
 	return f.pass(func() error { return f.Disks.Copy(ctx, from, to, progress) })
+}
+
+// Open is portlayer.Disks.Open.
+func (f *Faulty) Open(ctx context.Context, path portlayer.DiskPath) (r io.ReadCloser, info portlayer.DiskInfo, err error) {
+	err = f.pass(func() (err error) { r, info, err = f.Disks.Open(ctx, path); return err })
+	return r, info, err
+}
+
+// CreateFrom is portlayer.Disks.CreateFrom.
+func (f *Faulty) CreateFrom(ctx context.Context, path portlayer.DiskPath, size portlayer.Bytes, r io.Reader) error {
+	return f.pass(func() error { return f.Disks.CreateFrom(ctx, path, size, r) })
 }
 
 // Grow is portlayer.Disks.Grow.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/md5"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"io"
 	"maps"
 	"regexp"
 	"slices"
@@ -142,6 +144,17 @@ func (s *Store) Ensure(ctx context.Context, spec portlayer.VolumeSpec) (portlaye
 		created = time.Now().UTC()
 	}
 	var was []portlayer.Label
+	if spec.Packed != nil {
+		var p pack
+		data, err := io.ReadAll(spec.Packed)
+		if err == nil {
+			err = json.Unmarshal(data, &p)
+		}
+		if err != nil {
+			return portlayer.Volume{}, false, fault.New(fault.Invalid, "no packed volume: %w", err)
+		}
+		spec.From = &portlayer.VolumeSource{Capacity: p.Capacity, Labels: p.Labels}
+	}
 	if spec.From != nil {
 		if was = spec.From.Labels; capacity == 0 {
 			capacity = spec.From.Capacity

@@ -2,6 +2,8 @@ package volumetest
 
 import (
 	"context"
+	"encoding/json"
+	"io"
 	"maps"
 	"regexp"
 	"slices"
@@ -77,6 +79,21 @@ func (s *Store) Source(ctx context.Context, name portlayer.VolumeName, snapshot 
 		return nil
 	})
 	return src, err
+}
+
+// pack is what Pack writes here.
+type pack struct {
+	Capacity portlayer.Bytes
+	Labels   []portlayer.Label
+}
+
+// Pack is portlayer.VolumeStore.Pack.
+func (s *Store) Pack(ctx context.Context, name portlayer.VolumeName, snapshot string, w io.Writer) error {
+	src, err := s.Source(ctx, name, snapshot)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(w).Encode(pack{src.Capacity, src.Labels})
 }
 
 // Snapshot is portlayer.VolumeStore.Snapshot.

@@ -75,6 +75,7 @@ func Run(t *testing.T, place func(t *testing.T, dir string) Place) {
 		{"interrupted rename", interruptedRenameLaw},
 		{"copy", copyLaw},
 		{"snapshots", snapshotLaw},
+		{"packed", packLaw},
 		{"interrupted snapshot", interruptedSnapshotLaw},
 		{"join", joinLaw},
 		{"join twice", joinTwiceLaw},
