@@ -354,7 +354,7 @@ func heldBy(match func(unix.Statx_t) bool) string {
 	}
 	switch n := len(held) - maxHolders; {
 	case len(held) == 0:
-		return "it is in use, by no process that can be named: by a mount namespace or a mount that the container made, a loop device or swap space"
+		return "it is in use, by no process that can be named: by a mount namespace or a mount that the container made, a loop device, swap space, or files that are being copied (docker cp)"
 	case n > 0:
 		held = append(held[:maxHolders], fmt.Sprintf("and %d more", n))
 	}

@@ -238,7 +238,7 @@ func (u *unit) putIn(ctx context.Context, p plan) error {
 		return nil
 	}
 	s := u.s
-	if err := s.o.Binder.Attach(u.c.ID, u.c.Spec.Name, p.add); err != nil {
+	if err := s.attach(ctx, u.c.ID, u.c.Spec.Name, p.add); err != nil {
 		return err
 	}
 	client, err := u.run.talk(ctx)
@@ -300,7 +300,7 @@ func (u *unit) mendPlugged(ctx context.Context, p plan, m portlayer.Mount) error
 	if err := s.mend(ctx, u.c.Image, u.c.Spec.Name, []portlayer.Mount{m}); err != nil {
 		return err
 	}
-	if err := s.o.Binder.Attach(u.c.ID, u.c.Spec.Name, mounts); err != nil {
+	if err := s.attach(ctx, u.c.ID, u.c.Spec.Name, mounts); err != nil {
 		return err
 	}
 	return u.run.machine.Reconfigure(ctx, again)
@@ -374,11 +374,11 @@ func (u *unit) letGo(mounts []portlayer.Mount) {
 
 // resume takes up a change that the daemon's end cut off. What the machine may still hold is nobody else's until then.
 func (u *unit) resume() {
-	s := u.s
+	s, id := u.s, string(u.c.ID)
 	for _, m := range u.pending.Add {
 		s.o.Binder.Refer(u.c.ID, m.ID())
 		if err := s.o.Binder.Attach(u.c.ID, u.c.Spec.Name, []portlayer.Mount{m}); err != nil {
-			s.o.Log.Warn("what an unfinished change has plugged in is another's by now", "container", string(u.c.ID), "err", err)
+			s.o.Log.Warn("what an unfinished change has plugged in is another's by now", "container", id, "err", err)
 		}
 	}
 	s.wg.Add(1)
@@ -392,9 +392,9 @@ func (u *unit) resume() {
 		switch {
 		case s.ctx.Err() != nil:
 		case err != nil:
-			s.o.Log.Error("an unfinished change of a running container is still there; the next change or start tries again", "container", string(u.c.ID), "err", err)
+			s.o.Log.Error("an unfinished change of a running container is still there; the next change or start tries again", "container", id, "err", err)
 		default:
-			s.o.Log.Info("an unfinished change of a running container is settled", "container", string(u.c.ID))
+			s.o.Log.Info("an unfinished change of a running container is settled", "container", id)
 		}
 	}()
 }
