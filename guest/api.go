@@ -48,8 +48,8 @@ type Handler interface {
 	// happens. With its last mount the volume's file system is unmounted and written out, and its disk forgotten: it can be pulled. InUse while
 	// processes have it open or something is mounted below, naming them, and nothing is changed then. Conflict while the container does not run.
 	Unmount(ctx context.Context, target string) error
-	// Freeze makes the file system of a volume that is mounted writable whole on its disk and keeps it so until Thaw: who writes to it waits. After limit it thaws by
-	// itself, so that a host that is gone stops nobody. Conflict if it is frozen already, is not mounted writable, or nothing is mounted.
+	// Freeze makes the file system of a volume that is mounted writable whole on its disk and keeps it so until Thaw: who writes to it waits. It thaws by itself
+	// after limit, and when the host is gone. Conflict if it is frozen already, is not mounted writable, or nothing is mounted.
 	Freeze(ctx context.Context, source Source, limit time.Duration) error
 	// Thaw ends a Freeze. Conflict if it has ended by itself: what was read from the disk meanwhile may not be whole.
 	Thaw(ctx context.Context, source Source) error

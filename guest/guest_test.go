@@ -480,3 +480,28 @@ func TestCallsEndWithTheConnection(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What a host has frozen and not thawed is thawed when it is gone.
+func TestFrozenByAHostThatIsGone(t *testing.T) {
+	h := newHandler()
+	host, guest := net.Pipe()
+	served := make(chan error, 1)
+	go func() { served <- Serve(t.Context(), guest, h) }()
+	c, err := Connect(limited(t), host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := limited(t)
+	if err := errors.Join(c.Freeze(ctx, "label://a", time.Minute), c.Freeze(ctx, "label://b", time.Minute), c.Thaw(ctx, "label://a")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	if got, want := strings.Join(h.told, ";"), "freeze label://a 1m0s;freeze label://b 1m0s;thaw label://a;thaw label://b"; got != want {
+		t.Errorf("the guest was told %s, want %s", got, want)
+	}
+}

@@ -28,6 +28,8 @@ func serve(ctx context.Context, conn net.Conn, h Handler) error {
 	if err != nil {
 		return err
 	}
+	host := &freezing{Handler: h, held: map[Source]bool{}}
+	defer host.end()
 	ctx, cancel := context.WithCancel(ctx)
 	// Calls are cancelled but not waited for: one that hangs in a process that takes no input must not keep the next host out.
 	defer cancel()
@@ -42,7 +44,7 @@ func serve(ctx context.Context, conn net.Conn, h Handler) error {
 			defer cancel()
 			defer context.AfterFunc(cctx, func() { reset(st) })()
 			defer reset(st)
-			answerCall(cctx, cancel, st, h)
+			answerCall(cctx, cancel, st, host)
 		}()
 	}
 }

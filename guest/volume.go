@@ -2,6 +2,9 @@ package guest
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"sync"
 	"time"
 
 	"vch/internal/fault"
@@ -56,4 +59,47 @@ func serveVolume(ctx context.Context, h Handler, req request) error {
 		return h.Grow(ctx, r.Source, r.Size)
 	}
 	return fault.New(fault.Unsupported, "guest channel: unknown call %q", req.Op)
+}
+
+// freezing is a Handler for one host: what that has frozen is thawed when it is gone, for it would have thawed it itself.
+type freezing struct {
+	Handler
+
+	mu    sync.Mutex // guards below
+	held  map[Source]bool
+	ended bool
+}
+
+// Freeze is Handler.Freeze.
+func (f *freezing) Freeze(ctx context.Context, source Source, limit time.Duration) error {
+	if err := f.Handler.Freeze(ctx, source, limit); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	late := f.ended
+	f.held[source] = true
+	f.mu.Unlock()
+	if late {
+		return f.Thaw(ctx, source)
+	}
+	return nil
+}
+
+// Thaw is Handler.Thaw.
+func (f *freezing) Thaw(ctx context.Context, source Source) error {
+	f.mu.Lock()
+	delete(f.held, source)
+	f.mu.Unlock()
+	return f.Handler.Thaw(ctx, source)
+}
+
+// end thaws what the host has left frozen.
+func (f *freezing) end() {
+	f.mu.Lock()
+	f.ended = true
+	left := slices.Collect(maps.Keys(f.held))
+	f.mu.Unlock()
+	for _, source := range left {
+		_ = f.Thaw(context.Background(), source) // it may have thawed by itself
+	}
 }

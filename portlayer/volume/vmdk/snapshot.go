@@ -177,6 +177,21 @@ func (s *Store) Snapshots(ctx context.Context, name portlayer.VolumeName) ([]por
 	return list, errors.Join(harm...)
 }
 
+// cleanSnapshots removes what is provably the unfinished make of a snapshot: nobody would see it, and it takes room.
+func (s *Store) cleanSnapshots(ctx context.Context, name portlayer.VolumeName) {
+	entries, _ := s.o.Disks.List(ctx, s.snapshots(name))
+	for _, entry := range entries {
+		if !snapshotName(entry) {
+			continue
+		}
+		var rec snapshotRecord
+		data, err := s.o.Disks.ReadFile(ctx, s.o.Disks.Join(s.snapshotDir(name, entry), snapshotFile))
+		if err == nil && json.Unmarshal(data, &rec) == nil && rec.Making {
+			_ = s.o.Disks.RemoveDir(ctx, s.snapshotDir(name, entry)) // the next open tries again
+		}
+	}
+}
+
 // RemoveSnapshot is portlayer.VolumeStore.RemoveSnapshot. A damaged one can be removed, too.
 func (s *Store) RemoveSnapshot(ctx context.Context, name portlayer.VolumeName, snapshot string) error {
 	leave, err := s.enter(ctx, name)

@@ -112,8 +112,11 @@ func (s *Store) clean(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return
 		}
-		if _, st, _ := s.read(ctx, names[i]); st == unfinished {
+		switch _, st, _ := s.read(ctx, names[i]); st {
+		case unfinished:
 			_ = s.o.Disks.RemoveDir(ctx, s.dir(names[i]))
+		case whole:
+			s.cleanSnapshots(ctx, names[i])
 		}
 	})
 	return ctx.Err()

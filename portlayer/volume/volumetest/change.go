@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 
 	"vch/internal/fault"
@@ -240,6 +241,9 @@ func interruptedSnapshotLaw(b *bench) {
 		s = b.open(p)
 		b.shows(s, vol)
 		list, lerr := s.Snapshots(b.Context(), "data")
+		if len(list) == 0 && slices.ContainsFunc(tree(p), func(at string) bool { return strings.Contains(at, "snap-flat") }) {
+			b.Fatalf("%s: left %v", what, tree(p))
+		}
 		if lerr != nil || len(list) > 1 || err == nil && len(list) == 0 || err != nil && w == Refused && len(list) > 0 {
 			b.Fatalf("%s: %v; %+v, %v", what, err, list, lerr)
 		}
