@@ -8,6 +8,22 @@ import (
 	"vch/internal/fault"
 )
 
+func TestVolumeID(t *testing.T) {
+	for text, want := range map[string]VolumeID{
+		"": {}, "data": {Name: "data"}, "data@fast": {Name: "data", Store: "fast"}, "data@a@b": {Name: "data", Store: "a@b"},
+		"data@": {Name: "data@"}, "@fast": {Name: "@fast"}, "@": {Name: "@"},
+	} {
+		id := ParseVolumeID(text)
+		if id != want || id.String() != text {
+			t.Errorf("%q: %+v, %s", text, id, id)
+		}
+		var back VolumeID
+		if raw, err := id.MarshalText(); err != nil || back.UnmarshalText(raw) != nil || back != id {
+			t.Errorf("%q: %+v, %v", text, back, err)
+		}
+	}
+}
+
 func TestApplyChanges(t *testing.T) {
 	disk := func(serial string) Disk {
 		return Disk{Serial: serial, File: DiskPath("/" + serial)}

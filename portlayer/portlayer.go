@@ -32,9 +32,12 @@ type VolumeID struct {
 	Store StoreName
 }
 
-// ParseVolumeID reads NAME or NAME@STORE, and checks neither.
+// ParseVolumeID reads NAME or NAME@STORE, and checks neither. A text that lacks one of the two beside its "@" is a name, which no volume can have.
 func ParseVolumeID(text string) VolumeID {
 	name, store, _ := strings.Cut(text, "@")
+	if name == "" || store == "" {
+		return VolumeID{Name: VolumeName(text)}
+	}
 	return VolumeID{Name: VolumeName(name), Store: StoreName(store)}
 }
 

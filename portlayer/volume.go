@@ -221,9 +221,11 @@ type Content interface {
 	Freeze(ctx context.Context, c ContainerID, vol Volume) (thaw func() error, err error)
 	// Grow makes the file system in vol as large as its disk. InUse while containers that run only read it.
 	Grow(ctx context.Context, vol Volume) error
-	// Export and Import are those of Volumes, for a volume that is there.
+	// Export is that of Volumes, for a volume that is there.
 	Export(ctx context.Context, vol Volume, w io.Writer) error
-	Import(ctx context.Context, vol Volume, r io.Reader) error
+	// Import makes the volume id by make, whose Maker is maker, and fills it from a tar. After an error the caller removes what was made; cut off by the end of this
+	// process, the next one does.
+	Import(ctx context.Context, id VolumeID, maker string, make func() (Volume, error), r io.Reader) error
 	// Inside is nil where no machine has said it.
 	Inside(ctx context.Context, vol Volume) *Inside
 }

@@ -161,6 +161,9 @@ func (s *Service) volumeMachine(ctx context.Context, vol portlayer.Volume, does 
 	if err := do(ctx, client, m); err != nil {
 		return err
 	}
+	if err := s.o.Failpoints.Hit("volume.done"); err != nil {
+		return err
+	}
 	if rooms, err := client.Rooms(limited); err == nil {
 		s.keepRooms(rooms)
 	}
@@ -192,7 +195,7 @@ func (s *Service) Export(ctx context.Context, vol portlayer.Volume, w io.Writer)
 }
 
 // Import is portlayer.Content.Import.
-func (s *Service) Import(ctx context.Context, vol portlayer.Volume, r io.Reader) error {
+func (s *Service) Import(ctx context.Context, id portlayer.VolumeID, maker string, make func() (portlayer.Volume, error), r io.Reader) error {
 	sent := bufio.NewReader(r)
 	if _, err := sent.Peek(1); err == io.EOF {
 		return fault.New(fault.Invalid, "the archive is empty")
@@ -202,6 +205,24 @@ func (s *Service) Import(ctx context.Context, vol portlayer.Volume, r io.Reader)
 		return fault.New(fault.Invalid, "the archive cannot be read: %w", err)
 	}
 	defer archive.Close()
+	if err := s.step(portlayer.ContainerID(maker), entry{Op: opImport, Named: []portlayer.VolumeID{id}}, "import.journal"); err != nil {
+		return err
+	}
+	vol, err := make()
+	if err != nil {
+		return errors.Join(err, s.journal.Delete(maker))
+	}
+	if err := s.o.Failpoints.Hit("import.made"); err != nil {
+		return err
+	}
+	if err := s.extract(ctx, vol, archive, sent); err != nil {
+		return err // the entry stays: should the caller not come to remove the volume, the next start does
+	}
+	return s.journal.Delete(maker)
+}
+
+// extract fills a volume from an archive, which is what sent holds, uncompressed.
+func (s *Service) extract(ctx context.Context, vol portlayer.Volume, archive, sent io.Reader) error {
 	return s.inVolume(ctx, vol, true, "fills volume "+vol.Ref(), func(ctx context.Context, client *guest.Client, _ portlayer.Machine) error {
 		if err := client.Extract(ctx, guest.ExtractRequest{Place: guest.Place{Source: sourceOf(vol), Path: "/"}, Whole: true}, archive); err != nil {
 			return err

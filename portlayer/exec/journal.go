@@ -15,13 +15,14 @@ import (
 //	create: no record yet -> take back: own machine, utility machine, anonymous volumes that this create made
 //	        record there  -> it was whole; only the entry is left over
 //	remove: finish it
+//	import: remove the volume that it was making, which is not whole; under the volume's maker
 //	mend:   drop the utility machine; under the machine's id
 //	change: drop the utility machine; of a container that runs: on record -> it was whole
 //	        otherwise -> machine and guest become what the record says (hotplug.go)
 type entry struct {
-	Op      string                `json:"op"`                // opCreate, opRemove, opMend, opChange
+	Op      string                `json:"op"`                // opCreate, opRemove, opMend, opChange, opImport
 	Utility portlayer.ContainerID `json:"utility,omitempty"` // machine that populates or mends volumes
-	Named   []portlayer.VolumeID  `json:"named,omitempty"`   // create: volumes that the user named; they stay
+	Named   []portlayer.VolumeID  `json:"named,omitempty"`   // create: volumes that the user named; they stay. import: the one that it makes
 	Orphans []portlayer.VolumeID  `json:"orphans,omitempty"` // remove: anonymous volumes to go with it
 	Add     []portlayer.Mount     `json:"add,omitempty"`     // change: mounts that come
 	Gone    []portlayer.Mount     `json:"gone,omitempty"`    // change: mounts that go
@@ -31,6 +32,7 @@ const (
 	opCreate = "create"
 	opRemove = "remove"
 	opMend   = "mend"
+	opImport = "import"
 	opChange = "change"
 )
 
@@ -58,6 +60,17 @@ func (s *Service) recover(ctx context.Context) error {
 		case e.Op == opRemove:
 			s.o.Log.Info("finishing an interrupted remove", "container", key)
 			err = s.erase(ctx, id, e)
+		case e.Op == opImport:
+			s.o.Log.Info("taking back an interrupted import", "volume", e.Named)
+			for _, vol := range e.Named {
+				err = errors.Join(err, s.o.Binder.Unmake(ctx, vol, id))
+			}
+			if err != nil { // its store is away: the entry stays for a start that finds it
+				s.o.Log.Warn("an interrupted import is not taken back yet", "volume", e.Named, "err", err)
+				err = nil
+				break
+			}
+			err = s.journal.Delete(key)
 		case e.Op == opMend:
 			err = errors.Join(s.dropMachine(ctx, e.Utility), s.journal.Delete(key))
 		case e.Op == opChange && exists: // the rest is done when its machine is found again

@@ -369,13 +369,18 @@ func (s *Service) Import(ctx context.Context, req portlayer.VolumeRequest, r io.
 		return none, err
 	}
 	defer unlock()
-	vol, err := s.madeNew(s.ensure(ctx, w))
-	if err != nil {
-		return none, err
-	}
-	err = content.Import(ctx, vol, r)
-	if err == nil {
+	w.maker = "import-" + string(anonymousName())
+	var vol portlayer.Volume
+	var make error
+	err = content.Import(ctx, portlayer.VolumeID{Name: w.name, Store: w.store}, w.maker, func() (portlayer.Volume, error) {
+		vol, make = s.madeNew(s.ensure(ctx, w))
+		return vol, make
+	}, r)
+	switch {
+	case err == nil:
 		return vol, nil
+	case make != nil || vol.Name == "": // there is nothing to take back
+		return none, err
 	}
 	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
 	defer cancel()

@@ -56,7 +56,14 @@ func (c *content) Export(_ context.Context, vol portlayer.Volume, w io.Writer) e
 	return errors.Join(err, c.ask("export "+vol.Ref()))
 }
 
-func (c *content) Import(_ context.Context, vol portlayer.Volume, r io.Reader) error {
+func (c *content) Import(_ context.Context, id portlayer.VolumeID, maker string, make func() (portlayer.Volume, error), r io.Reader) error {
+	vol, err := make()
+	if err != nil {
+		return err
+	}
+	if vol.Name != id.Name || vol.Maker != maker {
+		return fault.New(fault.Internal, "%+v is not %s of %s", vol, id, maker)
+	}
 	text, err := io.ReadAll(r)
 	return errors.Join(err, c.ask("import "+vol.Ref()+" "+string(text)))
 }
