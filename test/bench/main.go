@@ -91,7 +91,7 @@ func bench(ctx context.Context, o options) (err error) {
 	if r.about, err = h.about(ctx); err != nil {
 		return err
 	}
-	for _, measure := range []func(context.Context, *host, int, *results) error{volumes, create, start, run, memory} {
+	for _, measure := range []func(context.Context, *host, int, *results) error{volumes, create, start, run, live, memory} {
 		if err := measure(ctx, h, o.runs, &r); err != nil {
 			return err
 		}
