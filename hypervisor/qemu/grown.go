@@ -30,17 +30,11 @@ func (m *machine) Grown(ctx context.Context, serial string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), plugLimit)
 	defer cancel()
-	conn, err := dial(ctx, p.dir, qmpSocket)
+	q, done, err := p.control(ctx)
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	q, err := newQMP(ctx, conn)
-	if err != nil {
-		return fault.New(fault.Unavailable, "cannot reach the machine: %w", err)
-	}
-	defer q.close()
+	defer done()
 	have, err := plugged(ctx, q)
 	if err != nil {
 		return err

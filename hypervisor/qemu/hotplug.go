@@ -52,17 +52,11 @@ func (m *machine) replug(ctx context.Context, p *process, def, was definition) (
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), plugLimit)
 	defer cancel()
-	conn, err := dial(ctx, p.dir, qmpSocket)
+	q, done, err := p.control(ctx)
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	q, err := newQMP(ctx, conn)
-	if err != nil {
-		return fault.New(fault.Unavailable, "cannot reach the machine: %w", err)
-	}
-	defer q.close()
+	defer done()
 	var back undo.Stack
 	defer func() {
 		if err == nil {
@@ -135,6 +129,20 @@ func (m *machine) replug(ctx context.Context, p *process, def, was definition) (
 		}
 	}
 	return nil
+}
+
+// control is the process's control socket, for one piece of work; it breaks when ctx ends.
+func (p *process) control(ctx context.Context) (q *qmp, done func(), err error) {
+	conn, err := dial(ctx, p.dir, qmpSocket)
+	if err != nil {
+		return nil, nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	if q, err = newQMP(ctx, conn); err != nil {
+		stop()
+		return nil, nil, fault.New(fault.Unavailable, "cannot reach the machine: %w", err)
+	}
+	return q, func() { stop(); q.close() }, nil
 }
 
 // freeLUN takes the next unit that no disk has.
