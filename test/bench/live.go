@@ -40,7 +40,7 @@ func live(ctx context.Context, h *host, n int, r *results) (err error) {
 		return func(int) error { return h.api(ctx, method, path, body, nil) }
 	}
 	attach, detach := ask("POST", "/vch/containers/bench/volumes", map[string]any{"Mount": "bench-more:/more"}), ask("DELETE", "/vch/containers/bench/volumes?target=/more", nil)
-	size := 1000 // MiB
+	size := 1100 // MiB
 	snapshot := func(i int) string { return fmt.Sprintf("/vch/volumes/bench/snapshots/s%d", i) }
 	err = errors.Join(
 		only("attach a volume to a running container", attach, detach),
