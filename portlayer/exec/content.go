@@ -33,15 +33,22 @@ func (s *Service) Freeze(ctx context.Context, c portlayer.ContainerID, vol portl
 	if u == nil {
 		return nil, fault.New(fault.InUse, "volume %s is being worked on by a utility machine; try again when that is done", vol.Ref())
 	}
+	unlock, err := s.frozen.Lock(ctx, vol.Label)
+	if err != nil {
+		return nil, err
+	}
 	client, leave, err := u.guest(ctx)
 	if err != nil {
+		unlock()
 		return nil, fault.Wrap("hold still the volume of container", u.snapshot().container.Spec.Name, err)
 	}
 	if err := client.Freeze(ctx, sourceOf(vol), freezeLimit); err != nil {
 		leave()
+		unlock()
 		return nil, fault.Wrap("hold still the volume of container", u.snapshot().container.Spec.Name, err)
 	}
 	return func() error {
+		defer unlock()
 		defer leave()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), talkLimit)
 		defer cancel()

@@ -21,6 +21,7 @@ import (
 
 	"vch/internal/failpoint"
 	"vch/internal/fault"
+	"vch/internal/keylock"
 	"vch/portlayer"
 	"vch/portlayer/record"
 )
@@ -51,6 +52,8 @@ type Service struct {
 	ctx    context.Context // ends with Close; owners of containers run under it
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // owners, runs, detached execs
+
+	frozen keylock.Set[portlayer.Label] // by whoever has a volume stand still: the next one waits for its turn
 
 	mu    sync.Mutex // guards below; never held across I/O
 	units map[portlayer.ContainerID]*unit
