@@ -14,6 +14,8 @@ package portlayer
 import (
 	"strings"
 	"time"
+
+	"vch/guest"
 )
 
 // ContainerID is 64 lower-case hex digits, random.
@@ -67,6 +69,9 @@ const DefaultStore StoreName = "default"
 // Label is 32 lower-case hex digits: the md5 of a volume's identity (store and name at its making). It names the file system in the
 // disk (the ext4 UUID is these 16 bytes, the ext4 label the first 16 digits) and is what the tether mounts by.
 type Label string
+
+// Source names the volume with the label to a guest.
+func (l Label) Source() guest.Source { return "label://" + string(l) }
 
 // Bytes is a size in bytes.
 type Bytes int64

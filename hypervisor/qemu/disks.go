@@ -133,7 +133,7 @@ func (d Disks) format(ctx context.Context, file string, size portlayer.Bytes, la
 			return err
 		}
 	}
-	g, err := learn(ctx, f, int64(size))
+	g, err := learn(f, int64(size))
 	if err != nil {
 		return err
 	}

@@ -27,32 +27,38 @@ func absent(file string) error {
 	return nil
 }
 
+// place makes the disk file of size bytes: its extent by fill, which leaves nothing after its error, then its descriptor. After an error there is none.
+func place(file string, size portlayer.Bytes, fill func(extent string) error) error {
+	extent := extentPath(file)
+	if err := absent(file); err != nil {
+		return err
+	}
+	if err := fill(extent); err != nil {
+		return noRoom(kindOf(err), filepath.Dir(file))
+	}
+	if err := atomicfile.Write(file, []byte(descriptor(filepath.Base(extent), size)), 0o600); err != nil {
+		return errors.Join(noRoom(kindOf(err), filepath.Dir(file)), os.Remove(extent))
+	}
+	return nil
+}
+
 // Copy is portlayer.Disks.Copy.
-func (d Disks) Copy(ctx context.Context, from, to portlayer.DiskPath, progress portlayer.Progressed) (err error) {
+func (d Disks) Copy(ctx context.Context, from, to portlayer.DiskPath, progress portlayer.Progressed) error {
 	source, info, err := locate(string(from))
 	if err != nil {
 		return err
 	}
-	file, extent := string(to), extentPath(string(to))
-	if err := absent(file); err != nil {
-		return err
+	err = place(string(to), info.Size, func(extent string) error {
+		return sparsefile.Copy(ctx, source, extent, func(done, total int64) {
+			if progress != nil {
+				progress(portlayer.Bytes(done), portlayer.Bytes(total))
+			}
+		})
+	})
+	if cerr := ctx.Err(); err != nil && cerr != nil {
+		return cerr // whatever the medium was like
 	}
-	defer func() {
-		if err != nil && ctx.Err() == nil {
-			err = noRoom(err, filepath.Dir(file))
-		}
-	}()
-	if err := sparsefile.Copy(ctx, source, extent, func(done, total int64) {
-		if progress != nil {
-			progress(portlayer.Bytes(done), portlayer.Bytes(total))
-		}
-	}); err != nil {
-		return kindOf(err)
-	}
-	if err := atomicfile.Write(file, []byte(descriptor(filepath.Base(extent), info.Size)), 0o600); err != nil {
-		return errors.Join(kindOf(err), os.Remove(extent))
-	}
-	return nil
+	return err
 }
 
 // Open is portlayer.Disks.Open.
@@ -76,24 +82,16 @@ type bounded struct {
 
 // CreateFrom is portlayer.Disks.CreateFrom.
 func (d Disks) CreateFrom(ctx context.Context, path portlayer.DiskPath, size portlayer.Bytes, r io.Reader) error {
-	file, extent := string(path), extentPath(string(path))
 	if size <= 0 || size%sector != 0 || size > maxDisk {
 		return fault.New(fault.Invalid, "a disk cannot have %d bytes", size)
 	}
-	if err := absent(file); err != nil {
+	return place(string(path), size, func(extent string) error {
+		err := sparsefile.Write(ctx, extent, int64(size), r)
+		if errors.Is(err, sparsefile.ErrLength) {
+			return fault.New(fault.Invalid, "the disk does not have the %d bytes that it should have: it was cut off on its way", size)
+		}
 		return err
-	}
-	err := sparsefile.Write(ctx, extent, int64(size), r)
-	if errors.Is(err, sparsefile.ErrLength) {
-		return fault.New(fault.Invalid, "the disk does not have the %d bytes that it should have: it was cut off on its way", size)
-	}
-	if err != nil {
-		return noRoom(kindOf(err), filepath.Dir(file))
-	}
-	if err := atomicfile.Write(file, []byte(descriptor(filepath.Base(extent), size)), 0o600); err != nil {
-		return errors.Join(noRoom(kindOf(err), filepath.Dir(file)), os.Remove(extent))
-	}
-	return nil
+	})
 }
 
 // Grow is portlayer.Disks.Grow. The extent comes first: longer than its descriptor says, it does no harm.
@@ -126,17 +124,7 @@ func (d Disks) Link(_ context.Context, from, to portlayer.DiskPath) error {
 	if err != nil {
 		return err
 	}
-	file, extent := string(to), extentPath(string(to))
-	if err := absent(file); err != nil {
-		return err
-	}
-	if err := os.Link(source, extent); err != nil {
-		return kindOf(err)
-	}
-	if err := atomicfile.Write(file, []byte(descriptor(filepath.Base(extent), info.Size)), 0o600); err != nil {
-		return errors.Join(noRoom(kindOf(err), filepath.Dir(file)), os.Remove(extent))
-	}
-	return nil
+	return place(string(to), info.Size, func(extent string) error { return os.Link(source, extent) })
 }
 
 // MoveDir is portlayer.Disks.MoveDir.

@@ -179,7 +179,7 @@ func (f *files) away(ctx context.Context, m *absentMount, rest string) (spot, er
 	if err != nil {
 		return spot{}, err
 	}
-	p := spot{Place: guest.Place{Source: "label://" + string(o.label), Sub: m.Subpath, Path: guest.Path(rest)}, client: o.client, at: m.Target, mount: m, other: o}
+	p := spot{Place: guest.Place{Source: o.label.Source(), Sub: m.Subpath, Path: guest.Path(rest)}, client: o.client, at: m.Target, mount: m, other: o}
 	for _, t := range below(m.Target, f.targets()) {
 		p.apart = append(p.apart, strings.TrimPrefix(t, strings.TrimSuffix(m.Target, "/")))
 	}

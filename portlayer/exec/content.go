@@ -25,8 +25,6 @@ const (
 	volumeTarget = "/volume"
 )
 
-func sourceOf(vol portlayer.Volume) guest.Source { return "label://" + string(vol.Label) }
-
 // Freeze is portlayer.Content.Freeze.
 func (s *Service) Freeze(ctx context.Context, c portlayer.ContainerID, vol portlayer.Volume) (thaw func() error, err error) {
 	u := s.unitOf(c)
@@ -42,7 +40,7 @@ func (s *Service) Freeze(ctx context.Context, c portlayer.ContainerID, vol portl
 		unlock()
 		return nil, fault.Wrap("hold still the volume of container", u.snapshot().container.Spec.Name, err)
 	}
-	if err := client.Freeze(ctx, sourceOf(vol), freezeLimit); err != nil {
+	if err := client.Freeze(ctx, vol.Label.Source(), freezeLimit); err != nil {
 		leave()
 		unlock()
 		return nil, fault.Wrap("hold still the volume of container", u.snapshot().container.Spec.Name, err)
@@ -52,7 +50,7 @@ func (s *Service) Freeze(ctx context.Context, c portlayer.ContainerID, vol portl
 		defer leave()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), talkLimit)
 		defer cancel()
-		if err := client.Thaw(ctx, sourceOf(vol)); err != nil {
+		if err := client.Thaw(ctx, vol.Label.Source()); err != nil {
 			return fault.New(fault.KindOf(err), "the volume was written to meanwhile: container %s has ended, or the copy took longer than %v, which is how long a container waits; stop the container, and try again: %w",
 				u.snapshot().container.Spec.Name, freezeLimit, err)
 		}
@@ -78,13 +76,7 @@ func (u *unit) guest(ctx context.Context) (client *guest.Client, leave func(), e
 // holder finds a container whose machine has the volume: one that writes it, or, unless writable is asked for, one that reads it. reader is the name of one that only
 // does that.
 func (s *Service) holder(vol portlayer.VolumeID, writable bool) (found *unit, reader string) {
-	s.mu.Lock()
-	units := make([]*unit, 0, len(s.units))
-	for _, u := range s.units {
-		units = append(units, u)
-	}
-	s.mu.Unlock()
-	for _, u := range units {
+	for _, u := range s.all() {
 		snap := u.snapshot()
 		if snap.run == nil {
 			continue
@@ -128,7 +120,7 @@ func (s *Service) inVolume(ctx context.Context, vol portlayer.Volume, writable b
 func (s *Service) volumeMachine(ctx context.Context, vol portlayer.Volume, does string, do func(context.Context, *guest.Client, portlayer.Machine) error) (err error) {
 	id := portlayer.ContainerID(newID())
 	mounts := []portlayer.Mount{{Kind: portlayer.VolumeMount, Volume: vol.Name, Store: vol.Store, Driver: vol.Driver, Qualified: vol.Qualified, Target: volumeTarget, NoCopy: true}}
-	if err := s.o.Binder.Attach(id, "the utility machine that "+does, mounts); err != nil {
+	if err := s.attach(ctx, id, "the utility machine that "+does, mounts); err != nil {
 		return err
 	}
 	defer s.o.Binder.Detach(id)
@@ -172,7 +164,7 @@ func (s *Service) volumeMachine(ctx context.Context, vol portlayer.Volume, does 
 		return err
 	}
 	if rooms, err := client.Rooms(limited); err == nil {
-		s.keepRooms(rooms)
+		s.keepRooms(rooms, time.Now().UTC())
 	}
 	if err := client.Shutdown(limited); err != nil {
 		return err
@@ -186,14 +178,14 @@ func (s *Service) Grow(ctx context.Context, vol portlayer.Volume) error {
 		if err := m.Grown(ctx, string(vol.Label)); err != nil {
 			return err
 		}
-		return client.Grow(ctx, sourceOf(vol), int64(vol.Capacity))
+		return client.Grow(ctx, vol.Label.Source(), int64(vol.Capacity))
 	})
 }
 
 // Export is portlayer.Content.Export.
 func (s *Service) Export(ctx context.Context, vol portlayer.Volume, w io.Writer) error {
 	return s.inVolume(ctx, vol, false, "reads volume "+vol.Ref(), func(ctx context.Context, client *guest.Client, _ portlayer.Machine) error {
-		_, err := client.Archive(ctx, guest.ArchiveRequest{Place: guest.Place{Source: sourceOf(vol), Path: "/"}, Name: "."}, func(data []byte) error {
+		_, err := client.Archive(ctx, guest.ArchiveRequest{Place: guest.Place{Source: vol.Label.Source(), Path: "/"}, Name: "."}, func(data []byte) error {
 			_, err := w.Write(data)
 			return err
 		})
@@ -231,7 +223,7 @@ func (s *Service) Import(ctx context.Context, id portlayer.VolumeID, maker strin
 // extract fills a volume from an archive, which is what sent holds, uncompressed.
 func (s *Service) extract(ctx context.Context, vol portlayer.Volume, archive, sent io.Reader) error {
 	return s.inVolume(ctx, vol, true, "fills volume "+vol.Ref(), func(ctx context.Context, client *guest.Client, _ portlayer.Machine) error {
-		if err := client.Extract(ctx, guest.ExtractRequest{Place: guest.Place{Source: sourceOf(vol), Path: "/"}, Whole: true}, archive); err != nil {
+		if err := client.Extract(ctx, guest.ExtractRequest{Place: guest.Place{Source: vol.Label.Source(), Path: "/"}, Whole: true}, archive); err != nil {
 			return err
 		}
 		_, err := io.Copy(io.Discard, sent) // what comes after the archive's end: its own end may be an error
@@ -247,7 +239,7 @@ func (s *Service) Inside(ctx context.Context, vol portlayer.Volume) *portlayer.I
 			defer cancel()
 			if rooms, err := r.now().Rooms(limited); err == nil {
 				for _, room := range rooms {
-					if room.Source == sourceOf(vol) {
+					if room.Source == vol.Label.Source() {
 						return &portlayer.Inside{Total: portlayer.Bytes(room.Total), Free: portlayer.Bytes(room.Free), Time: time.Now().UTC()}
 					}
 				}
@@ -261,10 +253,10 @@ func (s *Service) Inside(ctx context.Context, vol portlayer.Volume) *portlayer.I
 	return &kept
 }
 
-// keepRooms records how full a machine left its volumes. It is for whoever asks, and worth no more than a try.
-func (s *Service) keepRooms(rooms []guest.Room) {
+// keepRooms records how full a machine left its volumes, and when. It is for whoever asks, and worth no more than a try.
+func (s *Service) keepRooms(rooms []guest.Room, at time.Time) {
 	for _, room := range rooms {
-		inside := portlayer.Inside{Total: portlayer.Bytes(room.Total), Free: portlayer.Bytes(room.Free), Time: time.Now().UTC()}
+		inside := portlayer.Inside{Total: portlayer.Bytes(room.Total), Free: portlayer.Bytes(room.Free), Time: at}
 		if err := s.rooms.Put(strings.TrimPrefix(room.Source, "label://"), inside); err != nil {
 			s.o.Log.Warn("how full a volume is is not recorded", "volume", room.Source, "err", err)
 		}

@@ -13,7 +13,9 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"log/slog"
+	"maps"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -133,14 +135,16 @@ func (s *Service) Get(_ context.Context, ref string) (portlayer.Container, error
 	return s.show(u), nil
 }
 
+// all is every container of the moment.
+func (s *Service) all() []*unit {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.units))
+}
+
 // List is portlayer.Containers.List.
 func (s *Service) List(context.Context) ([]portlayer.Container, error) {
-	s.mu.Lock()
-	units := make([]*unit, 0, len(s.units))
-	for _, u := range s.units {
-		units = append(units, u)
-	}
-	s.mu.Unlock()
+	units := s.all()
 	all := make([]portlayer.Container, len(units))
 	for i, u := range units {
 		all[i] = s.show(u)

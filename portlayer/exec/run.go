@@ -86,6 +86,7 @@ type exitReport struct {
 	exit     guest.Exit
 	finished time.Time
 	err      string // why there is no report of the guest's, or ""
+	rooms    []guest.Room
 }
 
 // boot powers a defined machine on and says hello to its tether.
@@ -383,6 +384,7 @@ func (u *unit) follow(r *run, after uint64) {
 	if err != nil && s.ctx.Err() == nil {
 		s.o.Log.Error("exit is not recorded", "container", string(u.c.ID), "err", err)
 	}
+	s.keepRooms(report.rooms, report.finished) // nobody's exit waits for it
 }
 
 // watch returns the report of a run's end, once its machine is off, or nothing of worth when the service closes.
@@ -406,8 +408,7 @@ func (u *unit) watch(r *run, after *uint64) exitReport {
 				cancel()
 				u.off(r)
 				client.Close()
-				s.keepRooms(st.Rooms)
-				rep := exitReport{exit: st.Exit, finished: time.Now().UTC()}
+				rep := exitReport{exit: st.Exit, finished: time.Now().UTC(), rooms: st.Rooms}
 				if st.Phase == guest.Failed && st.Error != nil {
 					rep.err, rep.exit.Code = st.Error.Text, 128
 				}

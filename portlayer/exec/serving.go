@@ -316,7 +316,7 @@ func (s *Service) checkParts(ctx context.Context, c portlayer.Container, absent 
 		if err != nil {
 			return err
 		}
-		l, err := o.client.Stat(ctx, guest.StatRequest{Place: guest.Place{Source: "label://" + string(o.label), Path: guest.Path(m.Subpath)}, Follow: true})
+		l, err := o.client.Stat(ctx, guest.StatRequest{Place: guest.Place{Source: o.label.Source(), Path: guest.Path(m.Subpath)}, Follow: true})
 		if err != nil {
 			return fault.Wrap("look at "+m.Subpath+" of volume", string(m.Volume), err)
 		}

@@ -60,14 +60,14 @@ func (s *Service) Resize(ctx context.Context, id portlayer.VolumeID, capacity st
 
 // onlyRead says why a volume cannot be written now: containers read it, or the VCH is at work on it; "" if it can.
 func (s *Service) onlyRead(vol portlayer.VolumeID) string {
+	if work := s.work(vol); work != "" {
+		return work
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var readers []string
 	for _, id := range sortedKeys(s.held[vol]) {
-		switch h := s.held[vol][id]; {
-		case h.work:
-			return h.who + "; try again when that is done"
-		case h.readOnly:
+		if h := s.held[vol][id]; h.readOnly {
 			readers = append(readers, h.who)
 		}
 	}
@@ -79,14 +79,9 @@ func (s *Service) onlyRead(vol portlayer.VolumeID) string {
 
 // unused is InUse where a container refers to a volume, running or not (its record says where the volume is), or the VCH is at work on it.
 func (s *Service) unused(verb string, vol portlayer.Volume) error {
-	s.mu.Lock()
-	for _, h := range s.held[vol.ID()] {
-		if h.work {
-			s.mu.Unlock()
-			return fault.New(fault.InUse, "%s %s: %s; try again when that is done", verb, vol.Ref(), h.who)
-		}
+	if work := s.work(vol.ID()); work != "" {
+		return fault.New(fault.InUse, "%s %s: %s", verb, vol.Ref(), work)
 	}
-	s.mu.Unlock()
 	users := s.users(vol.ID())
 	if len(users) == 0 {
 		return nil
@@ -269,16 +264,8 @@ func (s *Service) RemoveSnapshot(ctx context.Context, id portlayer.VolumeID, nam
 		return err
 	}
 	defer unlock()
-	s.mu.Lock()
-	var busy string // a copy that is being made may be of that snapshot
-	for _, h := range s.held[p.volume.ID()] {
-		if h.work {
-			busy = h.who
-		}
-	}
-	s.mu.Unlock()
-	if busy != "" {
-		return fault.New(fault.InUse, "%s; try again when that is done", busy)
+	if work := s.work(p.volume.ID()); work != "" { // a copy that is being made may be of that snapshot
+		return fault.New(fault.InUse, "%s", work)
 	}
 	return p.store.RemoveSnapshot(ctx, p.volume.Name, name)
 }

@@ -157,15 +157,11 @@ func (s *Service) Remove(ctx context.Context, id portlayer.VolumeID) error {
 
 // Protect is portlayer.Volumes.Protect.
 func (s *Service) Protect(ctx context.Context, id portlayer.VolumeID, on bool) (portlayer.Volume, error) {
-	unlock, err := s.names.Lock(ctx, id.Name)
+	p, unlock, err := s.found(ctx, id)
 	if err != nil {
 		return portlayer.Volume{}, err
 	}
 	defer unlock()
-	p, err := s.good(ctx, id)
-	if err != nil {
-		return portlayer.Volume{}, err
-	}
 	if p.volume.Protected() == on {
 		return p.volume, nil
 	}

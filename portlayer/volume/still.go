@@ -26,6 +26,18 @@ func (s *Service) hold(vol portlayer.Volume, work string, readOnly bool) (releas
 	return func() { s.detach(id) }, nil
 }
 
+// work says what the VCH does with a volume, and what to do; "" if nothing.
+func (s *Service) work(vol portlayer.VolumeID) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range s.held[vol] {
+		if h.work {
+			return h.who + "; try again when that is done"
+		}
+	}
+	return ""
+}
+
 // still keeps a volume from being written: nobody can come to write it, and a container that does so already is stopped from it. An error of end says that it was
 // written after all.
 func (s *Service) still(ctx context.Context, vol portlayer.Volume, work string) (end func() error, err error) {

@@ -205,13 +205,8 @@ func (s *Store) RemoveSnapshot(ctx context.Context, name portlayer.VolumeName, s
 	if _, err := s.readSnapshot(ctx, name, snapshot); err != nil && !fault.Is(err, fault.Conflict) {
 		return err
 	}
-	return s.blameNil(ctx, s.o.Disks.RemoveDir(ctx, s.snapshotDir(name, snapshot)))
-}
-
-// blameNil is blame for an error that may be nil.
-func (s *Store) blameNil(ctx context.Context, err error) error {
-	if err == nil {
-		return nil
+	if err := s.o.Disks.RemoveDir(ctx, s.snapshotDir(name, snapshot)); err != nil {
+		return s.blame(ctx, err)
 	}
-	return s.blame(ctx, err)
+	return nil
 }

@@ -284,7 +284,7 @@ func (s *Store) Join(ctx context.Context, h *portlayer.Handle, vol portlayer.Vol
 	}
 	h.AddDisk(disk)
 	h.Config.Mounts = append(h.Config.Mounts, guest.MountSpec{
-		Source:   "label://" + string(vol.Label),
+		Source:   vol.Label.Source(),
 		Target:   m.Target,
 		Subpath:  m.Subpath,
 		ReadOnly: m.ReadOnly,

@@ -285,7 +285,7 @@ func (s *Store) Join(ctx context.Context, h *portlayer.Handle, vol portlayer.Vol
 	}
 	h.AddDisk(portlayer.Disk{Serial: string(vol.Label), File: portlayer.DiskPath(s.Location() + "/" + string(vol.Name)), ReadOnly: m.ReadOnly, Throttle: vol.Throttle})
 	h.Config.Mounts = append(h.Config.Mounts, guest.MountSpec{
-		Source: "label://" + string(vol.Label), Target: m.Target, Subpath: m.Subpath, ReadOnly: m.ReadOnly, Copy: !m.NoCopy, Name: string(vol.Name), Was: was(vol),
+		Source: vol.Label.Source(), Target: m.Target, Subpath: m.Subpath, ReadOnly: m.ReadOnly, Copy: !m.NoCopy, Name: string(vol.Name), Was: was(vol),
 	})
 	return nil
 }
