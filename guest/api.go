@@ -18,6 +18,8 @@ type Handler interface {
 	// Configure does what cfg says and returns when the process runs (or, with a nil Process, when all is done or, with Serve, mounted). A second call with the
 	// same ID returns the first one's outcome; with another ID it is a conflict. Afterwards Status is Running, Exited or Failed.
 	Configure(ctx context.Context, cfg ExecutorConfig) error
+	// Reset makes a machine whose Rehearsal has exited wait for its config as if it had done nothing. Conflict in every other state.
+	Reset(ctx context.Context) error
 	// Status never waits.
 	Status() Status
 	// Changed returns a channel that is closed at the next change of Status.
@@ -82,10 +84,14 @@ func (c *Client) Close() error { return c.close() }
 // Done is closed when the connection has ended, for whatever reason.
 func (c *Client) Done() <-chan struct{} { return c.done() }
 
-// Configure is Handler.Configure.
-func (c *Client) Configure(ctx context.Context, cfg ExecutorConfig) error {
-	return c.call(ctx, "configure", cfg, nil)
+// Configure is Handler.Configure, with the Status afterwards; after an error that is not the guest's own, Phase is "".
+func (c *Client) Configure(ctx context.Context, cfg ExecutorConfig) (st Status, err error) {
+	err = c.call(ctx, "configure", cfg, &st)
+	return st, err
 }
+
+// Reset is Handler.Reset.
+func (c *Client) Reset(ctx context.Context) error { return c.call(ctx, "reset", nil, nil) }
 
 // Status is Handler.Status.
 func (c *Client) Status(ctx context.Context) (st Status, err error) {

@@ -18,8 +18,10 @@ type ExecutorConfig struct {
 	PidsMax  int64       `json:"pids_max,omitempty"` // pids.max; 0 means none
 	Process  *Process    `json:"process"`            // nil: mount, copy up, unmount, report exit 0 (a utility VM that populates a volume)
 	Serve    bool        `json:"serve,omitempty"`    // with a nil Process: mount, copy up, and be Running for Archives until Shutdown. No tmpfs of Mounts is mounted: what went there would be lost
-	Clock    time.Time   `json:"clock"`              // the host's time when it sent this; the guest sets its clock from it
-	Entropy  []byte      `json:"entropy"`            // 32 to 512 random bytes, mixed into the guest's pool before anything else runs
+	// Rehearsal: the process is not a container's. When it has exited, Reset makes the machine wait for a config again.
+	Rehearsal bool      `json:"rehearsal,omitempty"`
+	Clock     time.Time `json:"clock"`   // the host's time when it sent this; the guest sets its clock from it
+	Entropy   []byte    `json:"entropy"` // 32 to 512 random bytes, mixed into the guest's pool, from which it takes new keys before anything else runs
 }
 
 // Root says which disks make the container's root: an overlay (overlayfs.rst) of a writable disk on the image's.

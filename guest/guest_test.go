@@ -77,6 +77,8 @@ func (h *handler) Configure(_ context.Context, cfg ExecutorConfig) error {
 	return h.fail
 }
 
+func (h *handler) Reset(context.Context) error { return h.note("reset") }
+
 func (h *handler) Status() Status {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -259,7 +261,7 @@ func TestConfigureCarriesEverything(t *testing.T) {
 	h := newHandler()
 	c := meet(t, h)
 	cfg := ExecutorConfig{
-		ID: "id", Hostname: "host", Domain: "dom", Serve: true, Root: Root{Image: "disk://image", Writable: "disk://own", ReadOnly: true},
+		ID: "id", Hostname: "host", Domain: "dom", Serve: true, Rehearsal: true, Root: Root{Image: "disk://image", Writable: "disk://own", ReadOnly: true},
 		Mounts:  []MountSpec{{Source: "label://x", Target: "/data", Subpath: "s", ReadOnly: true, Copy: true, Options: []string{"size=1"}, Name: "data", Was: []string{"y"}, Absent: "elsewhere"}},
 		Files:   []File{{Path: "/etc/hosts", Content: []byte{0, 255}, Mode: 0o644}},
 		Sysctls: []Sysctl{{"a.b", "1"}}, ShmSize: 1, Memory: 2, CPUs: 3, PidsMax: 4,
@@ -267,7 +269,7 @@ func TestConfigureCarriesEverything(t *testing.T) {
 			Rlimits: []Rlimit{{"nofile", 1, 1<<64 - 1}}, Capabilities: []string{"CAP_CHOWN"}, NoNewPrivs: true, Init: true, OOMScoreAdj: -5},
 		Clock: time.Unix(5, 6).UTC(), Entropy: []byte("entropy"),
 	}
-	if err := c.Configure(limited(t), cfg); err != nil {
+	if _, err := c.Configure(limited(t), cfg); err != nil {
 		t.Fatal(err)
 	}
 	if !reflect.DeepEqual(h.config, cfg) {
@@ -321,7 +323,7 @@ func TestStatusAndWatch(t *testing.T) {
 	err = c.Watch(limited(t), func(st Status) bool {
 		seen = append(seen, st.Phase)
 		if st.Phase == Waiting {
-			go func() { _ = c.Configure(context.Background(), ExecutorConfig{ID: "x"}) }()
+			go func() { _, _ = c.Configure(context.Background(), ExecutorConfig{ID: "x"}) }()
 		}
 		return st.Phase == Waiting
 	})
@@ -430,7 +432,11 @@ func TestKindsCrossUnchanged(t *testing.T) {
 		_, execErr := c.Exec(ctx, "", Process{Args: []string{"x"}}, nil, nil, nil)
 		_, statErr := c.Stat(ctx, StatRequest{})
 		_, archiveErr := c.Archive(ctx, ArchiveRequest{}, nil)
-		for name, err := range map[string]error{"configure": c.Configure(ctx, ExecutorConfig{ID: "x"}), "signal": c.Signal(ctx, "", 1), "top": topErr, "stdin": stdinErr, "exec": execErr,
+		st, configureErr := c.Configure(ctx, ExecutorConfig{ID: "x"})
+		if st.Phase != Running {
+			t.Errorf("a configure that is refused tells the phase %q, not the guest's", st.Phase)
+		}
+		for name, err := range map[string]error{"configure": configureErr, "reset": c.Reset(ctx), "signal": c.Signal(ctx, "", 1), "top": topErr, "stdin": stdinErr, "exec": execErr,
 			"stat": statErr, "archive": archiveErr, "extract": c.Extract(ctx, ExtractRequest{}, strings.NewReader("x"))} {
 			if !fault.Is(err, k) || err.Error() != h.fail.Error() {
 				t.Errorf("%s: sent %q %v, got %q %v", name, k, h.fail, fault.KindOf(err), err)
@@ -441,7 +447,7 @@ func TestKindsCrossUnchanged(t *testing.T) {
 
 func TestTooLargeAConfigIsRefusedHere(t *testing.T) {
 	c := meet(t, newHandler())
-	err := c.Configure(limited(t), ExecutorConfig{ID: "x", Entropy: make([]byte, maxMessage)})
+	_, err := c.Configure(limited(t), ExecutorConfig{ID: "x", Entropy: make([]byte, maxMessage)})
 	if !fault.Is(err, fault.Invalid) {
 		t.Errorf("err = %v", err)
 	}

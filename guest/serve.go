@@ -101,7 +101,7 @@ func answerCall(ctx context.Context, cancel context.CancelFunc, st *yamux.Stream
 	}
 	result, err := dispatch(ctx, cancel, st, h, req)
 	a := answer{Fault: toFault(err)}
-	if err == nil && result != nil {
+	if result != nil {
 		if a.Body, err = json.Marshal(result); err != nil {
 			a.Fault = toFault(err)
 		}
@@ -136,7 +136,10 @@ func dispatch(ctx context.Context, cancel context.CancelFunc, st *yamux.Stream, 
 			return nil, err
 		}
 		// Once begun it goes to its end, whether the host stays or not.
-		return nil, h.Configure(context.WithoutCancel(ctx), cfg)
+		err = h.Configure(context.WithoutCancel(ctx), cfg)
+		return h.Status(), err
+	case "reset":
+		return nil, h.Reset(ctx)
 	case "status":
 		return h.Status(), nil
 	case "signal":

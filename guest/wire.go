@@ -309,13 +309,14 @@ func readAnswer(kind byte, body []byte, out any) error {
 	if err := json.Unmarshal(body, &a); err != nil {
 		return fault.New(fault.Internal, "guest channel: %w", err)
 	}
+	var err error
+	if out != nil && a.Body != nil {
+		err = json.Unmarshal(a.Body, out)
+	}
 	if a.Fault != nil {
-		return a.Fault.error()
+		return a.Fault.error() // a result may come with it
 	}
-	if out == nil || a.Body == nil {
-		return nil
-	}
-	return json.Unmarshal(a.Body, out)
+	return err
 }
 
 func (s *session) call(ctx context.Context, op string, body, out any) error {

@@ -43,6 +43,9 @@ type Hypervisor interface {
 	Define(ctx context.Context, spec MachineSpec) (Machine, error)
 	// Machine finds a defined machine: NotFound if there is none.
 	Machine(ctx context.Context, id ContainerID) (Machine, error)
+	// Expect says that machines like spec are going to be wanted, its ID and Devices aside: they may be made ready for. It does not wait, and nothing that is
+	// defined comes of it.
+	Expect(spec MachineSpec)
 	// List gives the ids of all defined machines, sorted.
 	List(ctx context.Context) ([]ContainerID, error)
 	Disks() Disks

@@ -34,6 +34,12 @@ func copyUp(from, content, part string) error {
 	if err := os.RemoveAll(part); err != nil {
 		return err
 	}
+	if entries, err := os.ReadDir(from); err != nil || len(entries) == 0 {
+		if err != nil {
+			return err
+		}
+		return likeEmpty(from, content)
+	}
 	c := copier{links: map[inode]string{}}
 	if err := c.dir(from, part); err != nil {
 		return err
@@ -53,6 +59,21 @@ func copyUp(from, content, part string) error {
 		return &os.LinkError{Op: "exchange", Old: part, New: content, Err: err}
 	}
 	return os.Remove(part) // empty, as was seen above
+}
+
+// likeEmpty gives an empty content directory the owner, mode and xattrs of an empty directory. One that has them stays untouched, as most do.
+func likeEmpty(from, content string) error {
+	var have, want unix.Stat_t
+	if err := unix.Lstat(from, &want); err != nil {
+		return &fs.PathError{Op: "lstat", Path: from, Err: err}
+	}
+	if err := unix.Lstat(content, &have); err != nil {
+		return &fs.PathError{Op: "lstat", Path: content, Err: err}
+	}
+	if size, err := unix.Llistxattr(from, nil); have.Uid == want.Uid && have.Gid == want.Gid && have.Mode == want.Mode && (err != nil || size == 0) {
+		return nil
+	}
+	return copyAttributes(from, content)
 }
 
 type inode struct{ dev, ino uint64 }

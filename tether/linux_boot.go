@@ -22,6 +22,9 @@ import (
 // modulesDir holds the kernel modules of the initramfs and "order", which names them in load order, one a line.
 const modulesDir = "/modules"
 
+// gcPercent lets the heap grow to 16 MiB before the first collection, which would come in the middle of a start; it lives on 2.
+const gcPercent = 400
+
 // Boot is PID 1: it makes the machine ready, waits on the guest channel and serves it for ever. It does not return; what it cannot mend it says on the
 // console, where the host's Diagnosis finds it, and powers off.
 func Boot() {
@@ -52,11 +55,12 @@ func boot() error {
 		}
 	}
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0)
+	debug.SetGCPercent(gcPercent)
 	if err := os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+memory +cpu +pids"), 0); err != nil {
 		return fmt.Errorf("cannot set up cgroups: %w", err)
 	}
-	if err := os.Mkdir(cgroupDir, 0o755); err != nil {
-		return err
+	if err := loopbackUp(); err != nil {
+		return fmt.Errorf("cannot set up the loopback interface: %w", err)
 	}
 	l := &Linux{
 		reaper:  &reaper{waiting: map[int]chan unix.WaitStatus{}},
@@ -73,20 +77,24 @@ func boot() error {
 	if err := loadModules(); err != nil {
 		return err
 	}
-	if l.stage, err = l.newStage(""); err != nil {
-		return fmt.Errorf("cannot start the stage: %w", err)
+	if err := l.setStage(); err != nil {
+		return err
 	}
 	core := NewCore(l, []guest.Timing{{Name: "boot", Took: time.Duration(booted.Nano())}})
 	port, err := findPort(l.uevents)
 	if err != nil {
 		return err
 	}
+	host, err := openPort(port)
+	if err != nil {
+		return err
+	}
 	for {
-		if err := serveOnce(core, port); err != nil {
-			fmt.Fprintf(os.Stderr, "tether: guest channel: %v\n", err)
-		}
-		if err := awaitHost(port); err != nil {
+		if err := host.await(); err != nil {
 			return err
+		}
+		if err := host.serve(core); err != nil {
+			fmt.Fprintf(os.Stderr, "tether: guest channel: %v\n", err)
 		}
 	}
 }
@@ -138,39 +146,50 @@ func findPort(u *uevents) (string, error) {
 	}
 }
 
-// serveOnce serves one host on the port.
-func serveOnce(core *Core, port string) error {
-	fd, err := unix.Open(port, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	return guest.Serve(context.Background(), &portConn{os.NewFile(uintptr(fd), port)}, core)
+// port is the guest channel's device, open for good: the kernel throws away what has come when the last descriptor is closed (drivers/char/virtio_console.c,
+// port_fops_release), and that may be a host's hello.
+type port struct {
+	fd, epoll int
+	name      string
 }
 
-// awaitHost returns when a host is on the port: virtio-serial shows a port without one as hung up.
-func awaitHost(port string) error {
-	fd, err := unix.Open(port, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+func openPort(name string) (*port, error) {
+	fd, err := unix.Open(name, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer unix.Close(fd)
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
-		return err
+		return nil, errors.Join(err, unix.Close(fd))
 	}
-	defer unix.Close(ep)
+	// Edge-triggered: a port without a host is always readable, as hung up.
 	if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(fd)}); err != nil {
-		return err
+		return nil, errors.Join(err, unix.Close(ep), unix.Close(fd))
 	}
+	return &port{fd: fd, epoll: ep, name: name}, nil
+}
+
+// await returns when a host is on the port. A host speaks first, so that there is an event to wait for.
+func (p *port) await() error {
+	events := make([]unix.EpollEvent, 1)
 	for {
-		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		poll := []unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}
 		if _, err := unix.Poll(poll, 0); err == nil && poll[0].Revents&unix.POLLHUP == 0 {
 			return nil
 		}
-		// Edge-triggered: the port's next event, a host that opens it, ends the wait. The bound is for an event that came in between.
-		events := make([]unix.EpollEvent, 1)
-		_, _ = unix.EpollWait(ep, events, 1000)
+		if _, err := unix.EpollWait(p.epoll, events, -1); err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
 	}
+}
+
+// serve serves one host.
+func (p *port) serve(core *Core) error {
+	fd, err := unix.FcntlInt(uintptr(p.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	return guest.Serve(context.Background(), &portConn{os.NewFile(uintptr(fd), p.name)}, core)
 }
 
 // portConn is a port's file as the connection that it is.

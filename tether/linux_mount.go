@@ -476,14 +476,12 @@ func (l *Linux) mount(source, at, fstype string, flags uintptr, data string) err
 // unmountAll takes every mount of the container's back, last first, including those that the container made itself, and syncs.
 func (l *Linux) unmountAll() error {
 	var errs []error
-	own := len(l.mounted)
-	for _, at := range mountsBelow(rootDir) {
-		// Whatever the container mounted, and what was mounted for it: deepest first.
-		_ = unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	// The root goes with whatever the container mounted in it, and what was mounted for it: no process is left that could hold any of that.
+	if err := unix.Unmount(rootDir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
+		errs = append(errs, fmt.Errorf("%s: %w", rootDir, err))
 	}
-	for i := own - 1; i >= 0; i-- {
-		at := l.mounted[i]
-		if strings.HasPrefix(at, rootDir+"/") {
+	for _, at := range slices.Backward(l.mounted) {
+		if at == rootDir || strings.HasPrefix(at, rootDir+"/") {
 			continue
 		}
 		err := unix.Unmount(at, unix.UMOUNT_NOFOLLOW)
@@ -506,24 +504,6 @@ func (l *Linux) unmountAll() error {
 	l.mounts, l.shown, l.targets, l.absent = nil, nil, map[string]string{}, map[string]string{}
 	unix.Sync()
 	return errors.Join(errs...)
-}
-
-// mountsBelow gives the mount points below dir, deepest last mounted first.
-func mountsBelow(dir string) (at []string) {
-	data, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil
-	}
-	for _, line := range strings.Split(string(data), "\n") {
-		fields := strings.Fields(line)
-		if len(fields) > 4 {
-			if path := unescape(fields[4]); strings.HasPrefix(path, dir+"/") {
-				at = append(at, path)
-			}
-		}
-	}
-	slices.Reverse(at)
-	return at
 }
 
 // unescape undoes the octal escapes of proc(5) mountinfo.

@@ -119,6 +119,25 @@ func (l *Linux) newStage(ns string) (*stageChild, error) {
 	return &stageChild{pid: pid, status: status, sock: ours}, nil
 }
 
+// enter puts the stage into the container's cgroup.
+func (s *stageChild) enter() error {
+	if err := os.WriteFile(filepath.Join(cgroupDir, "cgroup.procs"), []byte(strconv.Itoa(s.pid)), 0); err != nil {
+		return fmt.Errorf("cannot put the process into its cgroup: %w", err)
+	}
+	return nil
+}
+
+// setStage makes what the container's own process will come from, before it is wanted: its cgroup, and in it the stage.
+func (l *Linux) setStage() (err error) {
+	if err := os.Mkdir(cgroupDir, 0o755); err != nil {
+		return err
+	}
+	if l.stage, err = l.newStage(""); err != nil {
+		return fmt.Errorf("cannot start the stage: %w", err)
+	}
+	return l.stage.enter()
+}
+
 // drop ends a stage that is not needed.
 func (s *stageChild) drop() {
 	_ = unix.Kill(s.pid, unix.SIGKILL)
@@ -157,6 +176,10 @@ func (l *Linux) Start(p guest.Process, main bool) (_ Proc, err error) {
 		if stage, err = l.newStage(ns); err != nil {
 			return nil, err
 		}
+		if err := stage.enter(); err != nil {
+			stage.drop()
+			return nil, err
+		}
 	}
 	lp := &linuxProc{pid: stage.pid, main: main, gone: make(chan struct{})}
 	var theirs []*os.File // stdin, stdout, stderr of the process
@@ -171,9 +194,6 @@ func (l *Linux) Start(p guest.Process, main bool) (_ Proc, err error) {
 	}()
 	if theirs, err = lp.streams(p); err != nil {
 		return nil, err
-	}
-	if err := os.WriteFile(filepath.Join(cgroupDir, "cgroup.procs"), []byte(strconv.Itoa(stage.pid)), 0); err != nil {
-		return nil, fmt.Errorf("cannot put the process into its cgroup: %w", err)
 	}
 	if err := stage.become(stageOrder{Process: p, Main: main}, theirs); err != nil {
 		return nil, err

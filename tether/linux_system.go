@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -87,10 +88,11 @@ func identify(cfg guest.ExecutorConfig) error {
 	if err := unix.Setdomainname([]byte(cfg.Domain)); err != nil {
 		return fault.New(fault.Invalid, "cannot set domain name %q: %w", cfg.Domain, err)
 	}
-	return loopbackUp()
+	return nil
 }
 
-// addEntropy mixes b into the kernel's pool and credits it (random(4) RNDADDENTROPY).
+// addEntropy mixes b into the kernel's pool, credits it, and has new keys made of it at once (random(4) RNDADDENTROPY, RNDRESEEDCRNG): the keys that a machine
+// has from its template are those of all its siblings, and would be used for up to a minute more (drivers/char/random.c, CRNG_RESEED_INTERVAL).
 func addEntropy(b []byte) error {
 	if len(b) == 0 {
 		return nil
@@ -100,12 +102,15 @@ func addEntropy(b []byte) error {
 		return err
 	}
 	defer f.Close()
-	const rndAddEntropy = 0x40085203
+	const rndAddEntropy, rndReseedCRNG = 0x40085203, 0x5207
 	arg := make([]byte, 8+len(b))
 	binary.NativeEndian.PutUint32(arg, uint32(len(b)*8))
 	binary.NativeEndian.PutUint32(arg[4:], uint32(len(b)))
 	copy(arg[8:], b)
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), rndAddEntropy, uintptr(unsafe.Pointer(&arg[0]))); errno != 0 {
+		return errno
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), rndReseedCRNG, 0); errno != 0 {
 		return errno
 	}
 	return nil
@@ -155,7 +160,7 @@ func limitCgroup(cfg guest.ExecutorConfig) error {
 			return err
 		}
 	}
-	if cfg.CPUs > 0 {
+	if cfg.CPUs > 0 && cfg.CPUs < int64(runtime.NumCPU())*1e9 { // all that there are is no limit, and one that the kernel keeps costs time
 		const period = 100000 // µs
 		if err := set("cpu.max", fmt.Sprintf("%d %d", max(cfg.CPUs*period/1e9, 1000), period)); err != nil {
 			return err
@@ -284,6 +289,17 @@ func (l *Linux) Release() error {
 		<-main.gone
 	}
 	return l.unmountAll()
+}
+
+// Renew is System.Renew.
+func (l *Linux) Renew() error {
+	if err := os.Remove(cgroupDir); err != nil { // and with it what it counted
+		return fault.New(fault.Internal, "cannot renew the container's cgroup: %w", err)
+	}
+	l.mu.Lock()
+	l.main = nil
+	l.mu.Unlock()
+	return l.setStage()
 }
 
 // PowerOff is System.PowerOff.

@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,6 +40,8 @@ type System interface {
 	Rooms() ([]guest.Room, error)
 	// Top lists the container's processes.
 	Top() ([]guest.ProcessInfo, error)
+	// Renew makes the machine ready for another Prepare, after Release.
+	Renew() error
 	// PowerOff ends the machine. It does not return in a real one.
 	PowerOff() error
 	Files
@@ -88,7 +91,7 @@ const execGrace = 500 * time.Millisecond
 type Core struct {
 	sys    System
 	booted time.Time
-	boot   []guest.Timing
+	boot   []guest.Timing // what was measured before booted; empty after a Reset
 
 	configuring sync.Mutex         // held by the one Configure
 	mounting    sync.Mutex         // held by whoever changes the mounts once the process runs
@@ -97,6 +100,7 @@ type Core struct {
 
 	mu      sync.Mutex // guards below
 	id      string     // of the config taken
+	again   bool       // that config was a rehearsal
 	status  guest.Status
 	outcome error
 	changed chan struct{}
@@ -128,7 +132,7 @@ func (c *Core) Configure(ctx context.Context, cfg guest.ExecutorConfig) error {
 	c.mu.Lock()
 	id, outcome := c.id, c.outcome
 	if id == "" {
-		c.id = cfg.ID
+		c.id, c.again = cfg.ID, cfg.Rehearsal
 	}
 	c.mu.Unlock()
 	if id != "" {
@@ -137,7 +141,10 @@ func (c *Core) Configure(ctx context.Context, cfg guest.ExecutorConfig) error {
 		}
 		return outcome
 	}
-	timings := append(c.boot, guest.Timing{Name: "tether", Took: time.Since(c.booted)})
+	timings := slices.Clone(c.boot)
+	if len(timings) > 0 {
+		timings = append(timings, guest.Timing{Name: "tether", Took: time.Since(c.booted)})
+	}
 	c.set(func(st *guest.Status) { st.Phase, st.Timings = guest.Starting, timings })
 	proc, err := c.start(ctx, cfg, &timings)
 	if err != nil {
@@ -180,6 +187,28 @@ func (c *Core) Configure(ctx context.Context, cfg guest.ExecutorConfig) error {
 		st.Phase, st.Timings, st.Pid, st.Started = guest.Running, timings, proc.Pid(), time.Now()
 	})
 	go c.attend(proc)
+	return nil
+}
+
+// Reset is guest.Handler.Reset.
+func (c *Core) Reset(context.Context) error {
+	c.configuring.Lock()
+	defer c.configuring.Unlock()
+	c.mu.Lock()
+	may := c.again && c.status.Phase == guest.Exited
+	c.mu.Unlock()
+	if !may {
+		return fault.New(fault.Conflict, "only a machine whose rehearsal has ended can be used again")
+	}
+	if err := c.sys.Renew(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.boot, c.id, c.again, c.outcome = nil, "", false, nil
+	c.main, c.stdin, c.copies = nil, nil, nil
+	c.frames, c.held, c.last, c.done = nil, 0, 0, false
+	c.mu.Unlock()
+	c.set(func(st *guest.Status) { *st = guest.Status{Phase: guest.Waiting} })
 	return nil
 }
 

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -22,6 +24,7 @@ type system struct {
 	mu       sync.Mutex // guards below
 	prepared int
 	released int
+	renewed  int
 	mounts   []string // what Mount and Unmount did, in order
 	mountErr error
 	waits    bool // Mount waits for its context's end
@@ -35,6 +38,8 @@ func (s *system) Prepare(context.Context, guest.ExecutorConfig) ([]guest.Timing,
 	s.prepared++
 	return []guest.Timing{{Name: "mount", Took: 1}}, s.prepareErr
 }
+
+func (s *system) Renew() error { s.renewed++; return nil }
 
 func (s *system) Start(p guest.Process, _ bool) (Proc, error) {
 	if s.startErr != nil {
@@ -569,6 +574,50 @@ func TestServing(t *testing.T) {
 		}
 		if _, err := c.Stat(t.Context(), guest.StatRequest{}); !fault.Is(err, fault.Conflict) {
 			t.Errorf("after the shutdown: %v", err)
+		}
+	})
+}
+
+// Only a rehearsal leaves a machine that can be used again, and then nothing of it is left to see.
+func TestReset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &system{}
+		c := NewCore(s, []guest.Timing{{Name: "boot", Took: 5}})
+		if err := c.Reset(t.Context()); !fault.Is(err, fault.Conflict) {
+			t.Errorf("reset of a machine that waits: %v", err)
+		}
+		cfg := config("rehearsal")
+		cfg.Rehearsal = true
+		if err := c.Configure(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Reset(t.Context()); !fault.Is(err, fault.Conflict) {
+			t.Errorf("reset while the process runs: %v", err)
+		}
+		s.procs[0].say(t, "hello")
+		s.procs[0].exit(guest.Exit{Code: 3})
+		synctest.Wait()
+		if err := c.Reset(t.Context()); err != nil || s.renewed != 1 {
+			t.Fatalf("reset: %v, renewed %d times", err, s.renewed)
+		}
+		if st := c.Status(); !reflect.DeepEqual(st, guest.Status{Phase: guest.Waiting}) {
+			t.Errorf("status after the reset: %+v", st)
+		}
+		if err := c.Configure(t.Context(), config("c1")); err != nil {
+			t.Fatal(err)
+		}
+		if st := c.Status(); slices.ContainsFunc(st.Timings, func(x guest.Timing) bool { return x.Name == "boot" || x.Name == "tether" }) {
+			t.Errorf("a machine that was used again tells of its boot: %v", st.Timings)
+		}
+		s.procs[1].say(t, "world")
+		f, err := c.Output(t.Context(), 0, 1)
+		if err != nil || string(f.Data) != "world" {
+			t.Errorf("the first output is %q, %v", f.Data, err)
+		}
+		s.procs[1].exit(guest.Exit{})
+		synctest.Wait()
+		if err := c.Reset(t.Context()); !fault.Is(err, fault.Conflict) {
+			t.Errorf("reset after a container's process: %v", err)
 		}
 	})
 }

@@ -134,7 +134,11 @@ func stopped(ctx context.Context, log *slog.Logger, err error) error {
 
 // machineOptions is what QEMU is to be run with.
 func machineOptions(s settings, log *slog.Logger) qemu.Options {
-	return qemu.Options{StateDir: s.State, QEMU: s.QEMU, Kernel: s.Kernel, Tether: tetherProgram(), Accel: s.Accel, Log: log}
+	o := qemu.Options{StateDir: s.State, QEMU: s.QEMU, Kernel: s.Kernel, Tether: tetherProgram(), Accel: s.Accel, Cache: s.Cache, Template: s.Template, Warm: s.Warm, Log: log}
+	if o.Warm < 0 {
+		o.Warm = qemu.DefaultWarm()
+	}
+	return o
 }
 
 // connect constructs the rooms bottom up: stores, services, the door.

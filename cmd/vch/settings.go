@@ -34,6 +34,9 @@ type settings struct {
 	Memory            portlayer.Bytes
 	CPUs              int64 // billionths of a processor
 	Accel             string
+	Template          bool
+	Warm              int    // -1: as memory allows
+	Cache             string // absolute
 	QEMU              string
 	Kernel            string
 	LogLevel          slog.Level
@@ -66,10 +69,10 @@ func here() surroundings {
 
 // words are the settings as they are written: flags, and the same names in the configuration file.
 type words struct {
-	state, accel, qemu, kernel, logLevel, logFormat, config string
-	anonymousCapacity, defaultCapacity, memory, cpus        string
-	anonymousOpts                                           string
-	listen, stores                                          []string
+	state, cache, accel, template, warm, qemu, kernel, logLevel, logFormat, config string
+	anonymousCapacity, defaultCapacity, memory, cpus                               string
+	anonymousOpts                                                                  string
+	listen, stores                                                                 []string
 }
 
 // configFlag is the one flag that a configuration file cannot hold.
@@ -88,6 +91,9 @@ func (w *words) flags(f *pflag.FlagSet) {
 	f.StringVar(&w.memory, "memory", "512M", "memory of a container that names none, a `SIZE` (docker run --memory)")
 	f.StringVar(&w.cpus, "cpus", "1", "processors of a container that names none, a `NUMBER` (docker run --cpus)")
 	f.StringVar(&w.accel, "accel", "auto", "`HOW` machines run: kvm, tcg (emulation), or auto: kvm where it really boots a machine")
+	f.StringVar(&w.template, "template", "auto", "start machines as forks of a template, which share its memory pages: auto; or boot every one: off, for tenants who must not share them")
+	f.StringVar(&w.warm, "warm", "auto", "how many forks to keep ready, a `NUMBER`: each takes about 60 MB and makes a start quicker; 0 keeps none, auto as many as free memory suggests, 4 at most")
+	f.StringVar(&w.cache, "cache", "", "keep the guests' kernel and templates in this `DIRECTORY`, which several vch of one user may share (default: cache in the state directory)")
 	f.StringVar(&w.qemu, "qemu", "", "QEMU's `PROGRAM` (default: qemu-system-x86_64 in PATH)")
 	f.StringVar(&w.kernel, "kernel", "", "the guests' kernel, a `FILE` whose modules are in /lib/modules (default: the newest in /boot that has them)")
 	f.StringVar(&w.logLevel, "log-level", "info", "`LEVEL` to log from: debug, info, warn, error")
@@ -224,6 +230,18 @@ func (w words) settings(at surroundings) (settings, error) {
 	default:
 		return s, usagef("--accel %q is none of auto, kvm, tcg", w.accel)
 	}
+	switch w.template {
+	case "auto", "off":
+		s.Template = w.template == "auto"
+	default:
+		return s, usagef("--template %q is none of auto, off", w.template)
+	}
+	if s.Warm, err = warm(w.warm); err != nil {
+		return s, err
+	}
+	if s.Cache = filepath.Join(s.State, "cache"); w.cache != "" {
+		s.Cache = absolute(w.cache, at)
+	}
 	switch w.logLevel {
 	case "debug":
 		s.LogLevel = slog.LevelDebug
@@ -243,6 +261,21 @@ func (w words) settings(at surroundings) (settings, error) {
 		return s, usagef("--log-format %q is none of text, json", w.logFormat)
 	}
 	return s, nil
+}
+
+// mostWarm is more forks than any host's memory would hold with use.
+const mostWarm = 1000
+
+// warm reads --warm; -1 is auto.
+func warm(text string) (int, error) {
+	if text == "auto" {
+		return -1, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 || n > mostWarm {
+		return 0, usagef("--warm %q is neither auto nor a number from 0 to %d", text, mostWarm)
+	}
+	return n, nil
 }
 
 func statePath(text string, at surroundings) (string, error) {

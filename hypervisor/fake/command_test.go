@@ -61,7 +61,7 @@ func newMachine(t *testing.T, p guest.Process) *machine {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	err = c.Configure(limited(t), guest.ExecutorConfig{ID: "m", Process: &p, Mounts: []guest.MountSpec{
+	_, err = c.Configure(limited(t), guest.ExecutorConfig{ID: "m", Process: &p, Mounts: []guest.MountSpec{
 		{Source: "label://" + dataLabel, Target: "/data"},
 		{Source: "label://" + dataLabel, Target: "/data/ro", ReadOnly: true},
 		{Source: "tmpfs:", Target: "/tmp"},

@@ -117,6 +117,9 @@ func (h *Hypervisor) Machine(_ context.Context, id portlayer.ContainerID) (portl
 	return &Machine{h: h, id: id, slot: h.site.slot(id)}, nil
 }
 
+// Expect is portlayer.Hypervisor.Expect: a machine here is made at once.
+func (h *Hypervisor) Expect(portlayer.MachineSpec) {}
+
 // List is portlayer.Hypervisor.List.
 func (h *Hypervisor) List(context.Context) ([]portlayer.ContainerID, error) {
 	entries, err := os.ReadDir(h.site.dir) // sorted

@@ -121,7 +121,7 @@ func (s *suite) connect(t *testing.T, m portlayer.Machine) *guest.Client {
 
 func (s *suite) configure(t *testing.T, c *guest.Client, cfg guest.ExecutorConfig) {
 	t.Helper()
-	if err := c.Configure(s.limit(t), cfg); err != nil {
+	if _, err := c.Configure(s.limit(t), cfg); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -276,12 +276,13 @@ func (s *suite) writer(t *testing.T, data portlayer.DiskPath) {
 	if n, err := m.Written(t.Context()); err != nil || n <= 0 {
 		t.Errorf("it wrote to its own disk, and has written %d bytes, %v", n, err)
 	}
-	if err := c.Configure(s.limit(t), cfg); err != nil {
+	if _, err := c.Configure(s.limit(t), cfg); err != nil {
 		t.Errorf("the same config again: %v", err)
 	}
 	other := cfg
 	other.ID = string(machineID("rival"))
-	want(t, "another container's config", c.Configure(s.limit(t), other), fault.Conflict)
+	_, err = c.Configure(s.limit(t), other)
+	want(t, "another container's config", err, fault.Conflict)
 	s.power(t, m, portlayer.PoweredOn) // until the exit was collected
 	s.shutdown(t, m, c)
 
@@ -544,7 +545,7 @@ func (s *suite) refusals(t *testing.T, data portlayer.DiskPath) {
 			client := s.connect(t, m)
 			vol := volume(c.name, false)
 			vol.Subpath = c.subpath
-			err := client.Configure(s.limit(t), config(c.name, []string{"echo no"}, vol))
+			_, err := client.Configure(s.limit(t), config(c.name, []string{"echo no"}, vol))
 			want(t, "configure", err, c.kind, "volume "+c.name)
 			st, serr := client.Status(s.limit(t))
 			if serr != nil || st.Phase != guest.Failed || st.Error == nil {

@@ -68,8 +68,8 @@ func (h *Hypervisor) kvmVerdict(ctx context.Context) (verdict, error) {
 		return verdict{}, err
 	}
 	boot := strings.TrimSpace(readFile("/proc/sys/kernel/random/boot_id"))
-	key := strings.Join([]string{boot, h.info.Version, filepath.Base(h.boot.kernel), filepath.Base(h.boot.initrd)}, " ")
-	file := filepath.Join(h.o.StateDir, "cache", verdictFile)
+	key := strings.Join([]string{boot, h.info.Version, filepath.Base(h.boot.kernel.Name()), filepath.Base(h.boot.initrd.Name())}, " ")
+	file := filepath.Join(h.cache(), verdictFile)
 	var v verdict
 	if text, err := os.ReadFile(file); err == nil && json.Unmarshal(text, &v) == nil && v.Key == key && boot != "" {
 		return v, nil
@@ -94,18 +94,19 @@ func (h *Hypervisor) kvmVerdict(ctx context.Context) (verdict, error) {
 func (h *Hypervisor) tryKVM(ctx context.Context) (err error) {
 	limited, cancel := context.WithTimeout(ctx, tryLimit)
 	defer cancel()
-	dir, err := os.MkdirTemp(filepath.Join(h.o.StateDir, "cache"), "try-kvm-")
+	dir, err := os.MkdirTemp(h.cache(), "try-kvm-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	p, err := h.launch(limited, dir, shape{name: "vch-try-kvm", accel: "kvm", memory: 128 * portlayer.MiB, cpus: 1, boot: h.boot, append: h.cmdline})
+	p, q, err := h.launch(limited, dir, shape{name: "vch-try-kvm", accel: "kvm", memory: 128 * portlayer.MiB, cpus: 1, append: h.cmdline}, nil)
 	if said := words(dir); err != nil && said != "" {
 		return errors.New(firstSentence(said)) // the rest is a dump
 	}
 	if err != nil {
 		return err
 	}
+	q.close()
 	defer func() { p.kill(); <-p.ended }()
 	answered := make(chan error, 1)
 	talk, hang := context.WithCancel(limited)
@@ -151,7 +152,7 @@ func hello(ctx context.Context, p *process) error {
 
 // runState is QMP's query-status.
 func (p *process) runState(ctx context.Context) (string, error) {
-	conn, err := dial(ctx, p.dir, qmpSocket)
+	conn, err := dial(ctx, p.home(), qmpSocket)
 	if err != nil {
 		return "", err
 	}

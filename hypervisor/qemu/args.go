@@ -16,9 +16,10 @@ const (
 	fdQMP = 3 + iota
 	fdChannel
 	fdConsole
-	fdKernel
-	fdInitrd
-	fdDisks // and on, one a drive
+	fdKernel // closed in a fork
+	fdInitrd // closed in a fork
+	fdMemory // of a template and its forks; closed in others
+	fdDisks  // and on, one a drive
 )
 
 // drive is a disk as QEMU gets it.
@@ -67,31 +68,68 @@ type shape struct {
 	qemu   string // version
 	memory portlayer.Bytes
 	cpus   int
-	boot   bootFiles
-	append string
-	drives []drive
+	append string // the kernel's command line
+	drives drives
+	life   life
+}
+
+// life is how a machine comes to its memory.
+type life int
+
+// The lives.
+const (
+	booted   life = iota // it boots, in memory of its own
+	pattern              // it boots to become a template: its memory is a file that others will map
+	forkedOf             // it goes on where its template stopped: its memory is a private view of the template's
+)
+
+// size is the memory, as QEMU is told it.
+func (s shape) size() string {
+	return strconv.FormatInt(int64((s.memory+portlayer.MiB-1)/portlayer.MiB), 10) + "M"
+}
+
+// machine is -M's value.
+func (s shape) machine() string {
+	const parts = "q35,usb=off,vmport=off,hpet=off,sata=off,smbus=off"
+	if s.life == booted {
+		return parts
+	}
+	return parts + ",memory-backend=memory"
+}
+
+// processor is -cpu's value: all that TCG can, as today's distributions are built for more than qemu64, but for page tables of five levels, which it walks slowly.
+func (s shape) processor() string {
+	if s.accel == "kvm" {
+		return "host"
+	}
+	return "max,la57=off"
 }
 
 // arguments is QEMU's command line, without the program. What a container VM does not use is off: quicker to boot, and less to attack.
 func arguments(s shape) []string {
-	cpu := "max" // all that TCG can: today's distributions are built for more than qemu64
-	if s.accel == "kvm" {
-		cpu = "host"
-	}
 	args := []string{
 		"-name", s.name,
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-		"-M", "q35,usb=off,vmport=off,hpet=off,sata=off,smbus=off",
-		"-accel", accelerator(s), "-cpu", cpu,
-		"-m", strconv.FormatInt(int64((s.memory+portlayer.MiB-1)/portlayer.MiB), 10) + "M",
+		"-M", s.machine(),
+		"-accel", accelerator(s), "-cpu", s.processor(),
+		"-m", s.size(),
 		"-smp", strconv.Itoa(s.cpus),
-		"-kernel", fmt.Sprintf("/proc/self/fd/%d", fdKernel), "-initrd", fmt.Sprintf("/proc/self/fd/%d", fdInitrd), "-append", s.append,
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d,server=on,wait=off", fdQMP), "-mon", "chardev=qmp,mode=control",
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d,server=on,wait=off", fdConsole), "-serial", "chardev:console",
 		"-chardev", fmt.Sprintf("socket,id=channel,fd=%d,server=on,wait=off", fdChannel),
-		"-device", "virtio-serial-pci", "-device", "virtserialport,chardev=channel,name=" + guest.PortName,
+		"-device", "virtio-serial-pci", "-device", "virtserialport,id=port,chardev=channel,name=" + guest.PortName,
 		"-device", "virtio-scsi-pci,id=scsi0",
+	}
+	memory := "memory-backend-file,id=memory,size=" + s.size() + ",mem-path=" + inherited(fdMemory) + ",share="
+	switch s.life {
+	case pattern:
+		args = append(args, "-object", memory+"on")
+	case forkedOf:
+		args = append(args, "-object", memory+"off", "-incoming", "defer")
+	}
+	if s.life != forkedOf {
+		args = append(args, "-kernel", inherited(fdKernel), "-initrd", inherited(fdInitrd), "-append", s.append)
 	}
 	for i, d := range s.drives {
 		d.lun = i
@@ -103,6 +141,9 @@ func arguments(s shape) []string {
 	}
 	return args
 }
+
+// inherited is the path of a descriptor that QEMU got from this process.
+func inherited(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
 
 // accelerator is -accel's value. Before QEMU 8.1 TCG loses writes to code that another processor's thread translates just then (its commit deba78709ae8): a
 // kernel that patches itself, as Linux does at every change of a static key, then runs into a breakpoint that is gone, for ever. There all processors of a

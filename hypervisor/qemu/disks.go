@@ -87,6 +87,15 @@ func labelUUID(l portlayer.Label) (string, error) {
 // format makes a sparse file holding an empty ext4, with the directory dir in it unless that is "". It is durable on return; after an error the file is not
 // there. Conflict if it was before.
 func (d Disks) format(ctx context.Context, file string, size portlayer.Bytes, label, uuid, dir string) (err error) {
+	return d.make(ctx, file, size, label, uuid, dir, (*os.File).Sync)
+}
+
+// pour is format without the durability.
+func (d Disks) pour(ctx context.Context, file string, size portlayer.Bytes, label, uuid, dir string) error {
+	return d.make(ctx, file, size, label, uuid, dir, func(*os.File) error { return nil })
+}
+
+func (d Disks) make(ctx context.Context, file string, size portlayer.Bytes, label, uuid, dir string, sync func(*os.File) error) (err error) {
 	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return fault.New(fault.Conflict, "disk file %s exists already", file)
@@ -114,7 +123,7 @@ func (d Disks) format(ctx context.Context, file string, size portlayer.Bytes, la
 		if err := g.pour(f, int64(size), label, id); err != nil {
 			return kindOf(err)
 		}
-		return kindOf(f.Sync())
+		return kindOf(sync(f))
 	}
 	// With its own seed for checksums a file system can get another UUID while it is mounted, as a copy does in its first machine.
 	// The file is new and reads as zeros: nothing needs to be zeroed by mkfs now, nor by the guest's kernel later.
@@ -140,7 +149,7 @@ func (d Disks) format(ctx context.Context, file string, size portlayer.Bytes, la
 	if len(g.pieces) > 0 {
 		d.golden.put(shape, g)
 	}
-	return f.Sync()
+	return sync(f)
 }
 
 // tool runs a program of e2fsprogs; its words become the error. debugfs ends with 0 whatever happens, so that words other than its banner are a failure, too.

@@ -133,7 +133,7 @@ func (m *machine) replug(ctx context.Context, p *process, def, was definition) (
 
 // control is the process's control socket, for one piece of work; it breaks when ctx ends.
 func (p *process) control(ctx context.Context) (q *qmp, done func(), err error) {
-	conn, err := dial(ctx, p.dir, qmpSocket)
+	conn, err := dial(ctx, p.home(), qmpSocket)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -189,7 +189,8 @@ func (m *machine) PowerOn(ctx context.Context) error {
 	if m.process() != nil {
 		return nil
 	}
-	s := shape{name: processName(string(m.id)), accel: m.h.info.Accel, qemu: m.h.info.Version, memory: def.Memory, cpus: def.CPUs, boot: m.h.boot, append: m.h.cmdline}
+	s := m.h.shape(def)
+	s.name = processName(string(m.id))
 	for _, d := range def.Disks {
 		v, err := m.drive(d)
 		if err != nil {
@@ -197,7 +198,7 @@ func (m *machine) PowerOn(ctx context.Context) error {
 		}
 		s.drives = append(s.drives, v)
 	}
-	p, err := m.h.launch(ctx, m.dir(), s)
+	p, err := m.come(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -205,6 +206,42 @@ func (m *machine) PowerOn(ctx context.Context) error {
 	m.h.running[m.id] = p
 	m.h.mu.Unlock()
 	return nil
+}
+
+// shape is the machine of a definition, without its disks.
+func (h *Hypervisor) shape(def definition) shape {
+	return shape{accel: h.info.Accel, qemu: h.info.Version, memory: class(def.Memory), cpus: def.CPUs, append: h.cmdline}
+}
+
+// come makes the machine run: as a fork from the pool, as a new fork, or, where there is no template, by a boot.
+func (m *machine) come(ctx context.Context, s shape) (*process, error) {
+	run := filepath.Join(m.dir(), runDir)
+	if err := os.RemoveAll(run); err != nil { // of the last time
+		return nil, kindOf(err)
+	}
+	if m.h.shelf != nil {
+		done := m.h.pool.begin()
+		defer done()
+		m.h.pool.expect(s)
+		for _, fork := range []func(context.Context, string, shape) (*process, error){m.h.pooled, m.h.forked} {
+			p, err := fork(ctx, run, s)
+			if p != nil || err != nil {
+				return p, err
+			}
+			if err := os.RemoveAll(run); err != nil {
+				return nil, kindOf(err)
+			}
+		}
+	}
+	if err := os.Mkdir(run, 0o700); err != nil {
+		return nil, noRoom(kindOf(err), m.dir())
+	}
+	p, q, err := m.h.launch(ctx, run, s, nil)
+	if err != nil {
+		return nil, err
+	}
+	q.close()
+	return p, nil
 }
 
 // drive finds the file of a disk. The unit is the caller's to say.
@@ -310,10 +347,10 @@ const diagnosisLines = 6
 // Diagnosis is portlayer.Machine.Diagnosis.
 func (m *machine) Diagnosis() string {
 	var parts []string
-	if said := words(m.dir()); said != "" {
-		parts = append(parts, "QEMU: "+said)
-	}
 	if p := m.last(); p != nil {
+		if said := p.words(); said != "" {
+			parts = append(parts, "QEMU: "+said)
+		}
 		p.mu.Lock()
 		lines := p.console.lines(diagnosisLines)
 		p.mu.Unlock()

@@ -29,56 +29,64 @@ const (
 	wordsFile     = "qemu.log" // what QEMU itself says
 )
 
-// process is a QEMU that runs in a machine's directory: a child of this process, or one that an earlier daemon started.
+// process is a QEMU that runs in a directory of its own: a child of this process, or one that an earlier daemon started.
 type process struct {
-	dir   string
 	pid   int
 	pidfd int
 	child *os.Process   // nil for one found again
 	ended chan struct{} // closed when the process is gone
 
 	mu      sync.Mutex // guards below
+	dir     string     // where its sockets are, and its words
 	channel net.Conn   // the last one given out
 	console tail
 }
 
-// launch starts QEMU in dir with a machine of the shape s and returns when that executes. After an error nothing runs.
-func (h *Hypervisor) launch(ctx context.Context, dir string, s shape) (p *process, err error) {
-	var files []*os.File
+// launch starts QEMU in dir with a machine of the shape s and returns when that is made: executing, or, if it is a fork, waiting for its state. The process is
+// talked to through q, which is the caller's to close. After an error nothing runs. memory is the template's, of a shape that has one.
+func (h *Hypervisor) launch(ctx context.Context, dir string, s shape, memory *os.File) (p *process, q *qmp, err error) {
+	var files []*os.File // nil where QEMU gets none
 	defer func() {
 		for _, f := range files {
-			f.Close()
+			if f != nil && f != memory {
+				f.Close()
+			}
 		}
 	}()
 	for _, name := range []string{qmpSocket, channelSocket, consoleSocket} { // in the order of the descriptors in args.go
 		f, err := listen(dir, name)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		files = append(files, f)
 	}
-	for _, name := range []string{s.boot.kernel, s.boot.initrd} {
-		f, err := os.Open(name)
+	for _, boot := range []*os.File{h.boot.kernel, h.boot.initrd} {
+		if s.life == forkedOf {
+			files = append(files, nil)
+			continue
+		}
+		f, err := again(boot)
 		if err != nil {
-			return nil, kindOf(err)
+			return nil, nil, kindOf(err)
 		}
 		files = append(files, f)
 	}
+	files = append(files, memory)
 	for _, d := range s.drives {
 		f, err := os.OpenFile(d.file, d.flag(), 0)
 		if err != nil {
-			return nil, kindOf(err)
+			return nil, nil, kindOf(err)
 		}
 		files = append(files, f)
 	}
 	home, err := os.Open(dir)
 	if err != nil {
-		return nil, kindOf(err)
+		return nil, nil, kindOf(err)
 	}
 	defer home.Close()
 	words, err := os.OpenFile(filepath.Join(dir, wordsFile), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
 	if err != nil {
-		return nil, kindOf(err)
+		return nil, nil, kindOf(err)
 	}
 	defer words.Close()
 	cmd := exec.Command(h.qemu, arguments(s)...)
@@ -96,25 +104,30 @@ func (h *Hypervisor) launch(ctx context.Context, dir string, s shape) (p *proces
 			}
 		}
 		if err := home.Chmod(0o711); err != nil { // it works there, and can neither list nor write
-			return nil, kindOf(err)
+			return nil, nil, kindOf(err)
 		}
 	}
 	if err := cmd.Start(); err != nil {
-		return nil, fault.New(fault.Unavailable, "cannot run %s: %w", h.qemu, err)
+		return nil, nil, fault.New(fault.Unavailable, "cannot run %s: %w", h.qemu, err)
 	}
 	p, err = h.watch(dir, cmd.Process.Pid, cmd.Process)
 	if err != nil {
-		return nil, errors.Join(err, cmd.Process.Kill(), cmd.Wait())
+		return nil, nil, errors.Join(err, cmd.Process.Kill(), cmd.Wait())
 	}
-	if err := p.awaitMachine(ctx); err != nil {
-		p.kill()
-		select {
-		case <-p.ended:
-		case <-h.closing:
-		}
-		return nil, err
+	if q, err = p.awaitMachine(ctx); err != nil {
+		h.end(p)
+		return nil, nil, err
 	}
-	return p, nil
+	return p, q, nil
+}
+
+// end kills a process that nobody knows of, and waits for its end.
+func (h *Hypervisor) end(p *process) {
+	p.kill()
+	select {
+	case <-p.ended:
+	case <-h.closing:
+	}
 }
 
 // nobody is a user that a machine has for itself: in no password file, owner of nothing, so that a guest that breaks into its QEMU finds itself with what is
@@ -127,35 +140,57 @@ func nobody(name string) *syscall.Credential {
 }
 
 // awaitMachine returns when QMP answers, which it does once every device is made.
-func (p *process) awaitMachine(ctx context.Context) error {
-	conn, err := dial(ctx, p.dir, qmpSocket)
+func (p *process) awaitMachine(ctx context.Context) (*qmp, error) {
+	conn, err := dial(ctx, p.home(), qmpSocket)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	answered := make(chan error, 1)
+	type answer struct {
+		q   *qmp
+		err error
+	}
+	answered := make(chan answer, 1)
 	go func() {
 		q, err := newQMP(ctx, conn)
-		if err == nil {
-			q.close()
-		}
-		answered <- err
+		answered <- answer{q, err}
 	}()
+	var a answer
 	select {
-	case err = <-answered:
+	case a = <-answered:
 	case <-p.ended:
 		conn.Close()
-		<-answered
-		return refusal("QEMU would not start", p.words())
+		if a = <-answered; a.err == nil {
+			a.q.close()
+		}
+		return nil, refusal("QEMU would not start", p.words())
 	}
-	if err != nil && ctx.Err() == nil {
+	if a.err != nil && ctx.Err() == nil {
 		<-p.ended // it closed its control socket: it is ending
-		return refusal("QEMU would not start", p.words())
+		return nil, refusal("QEMU would not start", p.words())
 	}
-	if err != nil {
-		return ctx.Err()
+	if a.err != nil {
+		return nil, ctx.Err()
 	}
+	return a.q, nil
+}
+
+// home is the directory in which the process is.
+func (p *process) home() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.dir
+}
+
+// move gives the process's directory another name, which the process goes with. to must not be there.
+func (p *process) move(to string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := os.Rename(p.dir, to); err != nil {
+		return kindOf(err)
+	}
+	p.dir = to
 	return nil
 }
 
@@ -180,7 +215,7 @@ func refusal(what, words string) error {
 }
 
 // words is what QEMU said, without its name before each line.
-func (p *process) words() string { return words(p.dir) }
+func (p *process) words() string { return words(p.home()) }
 
 func words(dir string) string {
 	data, err := readSmall(filepath.Join(dir, wordsFile))
@@ -278,7 +313,7 @@ func (p *process) connect(ctx context.Context) (net.Conn, error) {
 func (p *process) readConsole(closing <-chan struct{}) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	conn, err := dial(ctx, p.dir, consoleSocket)
+	conn, err := dial(ctx, p.home(), consoleSocket)
 	if err != nil {
 		return
 	}
@@ -375,12 +410,22 @@ func dial(ctx context.Context, dir, name string) (conn net.Conn, err error) {
 	return conn, err
 }
 
-// processes finds the QEMU processes that run in directories below root, by their working directories: what no crash can lose.
-func processes(root string) map[string]int {
-	found := map[string]int{}
+// A machine's process runs in this directory of the machine's; that of an earlier vch in the machine's own.
+const runDir = "run"
+
+// found is a process that runs already.
+type found struct {
+	pid int
+	dir string
+}
+
+// processes finds the QEMU processes that run in directories below root, by their working directories, which no crash can lose. They are told by the names of these
+// directories.
+func processes(root string) map[string]found {
+	all := map[string]found{}
 	root, err := filepath.EvalSymlinks(root)
 	if err != nil {
-		return found
+		return all
 	}
 	procs, _ := os.ReadDir("/proc")
 	for _, e := range procs {
@@ -389,15 +434,22 @@ func processes(root string) map[string]int {
 			continue
 		}
 		cwd, err := os.Readlink(filepath.Join("/proc", e.Name(), "cwd"))
-		if err != nil || filepath.Dir(cwd) != root {
+		if err != nil {
+			continue
+		}
+		at := cwd
+		if filepath.Base(at) == runDir && filepath.Dir(at) != root {
+			at = filepath.Dir(at)
+		}
+		if filepath.Dir(at) != root {
 			continue
 		}
 		cmdline, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if bytes.Contains(cmdline, []byte("\x00-name\x00"+processName(filepath.Base(cwd))+"\x00")) {
-			found[filepath.Base(cwd)] = pid
+		if bytes.Contains(cmdline, []byte("\x00-name\x00"+processName(""))) {
+			all[filepath.Base(at)] = found{pid, cwd}
 		}
 	}
-	return found
+	return all
 }
 
 // processName is what QEMU's -name says for the machine id.

@@ -114,7 +114,7 @@ func TestThrottledDisk(t *testing.T) {
 
 // QEMU opens no disk by its path: each is a descriptor that it inherits, in the order of the drives.
 func TestArguments(t *testing.T) {
-	args := arguments(shape{name: "vch-1", accel: "tcg", qemu: "9.2.0", memory: 100<<20 + 1, cpus: 2, boot: bootFiles{kernel: "/k", initrd: "/i"}, append: "quiet",
+	args := arguments(shape{name: "vch-1", accel: "tcg", qemu: "9.2.0", memory: 100<<20 + 1, cpus: 2, append: "quiet",
 		drives: []drive{{serial: "s0", file: "/image", readOnly: true}, {serial: "s1", file: "/w"}}})
 	var files []string
 	var readOnly []bool
@@ -144,7 +144,7 @@ func TestArguments(t *testing.T) {
 		t.Error(diff)
 	}
 	line := " " + strings.Join(args, " ") + " "
-	for _, want := range []string{" -m 101M ", " -smp 2 ", " -accel tcg ", " -nodefaults ", "spawn=deny", " -no-reboot ", " -add-fd fd=8,set=0 ", " -add-fd fd=9,set=1 "} {
+	for _, want := range []string{" -m 101M ", " -smp 2 ", " -accel tcg ", " -nodefaults ", "spawn=deny", " -no-reboot ", " -add-fd fd=9,set=0 ", " -add-fd fd=10,set=1 "} {
 		if !strings.Contains(line, want) {
 			t.Errorf("no %q in %s", want, line)
 		}

@@ -21,6 +21,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"vch/internal/fault"
 	"vch/portlayer"
@@ -34,6 +35,9 @@ type Options struct {
 	Modules  string // "" : /lib/modules/RELEASE
 	Tether   []byte // the guest's /init
 	Accel    string // "auto" (or ""), "kvm", "tcg"
+	Cache    string // where kernel, initramfs and templates are kept, which processes may share; "": StateDir/cache
+	Template bool   // machines are forks of templates, which share memory pages; otherwise every one boots
+	Warm     int    // forks that are kept ready; 0: none
 	Log      *slog.Logger
 }
 
@@ -43,10 +47,17 @@ type Hypervisor struct {
 	qemu    string
 	info    portlayer.HypervisorInfo
 	boot    bootFiles
+	program string // identity of QEMU
 	cmdline string // of the guests' kernel
 	disks   Disks
+	shelf   *shelf // nil: machines boot
+	pool    *pool
 
-	closing chan struct{}  // closed by Close
+	work    context.Context // of what goes on in the background: ended by Close
+	rest    context.CancelFunc
+	workers sync.WaitGroup
+
+	closing chan struct{}  // closed by Close, after the workers have gone
 	wg      sync.WaitGroup // watchers of processes
 
 	mu      sync.Mutex                            // guards below
@@ -69,26 +80,32 @@ func Open(ctx context.Context, o Options, found Host) (*Hypervisor, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	h := &Hypervisor{o: o, closing: make(chan struct{}), running: map[portlayer.ContainerID]*process{}, locks: map[portlayer.ContainerID]*sync.Mutex{}}
+	h.work, h.rest = context.WithCancel(context.Background())
 	h.qemu, h.disks = found.qemu, found.disks
+	h.pool = newPool(h, o.Warm)
 	kernel := found.kernel
 	if err := os.MkdirAll(h.root(), 0o700); err != nil {
 		return nil, fault.New(fault.Denied, "cannot make the state directory: %w", err)
 	}
 	var err error
-	if h.boot, err = prepareBoot(filepath.Join(o.StateDir, "cache"), kernel, o.Tether); err != nil {
+	if h.program, err = programID(h.qemu); err != nil {
 		return nil, err
 	}
-	h.cmdline = commandLine()
+	if h.boot, err = prepareBoot(h.cache(), kernel, o.Tether); err != nil {
+		return nil, err
+	}
+	h.cmdline = commandLine("kvm")
 	h.info = portlayer.HypervisorInfo{Name: "qemu", Version: found.version, Kernel: kernel.Release}
 	if h.info.Accel, h.info.Detail, err = h.decideAccel(ctx, o.Accel); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
+	h.cmdline = commandLine(h.info.Accel)
 	running := processes(h.root())
 	if err := h.sweep(ctx, running); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	for id, pid := range running {
-		p, err := h.watch(h.dir(portlayer.ContainerID(id)), pid, nil)
+	for id, was := range running {
+		p, err := h.watch(was.dir, was.pid, nil)
 		if errors.Is(err, syscall.ESRCH) {
 			continue // it ended just now
 		}
@@ -97,17 +114,66 @@ func Open(ctx context.Context, o Options, found Host) (*Hypervisor, error) {
 		}
 		h.running[portlayer.ContainerID(id)] = p
 	}
+	if err := h.openPool(); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
 	return h, nil
 }
 
+// openPool clears what an earlier process left of its pool, and begins this one's.
+func (h *Hypervisor) openPool() error {
+	if err := h.clearPool(); err != nil {
+		return err
+	}
+	if !h.o.Template {
+		return nil
+	}
+	f := &shelf{h: h, dir: filepath.Join(h.cache(), templatesDir), known: map[string]*spot{}}
+	if err := os.MkdirAll(f.dir, 0o700); err != nil {
+		return kindOf(err)
+	}
+	if err := f.tidy(time.Now()); err != nil {
+		return err
+	}
+	h.shelf = f
+	if h.o.Warm > 0 {
+		h.workers.Go(h.pool.run)
+		h.workers.Go(h.pool.watchMemory)
+	}
+	return nil
+}
+
+// Expect is portlayer.Hypervisor.Expect.
+func (h *Hypervisor) Expect(spec portlayer.MachineSpec) {
+	if h.shelf == nil {
+		return
+	}
+	s := h.shape(definition{Memory: spec.Memory, CPUs: spec.CPUs})
+	h.shelf.want(s)
+	h.pool.expect(s)
+}
+
+// templatesDir is in the cache.
+const templatesDir = "templates"
+
+var keyRule = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+// cache is where kernel, initramfs and templates are kept.
+func (h *Hypervisor) cache() string {
+	if h.o.Cache != "" {
+		return h.o.Cache
+	}
+	return filepath.Join(h.o.StateDir, "cache")
+}
+
 // sweep deletes what a Define or an Undefine that was cut off has left: directories without a definition, from which nothing was ever powered on or is any more.
-func (h *Hypervisor) sweep(ctx context.Context, running map[string]int) error {
+func (h *Hypervisor) sweep(ctx context.Context, running map[string]found) error {
 	entries, err := os.ReadDir(h.root())
 	if err != nil {
 		return kindOf(err)
 	}
 	for _, e := range entries {
-		if _, err := os.Stat(filepath.Join(h.root(), e.Name(), definitionFile)); !errors.Is(err, os.ErrNotExist) || running[e.Name()] != 0 {
+		if _, err := os.Stat(filepath.Join(h.root(), e.Name(), definitionFile)); !errors.Is(err, os.ErrNotExist) || running[e.Name()].pid != 0 {
 			continue
 		}
 		// A directory that RemoveDir had renamed goes with it.
@@ -145,6 +211,8 @@ func Find(ctx context.Context, o Options) (host Host, err error) {
 
 // Close is portlayer.Hypervisor.Close: machines go on.
 func (h *Hypervisor) Close() error {
+	h.rest()
+	h.workers.Wait()
 	close(h.closing)
 	h.wg.Wait()
 	h.mu.Lock()
@@ -156,7 +224,10 @@ func (h *Hypervisor) Close() error {
 		}
 		p.mu.Unlock()
 	}
-	return nil
+	if h.boot.kernel == nil {
+		return nil
+	}
+	return h.boot.close()
 }
 
 // Info is portlayer.Hypervisor.Info.
@@ -205,15 +276,20 @@ func version(ctx context.Context, qemu string) (string, error) {
 
 // commandLine is the guests' kernel command line. The clock part keeps a guest from calibrating against an emulated timer, which can take a minute or
 // never end on a busy host.
-func commandLine() string {
+func commandLine(accel string) string {
 	khz := tscKHz(readFile("/proc/cpuinfo"))
 	clock := "tsc=reliable no_timer_check"
 	if khz > 0 {
 		const hz = 250 // CONFIG_HZ of Debian's kernels
 		clock += fmt.Sprintf(" tsc_early_khz=%d lpj=%d", khz, khz*1000/hz)
 	}
-	return "console=ttyS0 quiet loglevel=3 reboot=t panic=-1 " + clock +
-		" cryptomgr.notests rcupdate.rcu_expedited=1 random.trust_cpu=on audit=0 nowatchdog scsi_mod.scan=sync"
+	line := "console=ttyS0 quiet loglevel=3 reboot=t panic=-1 " + clock +
+		" cryptomgr.notests rcupdate.rcu_expedited=1 random.trust_cpu=on audit=0 nowatchdog scsi_mod.scan=sync psi=0"
+	if accel != "kvm" {
+		// What keeps a processor from guessing wrong does nothing for one that is emulated, and takes time.
+		line += " mitigations=off"
+	}
+	return line
 }
 
 func readFile(path string) string {

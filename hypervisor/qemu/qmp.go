@@ -66,6 +66,9 @@ func newQMP(ctx context.Context, conn net.Conn) (*qmp, error) {
 
 func (q *qmp) close() { q.conn.Close(); <-q.ended }
 
+// hangUp ends the connection, and every call on it.
+func (q *qmp) hangUp() { q.conn.Close() }
+
 // read hands replies and events on until the connection ends.
 func (q *qmp) read() {
 	dec := json.NewDecoder(bufio.NewReader(q.conn))

@@ -426,7 +426,7 @@ func (s *Service) utility(ctx context.Context, id portlayer.ContainerID, image p
 	}
 	client, err := s.boot(ctx, m)
 	if err == nil {
-		err = client.Configure(ctx, atStart(h.Config))
+		_, err = client.Configure(ctx, atStart(h.Config))
 		if err == nil {
 			err = client.Shutdown(ctx)
 		}

@@ -331,13 +331,10 @@ func (u *unit) bringUp(ctx context.Context, machine portlayer.Machine, cfg guest
 		u.tty.mu.Unlock()
 		cfg.Process = &p
 	}
-	refused := client.Configure(ctx, cfg)
-	st, err := client.Status(ctx)
+	st, err := client.Configure(ctx, cfg)
 	switch {
-	case refused != nil && err == nil && len(st.Unclean) > 0:
-		return nil, nil, &uncleanError{refused, st.Unclean}
-	case refused != nil:
-		return nil, nil, refused
+	case err != nil && len(st.Unclean) > 0:
+		return nil, nil, &uncleanError{err, st.Unclean}
 	case err != nil:
 		return nil, nil, err
 	}
@@ -398,15 +395,10 @@ func (u *unit) watch(r *run, after *uint64) exitReport {
 			var st guest.Status
 			st, err = u.listen(s.ctx, client, after)
 			if err == nil {
-				ctx, cancel := context.WithTimeout(s.ctx, offLimit)
-				if err := client.Shutdown(ctx); err != nil && s.ctx.Err() == nil {
-					s.o.Log.Warn("guest did not take its shutdown", "container", string(id), "err", err)
+				if st.Error != nil && st.Phase == guest.Exited { // something is mounted still: let the guest's kernel end it
+					u.shutDown(r, client)
 				}
-				if r.machine.WaitOff(ctx) != nil && s.ctx.Err() == nil {
-					s.o.Log.Warn("machine does not power off by itself; switching it off", "container", string(id))
-				}
-				cancel()
-				u.off(r)
+				u.off(r) // everything is on its disk, and a guest that powers off by itself takes long for nothing
 				client.Close()
 				rep := exitReport{exit: st.Exit, finished: time.Now().UTC(), rooms: st.Rooms}
 				if st.Phase == guest.Failed && st.Error != nil {
@@ -436,6 +428,19 @@ func (u *unit) watch(r *run, after *uint64) exitReport {
 		case <-s.ctx.Done():
 			return exitReport{}
 		}
+	}
+}
+
+// shutDown has the guest power its machine off.
+func (u *unit) shutDown(r *run, client *guest.Client) {
+	s, id := u.s, string(r.machine.ID())
+	ctx, cancel := context.WithTimeout(s.ctx, offLimit)
+	defer cancel()
+	if err := client.Shutdown(ctx); err != nil && s.ctx.Err() == nil {
+		s.o.Log.Warn("guest did not take its shutdown", "container", id, "err", err)
+	}
+	if r.machine.WaitOff(ctx) != nil && s.ctx.Err() == nil {
+		s.o.Log.Warn("machine does not power off by itself; switching it off", "container", id)
 	}
 }
 

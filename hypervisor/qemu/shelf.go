@@ -1,0 +1,452 @@
+package qemu
+
+import (
+	"context"
+	"crypto/sha256"
+	"debug/elf"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/bits"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vch/internal/fault"
+	"vch/portlayer"
+)
+
+// shelf is where the templates are: those of this process in memory, and on disk what any process with the same cache has made.
+type shelf struct {
+	h   *Hypervisor
+	dir string
+
+	mu    sync.Mutex // guards below
+	known map[string]*spot
+}
+
+// spot is a template's on the shelf.
+type spot struct {
+	shape   shape
+	settled chan struct{} // closed when t is there, or is known not to come
+	loading bool          // it is read from disk, which is worth waiting for
+	t       *template     // nil: there is none, or not yet
+	users   int           // forks that are being made of t
+	spoilt  int           // how many turned out broken
+	used    time.Time
+}
+
+const (
+	// mostInMemory is how many templates a process holds at once, at about 90 MB each. The one that was not used for longest makes room.
+	mostInMemory = 4
+	// unusedFor is how long a template stays on disk that nobody uses.
+	unusedFor = 24 * time.Hour
+	// mostSpoilt is how often a template is made anew that turned out broken.
+	mostSpoilt = 1
+	// loadLimit bounds how long a start waits for a template that is being read; a boot takes longer than that usually does.
+	loadLimit = 2 * time.Second
+)
+
+// Directories on the shelf that are no templates yet, or no more.
+const (
+	makingPrefix   = "making-"
+	droppingPrefix = "dropping-"
+)
+
+// class gives the memory of the machine that is made for one of so much: there are four sizes between a power of two and the next, so that templates fit many. A
+// guest's memory takes of the host's only what it touches, and what its container may take is bounded in the guest.
+func class(memory portlayer.Bytes) portlayer.Bytes {
+	if memory < 4*portlayer.MiB {
+		return 4 * portlayer.MiB
+	}
+	step := portlayer.Bytes(1) << (bits.Len64(uint64(memory-1)) - 3)
+	return max((memory+step-1)/step*step, portlayer.MiB)
+}
+
+// key is the hash of everything that makes a template of the shape s what it is.
+func (h *Hypervisor) key(s shape) string {
+	s.life, s.name, s.drives = pattern, processName("template"), nil
+	parts := append([]string{fmt.Sprint(templateFormat), h.program, s.qemu, filepath.Base(h.boot.kernel.Name()), filepath.Base(h.boot.initrd.Name()), h.processor(s)}, arguments(s)...)
+	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
+	return hex.EncodeToString(sum[:16])
+}
+
+// processor is what a guest sees of the host's.
+func (h *Hypervisor) processor(s shape) string {
+	if s.accel != "kvm" {
+		return ""
+	}
+	first, _, _ := strings.Cut(readFile("/proc/cpuinfo"), "\n\n")
+	var lines []string
+	for line := range strings.Lines(first) {
+		if name, _, _ := strings.Cut(line, ":"); slices.Contains([]string{"vendor_id", "cpu family", "model", "stepping", "microcode", "flags"}, strings.TrimSpace(name)) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "")
+}
+
+// programID tells one build of a program from another: by its build id (ELF note NT_GNU_BUILD_ID), or by its content.
+func programID(path string) (string, error) {
+	if f, err := elf.Open(path); err == nil {
+		defer f.Close()
+		if s := f.Section(".note.gnu.build-id"); s != nil {
+			if id, err := s.Data(); err == nil {
+				return hex.EncodeToString(id), nil
+			}
+		}
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", kindOf(err)
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+// find gives the template for the shape s, to be handed back with release; nil if there is none to be had now. One that is missing is made meanwhile.
+func (f *shelf) find(ctx context.Context, s shape) *template {
+	p := f.want(s)
+	f.mu.Lock()
+	loading, settled := p.loading, p.settled
+	f.mu.Unlock()
+	if loading {
+		limit := time.NewTimer(loadLimit)
+		defer limit.Stop()
+		select {
+		case <-settled:
+		case <-limit.C:
+		case <-ctx.Done():
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p.t == nil {
+		return nil
+	}
+	p.used = time.Now()
+	p.users++
+	return p.t
+}
+
+// release hands a template back.
+func (f *shelf) release(t *template) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p := f.known[t.key]; p != nil && p.t == t {
+		p.users--
+		return
+	}
+	// It was taken off the shelf meanwhile.
+	t.leaving--
+	if t.leaving == 0 {
+		t.close()
+	}
+}
+
+// takeOff removes a template. The caller holds mu.
+func (f *shelf) takeOff(p *spot) {
+	t := p.t
+	p.t = nil
+	if t.leaving = p.users; t.leaving == 0 {
+		t.close()
+	}
+	p.users = 0
+}
+
+// want has the template for s read or made, if it is neither there nor on its way.
+func (f *shelf) want(s shape) *spot {
+	key := f.h.key(s)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p := f.known[key]; p != nil {
+		return p
+	}
+	p := &spot{shape: s, settled: make(chan struct{}), used: time.Now()}
+	if _, err := os.Stat(filepath.Join(f.dir, key, templateAbout)); err == nil {
+		p.loading = true
+	}
+	f.known[key] = p
+	f.h.workers.Go(func() { f.settle(key, p) })
+	return p
+}
+
+// settle reads the template, or makes it.
+func (f *shelf) settle(key string, p *spot) {
+	ctx := f.h.work
+	t, err := f.get(ctx, key, p)
+	f.mu.Lock()
+	p.t, p.loading = t, false
+	close(p.settled)
+	if t != nil {
+		f.makeRoom(p)
+	}
+	f.mu.Unlock()
+	if err != nil && ctx.Err() == nil {
+		f.h.o.Log.Warn("there is no template for machines of this shape: they boot", "memory", p.shape.size(), "cpus", p.shape.cpus, "err", err)
+	}
+	if t != nil {
+		f.h.pool.wake()
+	}
+}
+
+func (f *shelf) get(ctx context.Context, key string, p *spot) (*template, error) {
+	began := time.Now()
+	log := f.h.o.Log.With("template", key[:12], "memory", p.shape.size(), "cpus", p.shape.cpus)
+	t, err := load(f.dir, key, p.shape.memory)
+	if err == nil {
+		if err = f.try(ctx, p.shape, t); err == nil {
+			log.Info("template read", "took", time.Since(began))
+			return t, nil
+		}
+		t.close()
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if !fault.Is(err, fault.NotFound) {
+		log.Warn("a template is of no use; it is made anew", "err", err)
+		f.drop(key)
+	}
+	// Only what is to be read is worth waiting for.
+	f.mu.Lock()
+	if p.loading {
+		p.loading = false
+		close(p.settled)
+		p.settled = make(chan struct{})
+	}
+	f.mu.Unlock()
+	return f.make(ctx, p.shape)
+}
+
+// make makes a template, tries it and keeps it on disk. That it cannot be kept does not keep it from being used.
+func (f *shelf) make(ctx context.Context, s shape) (*template, error) {
+	began := time.Now()
+	dir, err := os.MkdirTemp(f.h.poolRoot(), "template-")
+	if err != nil {
+		return nil, kindOf(err)
+	}
+	defer os.RemoveAll(dir)
+	t, err := f.h.makeTemplate(ctx, dir, s)
+	if err != nil {
+		return nil, fault.Wrap("make a template", "", err)
+	}
+	log := f.h.o.Log.With("template", t.key[:12], "memory", s.size(), "cpus", s.cpus)
+	if err := f.try(ctx, s, t); err != nil {
+		t.close()
+		return nil, err
+	}
+	a := about{Key: t.key, Made: time.Now().UTC(), QEMU: s.qemu, Kernel: f.h.info.Kernel, Accel: s.accel, Memory: s.memory, CPUs: s.cpus}
+	if err := t.save(f.dir, a); err != nil {
+		log.Warn("a template cannot be kept on disk: the next start of vch makes it anew", "err", err)
+	}
+	log.Info("template made", "took", time.Since(began))
+	return t, nil
+}
+
+// try forks a machine of a template and asks it whether it is there.
+func (f *shelf) try(ctx context.Context, s shape, t *template) (err error) {
+	defer func() { err = fault.Wrap("try a template", "", err) }()
+	ctx, cancel := context.WithTimeout(ctx, tryLimit)
+	defer cancel()
+	dir, err := os.MkdirTemp(f.h.poolRoot(), "try-")
+	if err != nil {
+		return kindOf(err)
+	}
+	defer os.RemoveAll(dir)
+	s.name = processName("try-" + filepath.Base(dir))
+	p, q, err := f.h.fork(ctx, dir, s, t)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		q.close()
+		f.h.end(p)
+	}()
+	if err := q.call(ctx, "cont", nil, nil); err != nil {
+		return err
+	}
+	client, err := p.talk(ctx)
+	if err != nil {
+		return err
+	}
+	return client.Close()
+}
+
+// makeRoom takes the template off that was not used for longest, if there are too many. The caller holds mu.
+func (f *shelf) makeRoom(but *spot) {
+	var held []*spot
+	for _, p := range f.known {
+		if p.t != nil && p != but {
+			held = append(held, p)
+		}
+	}
+	if len(held) < mostInMemory {
+		return
+	}
+	slices.SortFunc(held, func(a, b *spot) int { return a.used.Compare(b.used) })
+	delete(f.known, held[0].t.key) // it is read again when it is wanted again
+	f.takeOff(held[0])
+}
+
+// condemn throws away a template of which a fork failed. It is made anew once.
+func (f *shelf) condemn(t *template, cause error) {
+	f.mu.Lock()
+	p := f.known[t.key]
+	if p == nil || p.t != t {
+		f.mu.Unlock()
+		return // somebody did already
+	}
+	f.h.o.Log.Warn("a template turned out broken; machines boot until it is made anew", "template", t.key[:12], "err", cause)
+	// release finds its user here no more: it was counted off.
+	f.takeOff(p)
+	p.spoilt++
+	again := p.spoilt <= mostSpoilt
+	p.settled = make(chan struct{})
+	f.mu.Unlock()
+	f.drop(t.key)
+	if again {
+		f.h.workers.Go(func() { f.settle(t.key, p) })
+	}
+}
+
+// drop deletes a template from disk, whoever uses it: they have it in memory.
+func (f *shelf) drop(key string) {
+	gone := filepath.Join(f.dir, droppingPrefix+key)
+	if os.Rename(filepath.Join(f.dir, key), gone) != nil {
+		gone = filepath.Join(f.dir, key)
+	}
+	_ = os.RemoveAll(gone)
+}
+
+// tidy deletes from disk what nobody has used for a while, and what was cut off.
+func (f *shelf) tidy(now time.Time) error {
+	entries, err := os.ReadDir(f.dir)
+	if err != nil {
+		return kindOf(err)
+	}
+	for _, e := range entries {
+		path := filepath.Join(f.dir, e.Name())
+		info, err := e.Info()
+		if err != nil {
+			continue
+		}
+		cut := strings.HasPrefix(e.Name(), makingPrefix) || strings.HasPrefix(e.Name(), droppingPrefix)
+		if !cut && now.Sub(info.ModTime()) < unusedFor {
+			continue
+		}
+		lock, err := lockDir(path, unix.LOCK_EX)
+		if err != nil {
+			continue // a daemon uses it, or makes it
+		}
+		if !cut {
+			f.h.o.Log.Info("template dropped: nobody used it for a day", "template", e.Name())
+		}
+		f.drop(e.Name())
+		lock.Close()
+	}
+	return nil
+}
+
+// Template is a template on disk.
+type Template struct {
+	Key    string
+	Made   time.Time
+	Used   time.Time // when it was read last; Made if never
+	QEMU   string    // version
+	Kernel string    // release
+	Accel  string
+	Memory portlayer.Bytes // of its machines
+	CPUs   int
+	Size   portlayer.Bytes // on disk
+	InUse  bool            // by a daemon
+}
+
+// Templates lists the templates in a cache directory, the last used first.
+func Templates(cache string) ([]Template, error) {
+	dir := filepath.Join(cache, templatesDir)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, kindOf(err)
+	}
+	var all []Template
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), makingPrefix) || strings.HasPrefix(e.Name(), droppingPrefix) {
+			continue
+		}
+		var a about
+		text, err := readSmall(filepath.Join(dir, e.Name(), templateAbout))
+		if err != nil || json.Unmarshal(text, &a) != nil {
+			continue
+		}
+		t := Template{Key: e.Name(), Made: a.Made, QEMU: a.QEMU, Kernel: a.Kernel, Accel: a.Accel, Memory: a.Memory, CPUs: a.CPUs}
+		if info, err := e.Info(); err == nil {
+			t.Used = info.ModTime()
+		}
+		for _, name := range []string{templateMemory, templateState, templateAbout} {
+			if n, err := allocated(filepath.Join(dir, e.Name(), name)); err == nil {
+				t.Size += n
+			}
+		}
+		if lock, err := lockDir(filepath.Join(dir, e.Name()), unix.LOCK_EX); err == nil {
+			lock.Close()
+		} else {
+			t.InUse = fault.Is(err, fault.InUse)
+		}
+		all = append(all, t)
+	}
+	slices.SortFunc(all, func(a, b Template) int { return b.Used.Compare(a.Used) })
+	return all, nil
+}
+
+// DropTemplate deletes a template from a cache directory: NotFound if it is not there, InUse if a daemon uses it.
+func DropTemplate(cache, key string) error {
+	f := shelf{dir: filepath.Join(cache, templatesDir)}
+	if !keyRule.MatchString(key) {
+		return fault.New(fault.NotFound, "no template %q", key)
+	}
+	lock, err := lockDir(filepath.Join(f.dir, key), unix.LOCK_EX)
+	if fault.Is(err, fault.NotFound) {
+		return fault.New(fault.NotFound, "no template %q", key)
+	}
+	if err != nil {
+		return fault.New(fault.KindOf(err), "template %s is used by a vch that runs", key)
+	}
+	defer lock.Close()
+	f.drop(key)
+	return nil
+}
+
+// MakeTemplate reads or makes the template for machines of so much memory and so many processors, and waits for it.
+func (h *Hypervisor) MakeTemplate(ctx context.Context, memory portlayer.Bytes, cpus int) (key string, err error) {
+	if h.shelf == nil {
+		return "", fault.New(fault.Unsupported, "templates are off")
+	}
+	s := h.shape(definition{Memory: memory, CPUs: cpus})
+	key = h.key(s)
+	t, err := load(h.shelf.dir, key, s.memory)
+	if err != nil {
+		if t, err = h.shelf.make(ctx, s); err != nil {
+			return "", err
+		}
+		if t.held == nil {
+			err = fault.New(fault.Unavailable, "the template could not be kept in %s", h.shelf.dir)
+		}
+	}
+	t.close()
+	return key, err
+}
