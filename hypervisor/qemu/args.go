@@ -118,8 +118,8 @@ func arguments(s shape) []string {
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d,server=on,wait=off", fdQMP), "-mon", "chardev=qmp,mode=control",
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d,server=on,wait=off", fdConsole), "-serial", "chardev:console",
 		"-chardev", fmt.Sprintf("socket,id=channel,fd=%d,server=on,wait=off", fdChannel),
-		"-device", "virtio-serial-pci", "-device", "virtserialport,id=port,chardev=channel,name=" + guest.PortName,
-		"-device", "virtio-scsi-pci,id=scsi0",
+		"-device", "virtio-serial-pci,max_ports=2,ioeventfd=off", "-device", "virtserialport,id=port,chardev=channel,name=" + guest.PortName,
+		"-device", "virtio-scsi-pci,id=scsi0,ioeventfd=off",
 	}
 	memory := "memory-backend-file,id=memory,size=" + s.size() + ",mem-path=" + inherited(fdMemory) + ",share="
 	switch s.life {

@@ -48,7 +48,7 @@ const (
 	// shortFor is how long no fork is made after memory was short.
 	shortFor = 30 * time.Second
 	// afterStart is how long after a start the pool waits before it is refilled: the container has the processors first.
-	afterStart = 150 * time.Millisecond
+	afterStart = 500 * time.Millisecond
 	niceRefill = 19 // nice(2): gives way to everything
 )
 
