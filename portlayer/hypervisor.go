@@ -69,6 +69,8 @@ type Machine interface {
 	// PowerOn starts the machine and returns when it executes. A second call on a running machine does nothing. The kinds: InUse when another
 	// machine holds a disk, NotFound when a disk file is missing, Conflict when one is damaged (shorter than its descriptor says).
 	PowerOn(ctx context.Context) error
+	// Serials gives, for disks that the guest of a machine that is on sees under another serial than Disk.Serial, that serial. Where there are none it is nil.
+	Serials() map[string]string
 	// PowerOff ends the machine at once, as pulling the plug. Off already: nothing happens. When it returns the machine's disks are free.
 	PowerOff(ctx context.Context) error
 	State(ctx context.Context) (PowerState, error)

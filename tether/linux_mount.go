@@ -417,6 +417,9 @@ func (l *Linux) findDisk(ctx context.Context, source guest.Source, what string) 
 	if !ok {
 		return "", fault.New(fault.Invalid, "%s: %q is not a disk", what, source)
 	}
+	if seen := l.serials[serial]; seen != "" {
+		serial = seen
+	}
 	ctx, cancel := context.WithTimeout(ctx, diskWait)
 	defer cancel()
 	for {

@@ -34,7 +34,8 @@ type Linux struct {
 	reaper  *reaper
 	stage   *stageChild // started early, for the container's own process; nil once used
 
-	mounted []string // in order
+	serials map[string]string // of the config
+	mounted []string          // in order
 	// plug guards volumes, shown and targets against a Mount or Unmount while archives look at them; who changes the mounts is one goroutine, and reads without it.
 	plug    sync.RWMutex
 	volumes map[guest.Source]volume
@@ -67,6 +68,7 @@ func (l *Linux) Prepare(ctx context.Context, cfg guest.ExecutorConfig) ([]guest.
 	if err := limitCgroup(cfg); err != nil {
 		return nil, err
 	}
+	l.serials = cfg.Serials
 	copied, err := l.mountAll(ctx, cfg)
 	return []guest.Timing{{Name: "mount", Took: time.Since(began) - copied}, {Name: "copy", Took: copied}}, err
 }

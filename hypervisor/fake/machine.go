@@ -302,6 +302,9 @@ func (m *Machine) WaitOff(ctx context.Context) error {
 	}
 }
 
+// Serials is portlayer.Machine.Serials: a disk has its own.
+func (m *Machine) Serials() map[string]string { return nil }
+
 // Pid is portlayer.Machine.Pid: this process is the machine.
 func (m *Machine) Pid() int {
 	if m.slot.running() == nil {

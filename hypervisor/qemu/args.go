@@ -25,6 +25,7 @@ const (
 // drive is a disk as QEMU gets it.
 type drive struct {
 	serial   string
+	seat     string // of a template's, where it comes into one; ""
 	lun      int    // SCSI logical unit, unique in the machine
 	file     string // raw
 	readOnly bool
@@ -44,6 +45,29 @@ func diskID(serial string) string { return "disk-" + serial }
 
 func (d drive) node() string  { return "disk" + strconv.Itoa(d.lun) }
 func (d drive) group() string { return "throttle" + strconv.Itoa(d.lun) }
+
+// A template has two disks already, which its guest has looked at: a fork only has what is behind them exchanged, while a disk that is plugged has to be asked
+// twenty things by the guest's kernel. They are called by their seats, and are larger than what comes into them: a file system does not mind.
+const (
+	imageSeat = "seat-image" // read-only
+	ownSeat   = "seat-own"
+	seatSize  = 1 << 50 // bytes
+)
+
+// seatLUN gives the units of the seats, beyond those of disks that are plugged.
+var seatLUN = map[string]int{imageSeat: luns + rehearsalLUNs, ownSeat: luns + rehearsalLUNs + 1}
+
+// emptySeat is the node behind a seat that nothing has come into.
+func emptySeat(seat string) string { return "empty-" + seat }
+
+// seatObjects are a seat's.
+func seatObjects(seat string) (block, device map[string]any) {
+	readOnly := seat == imageSeat
+	block = map[string]any{"driver": "null-co", "node-name": emptySeat(seat), "size": int64(seatSize), "read-zeroes": true, "read-only": readOnly, "discard": "unmap"}
+	_, _, device = drive{serial: seat, lun: seatLUN[seat]}.objects()
+	device["drive"], device["id"] = emptySeat(seat), seat
+	return block, device
+}
 
 // objects are what QEMU has to make for a disk whose descriptor it has in the set d.lun, in this order; throttle is nil for a disk without bounds.
 func (d drive) objects() (throttle, block, device map[string]any) {
@@ -130,6 +154,12 @@ func arguments(s shape) []string {
 	}
 	if s.life != forkedOf {
 		args = append(args, "-kernel", inherited(fdKernel), "-initrd", inherited(fdInitrd), "-append", s.append)
+	}
+	if s.life != booted {
+		for _, seat := range []string{imageSeat, ownSeat} {
+			block, device := seatObjects(seat)
+			args = append(args, "-blockdev", object(block), "-device", object(device))
+		}
 	}
 	for i, d := range s.drives {
 		d.lun = i

@@ -54,6 +54,7 @@ func (h *Hypervisor) pooled(ctx context.Context, dir string, s shape) (*process,
 		}
 		w.q.close()
 		if err == nil {
+			w.p.serials = s.drives.serials()
 			return w.p, nil
 		}
 		h.end(w.p)
@@ -85,6 +86,7 @@ func (h *Hypervisor) forked(ctx context.Context, dir string, s shape) (*process,
 		q.close()
 	}
 	if err == nil {
+		p.serials = s.drives.serials()
 		return p, nil
 	}
 	if !forksFault(err) || ctx.Err() != nil {
@@ -103,12 +105,25 @@ func forksFault(err error) bool {
 	return false
 }
 
+// serials are those that the disks in seats are seen under.
+func (d drives) serials() map[string]string {
+	seen := map[string]string{}
+	for _, v := range d {
+		if v.seat != "" {
+			seen[v.serial] = v.seat
+		}
+	}
+	return seen
+}
+
 // run has a stopped machine run with its disks.
 func (d drives) run(ctx context.Context, q *qmp) error {
 	stop := context.AfterFunc(ctx, q.hangUp)
 	defer stop()
 	for i, v := range d {
-		v.lun = i
+		if v.lun = i; v.seat != "" {
+			v.lun = seatLUN[v.seat]
+		}
 		if err := v.plug(ctx, q); err != nil {
 			return err
 		}

@@ -23,8 +23,11 @@ import (
 const plugLimit = time.Minute
 
 // luns is how many logical units the disks of a running machine take turns on. Each new disk takes the next, so that the guest has long noticed the end of the one
-// before; below 256 a number is its own address (SAM-5 4.7, peripheral device addressing).
-const luns = 256
+// before. Then come those of a rehearsal, and the seats; below 256 a number is its own address (SAM-5 4.7, peripheral device addressing).
+const (
+	luns          = 240
+	rehearsalLUNs = 8
+)
 
 // unchangeable refuses what a machine that is on cannot do.
 func unchangeable(changes []portlayer.DeviceChange) error {
@@ -75,7 +78,7 @@ func (m *machine) replug(ctx context.Context, p *process, def, was definition) (
 		}
 		err = errors.Join(err, uerr)
 	}()
-	have, err := plugged(ctx, q)
+	have, err := plugged(ctx, q, m.seats(was.Disks))
 	if err != nil {
 		return err
 	}
@@ -95,6 +98,9 @@ func (m *machine) replug(ctx context.Context, p *process, def, was definition) (
 	}
 	for serial, lun := range have {
 		if !slices.ContainsFunc(def.Disks, func(d portlayer.Disk) bool { return d.Serial == serial }) {
+			if lun >= luns {
+				return fault.New(fault.Unsupported, "disk %s cannot be removed from a machine that is on; switch it off", serial)
+			}
 			v := drive{serial: serial, lun: lun}
 			if i := slices.IndexFunc(was.Disks, func(d portlayer.Disk) bool { return d.Serial == serial }); i >= 0 {
 				if v, err = m.drive(was.Disks[i]); err != nil { // its file is away: it can go, and would not come back
@@ -171,8 +177,26 @@ func (m *machine) write(def definition) error {
 	return nil
 }
 
-// plugged gives the units of the disks that QEMU has, by serial.
-func plugged(ctx context.Context, q *qmp) (map[string]int, error) {
+// seats says which of a machine's disks come into the seats of a fork, by seat: the first that is read-only, which is the image's, and the first of its own.
+func (m *machine) seats(disks []portlayer.Disk) map[string]string {
+	taken := map[string]string{}
+	for _, d := range disks {
+		seat := ownSeat
+		switch {
+		case d.Throttle != (portlayer.Throttle{}), d.File != "" && !d.ReadOnly:
+			continue
+		case d.ReadOnly:
+			seat = imageSeat
+		}
+		if taken[seat] == "" {
+			taken[seat] = d.Serial
+		}
+	}
+	return taken
+}
+
+// plugged gives the units of the disks that QEMU has, by serial. seats are those that came into its seats, if it has some.
+func plugged(ctx context.Context, q *qmp, seats map[string]string) (map[string]int, error) {
 	var devices []struct {
 		Name string `json:"name"`
 	}
@@ -181,6 +205,9 @@ func plugged(ctx context.Context, q *qmp) (map[string]int, error) {
 	}
 	have := map[string]int{}
 	for _, d := range devices {
+		if serial := seats[d.Name]; serial != "" {
+			have[serial] = seatLUN[d.Name]
+		}
 		serial, ok := strings.CutPrefix(d.Name, diskID(""))
 		if !ok {
 			continue
@@ -226,22 +253,26 @@ func (d drive) plug(ctx context.Context, q *qmp) (err error) {
 	back.Push(func(ctx context.Context) error {
 		return q.call(ctx, "blockdev-del", map[string]any{"node-name": d.node()}, nil)
 	})
+	if d.seat != "" {
+		return q.seat(ctx, d.seat, d.node())
+	}
 	return q.call(ctx, "device_add", device, nil)
+}
+
+// seat exchanges what is behind a seat.
+func (q *qmp) seat(ctx context.Context, seat, node string) error {
+	return q.call(ctx, "qom-set", map[string]any{"path": "/machine/peripheral/" + seat, "property": "drive", "value": node}, nil)
 }
 
 // unplug takes a disk from QEMU, and lets go of its file.
 func (d drive) unplug(ctx context.Context, q *qmp) (err error) {
 	defer func() { err = refused("remove disk "+d.serial, err) }()
-	id := diskID(d.serial)
-	if err := q.call(ctx, "device_del", map[string]any{"id": id}, nil); err != nil {
-		return err
+	if d.seat != "" {
+		err = q.seat(ctx, d.seat, emptySeat(d.seat))
+	} else {
+		err = d.unplugDevice(ctx, q)
 	}
-	if err := q.await(ctx, func(e qmpEvent) bool {
-		var data struct {
-			Device string `json:"device"`
-		}
-		return e.Event == "DEVICE_DELETED" && json.Unmarshal(e.Data, &data) == nil && data.Device == id
-	}); err != nil {
+	if err != nil {
 		return err
 	}
 	if err := q.call(ctx, "blockdev-del", map[string]any{"node-name": d.node()}, nil); err != nil {
@@ -253,6 +284,19 @@ func (d drive) unplug(ctx context.Context, q *qmp) (err error) {
 		errs = append(errs, err)
 	}
 	return errors.Join(append(errs, d.letGo(ctx, q))...)
+}
+
+func (d drive) unplugDevice(ctx context.Context, q *qmp) error {
+	id := diskID(d.serial)
+	if err := q.call(ctx, "device_del", map[string]any{"id": id}, nil); err != nil {
+		return err
+	}
+	return q.await(ctx, func(e qmpEvent) bool {
+		var data struct {
+			Device string `json:"device"`
+		}
+		return e.Event == "DEVICE_DELETED" && json.Unmarshal(e.Data, &data) == nil && data.Device == id
+	})
 }
 
 // letGo closes what the disk's descriptor was sent as. QEMU may have done so when its last user, the node, went.

@@ -59,7 +59,7 @@ func TestInterruptedPlug(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer q.close()
-		have, err := plugged(ctx, q)
+		have, err := plugged(ctx, q, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -191,10 +191,16 @@ func (m *machine) PowerOn(ctx context.Context) error {
 	}
 	s := m.h.shape(def)
 	s.name = processName(string(m.id))
+	seats := m.seats(def.Disks)
 	for _, d := range def.Disks {
 		v, err := m.drive(d)
 		if err != nil {
 			return err
+		}
+		for seat, serial := range seats {
+			if serial == d.Serial {
+				v.seat = seat
+			}
 		}
 		s.drives = append(s.drives, v)
 	}
@@ -274,6 +280,14 @@ func (m *machine) last() *process {
 	m.h.mu.Lock()
 	defer m.h.mu.Unlock()
 	return m.h.running[m.id]
+}
+
+// Serials is portlayer.Machine.Serials.
+func (m *machine) Serials() map[string]string {
+	if p := m.process(); p != nil {
+		return p.serials
+	}
+	return nil
 }
 
 // PowerOff is portlayer.Machine.PowerOff.

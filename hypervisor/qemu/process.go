@@ -36,6 +36,8 @@ type process struct {
 	child *os.Process   // nil for one found again
 	ended chan struct{} // closed when the process is gone
 
+	serials map[string]string // of disks that the guest sees under another; set before the process is known
+
 	mu      sync.Mutex // guards below
 	dir     string     // where its sockets are, and its words
 	channel net.Conn   // the last one given out

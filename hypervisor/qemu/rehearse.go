@@ -1,8 +1,6 @@
 package qemu
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -10,10 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"time"
-
-	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
 
 	"vch/guest"
 	"vch/internal/fault"
@@ -30,87 +25,53 @@ const (
 	rehearsalOwn   = "rehearsal-own"
 	rehearsalLabel = "72656865617273616c00000000000000" // portlayer.Label
 	rehearsalSize  = 64 * portlayer.MiB
-)
 
-// firstRehearsalLUN is beyond the units that a machine's disks begin with. The guest may still be letting go of them when those come.
-const firstRehearsalLUN = 250
+	rehearsalImageSize = 8 * portlayer.MiB
+)
 
 // rehearsalLimit bounds a rehearsal: a boot is in it.
 const rehearsalLimit = 5 * time.Minute
 
-// rehearsalProgram is a static x86-64 ELF program that writes "ok\n" and exits with 0. Its one segment is the file (ELF-64 Object File Format, figures 2 and 6).
-var rehearsalProgram = func() []byte {
-	const base, start = 0x400000, 0x78
-	code := []byte{
-		0xb8, 1, 0, 0, 0, // mov eax, 1 (write)
-		0xbf, 1, 0, 0, 0, // mov edi, 1
-		0x48, 0x8d, 0x35, 16, 0, 0, 0, // lea rsi, [rip+16]
-		0xba, 3, 0, 0, 0, // mov edx, 3
-		0x0f, 0x05, // syscall
-		0xb8, 60, 0, 0, 0, // mov eax, 60 (exit)
-		0x31, 0xff, // xor edi, edi
-		0x0f, 0x05, // syscall
-		'o', 'k', '\n',
-	}
-	size := uint64(start + len(code))
-	le := func(n int, v uint64) []byte {
-		b := make([]byte, n)
-		for i := range b {
-			b[i] = byte(v >> (8 * i))
-		}
-		return b
-	}
-	return bytes.Join([][]byte{
-		{0x7f, 'E', 'L', 'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0},
-		le(2, 2), le(2, 62), le(4, 1), le(8, base+start), le(8, 64), le(8, 0), le(4, 0), le(2, 64), le(2, 56), le(2, 1), le(2, 0), le(2, 0), le(2, 0),
-		le(4, 1), le(4, 5), le(8, 0), le(8, base), le(8, base), le(8, size), le(8, size), le(8, 0x1000),
-		code,
-	}, nil)
-}()
-
-// rehearsalDisk makes the disk of an image that holds the program, once.
-var rehearsalDisk = sync.OnceValues(func() ([]byte, error) {
-	var image bytes.Buffer
-	w := tar.NewWriter(&image)
-	for _, dir := range []string{"etc/", "data/", "dev/", "proc/", "sys/"} {
-		if err := w.WriteHeader(&tar.Header{Name: dir, Typeflag: tar.TypeDir, Mode: 0o755}); err != nil {
-			return nil, err
-		}
-	}
-	files := map[string][]byte{"true": rehearsalProgram, "etc/passwd": []byte("root:x:0:0:root:/:/true\n"), "etc/group": []byte("root:x:0:\n")}
-	for name, content := range files {
-		if err := w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(content))}); err != nil {
-			return nil, err
-		}
-		if _, err := w.Write(content); err != nil {
-			return nil, err
-		}
-	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	raw, err := memfd("vch-rehearsal", 0)
+// writeRehearsalImage makes the disk of an image that holds the program, as a link that leads to it: both are looked up and read as a user's are.
+func (d Disks) writeRehearsalImage(ctx context.Context, file string) (err error) {
+	root, err := os.MkdirTemp(filepath.Dir(file), "image-")
 	if err != nil {
-		return nil, err
+		return kindOf(err)
 	}
-	defer raw.Close()
-	if err := tar2ext4.ConvertTarToExt4(&image, raw); err != nil {
-		return nil, err
+	defer func() { err = errors.Join(err, os.RemoveAll(root)) }()
+	for _, dir := range []string{"bin", "etc", "data", "dev", "proc", "sys"} {
+		if err := os.Mkdir(filepath.Join(root, dir), 0o755); err != nil {
+			return kindOf(err)
+		}
 	}
-	return os.ReadFile(fmt.Sprintf("/proc/self/fd/%d", raw.Fd()))
-})
+	for name, content := range map[string][]byte{"bin/program": rehearsalProgram(), "etc/passwd": []byte("root:x:0:0:root:/:/bin/true\n"), "etc/group": []byte("root:x:0:\n")} {
+		if err := os.WriteFile(filepath.Join(root, name), content, 0o755); err != nil {
+			return kindOf(err)
+		}
+	}
+	if err := os.Symlink("program", filepath.Join(root, "bin/true")); err != nil {
+		return kindOf(err)
+	}
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		return kindOf(err)
+	}
+	if err := os.Truncate(file, int64(rehearsalImageSize)); err != nil {
+		return kindOf(err)
+	}
+	return tool(ctx, d.mkfs, "-q", "-F", "-b", "4096", "-O", "^has_journal", "-E", "root_owner=0:0,nodiscard", "-d", root, file)
+}
 
 // rehearse has the machine of p go through a rehearsal. A fork (stopped) is made to run for it. Afterwards the machine runs, and has come to rest.
 func (h *Hypervisor) rehearse(ctx context.Context, p *process, q *qmp, fork bool) (err error) {
 	defer func() { err = fault.Wrap("rehearse a start", "", err) }()
 	ctx, cancel := context.WithTimeout(ctx, rehearsalLimit)
 	defer cancel()
-	drives, err := h.rehearsalDrives(ctx, p.home())
+	disks, err := h.rehearsalDrives(ctx, p.home())
 	if err != nil {
 		return err
 	}
 	defer func() {
-		for _, d := range drives {
+		for _, d := range disks {
 			err = errors.Join(err, os.Remove(d.file))
 		}
 	}()
@@ -121,7 +82,7 @@ func (h *Hypervisor) rehearse(ctx context.Context, p *process, q *qmp, fork bool
 		}
 		defer client.Close()
 	}
-	for _, d := range drives {
+	for _, d := range disks {
 		if err := d.plug(ctx, q); err != nil {
 			return err
 		}
@@ -135,14 +96,14 @@ func (h *Hypervisor) rehearse(ctx context.Context, p *process, q *qmp, fork bool
 		}
 		defer client.Close()
 	}
-	if err := actOut(ctx, client); err != nil {
+	if err := actOut(ctx, client, disks.serials()); err != nil {
 		return err
 	}
 	if err := client.Reset(ctx); err != nil {
 		return err
 	}
 	client.Close()
-	for _, d := range drives {
+	for _, d := range disks {
 		if err := d.unplug(ctx, q); err != nil {
 			return err
 		}
@@ -151,21 +112,23 @@ func (h *Hypervisor) rehearse(ctx context.Context, p *process, q *qmp, fork bool
 }
 
 // rehearsalDrives makes the disks of a rehearsal in dir.
-func (h *Hypervisor) rehearsalDrives(ctx context.Context, dir string) (drives []drive, err error) {
-	image, err := rehearsalDisk()
-	if err != nil {
-		return nil, err
-	}
+func (h *Hypervisor) rehearsalDrives(ctx context.Context, dir string) (all drives, err error) {
 	uuid, err := labelUUID(rehearsalLabel)
 	if err != nil {
 		return nil, err
 	}
 	for i, serial := range []string{rehearsalImage, rehearsalOwn, rehearsalLabel} {
-		d := drive{serial: serial, lun: firstRehearsalLUN + i, file: filepath.Join(dir, serial+".img"), readOnly: serial == rehearsalImage}
-		drives = append(drives, d)
+		d := drive{serial: serial, lun: luns + i, file: filepath.Join(dir, serial+".img"), readOnly: serial == rehearsalImage}
 		switch serial {
 		case rehearsalImage:
-			err = os.WriteFile(d.file, image, 0o600)
+			d.seat = imageSeat
+		case rehearsalOwn:
+			d.seat = ownSeat
+		}
+		all = append(all, d)
+		switch serial {
+		case rehearsalImage:
+			err = h.disks.writeRehearsalImage(ctx, d.file)
 		case rehearsalOwn:
 			err = h.disks.pour(ctx, d.file, rehearsalSize, "", "", "")
 		default:
@@ -175,7 +138,7 @@ func (h *Hypervisor) rehearsalDrives(ctx context.Context, dir string) (drives []
 			return nil, noRoom(kindOf(err), dir)
 		}
 	}
-	return drives, nil
+	return all, nil
 }
 
 // talk says hello to the tether.
@@ -199,16 +162,17 @@ func (p *process) talk(ctx context.Context) (*guest.Client, error) {
 }
 
 // actOut runs the program of a rehearsal as a container's process.
-func actOut(ctx context.Context, client *guest.Client) error {
+func actOut(ctx context.Context, client *guest.Client, serials map[string]string) error {
 	var entropy [64]byte
 	rand.Read(entropy[:])
 	cfg := guest.ExecutorConfig{
 		ID: "rehearsal", Hostname: "rehearsal", Rehearsal: true, Clock: time.Now(), Entropy: entropy[:],
-		Root:   guest.Root{Image: "disk://" + rehearsalImage, Writable: "disk://" + rehearsalOwn},
-		Mounts: []guest.MountSpec{{Source: "label://" + rehearsalLabel, Target: "/data", Copy: true, Name: "rehearsal"}},
-		Files:  []guest.File{{Path: "/etc/hostname", Content: []byte("rehearsal\n"), Mode: 0o644}, {Path: "/etc/hosts", Content: []byte("127.0.0.1\tlocalhost\n"), Mode: 0o644}, {Path: "/etc/resolv.conf", Mode: 0o644}},
-		Memory: int64(rehearsalSize), CPUs: 1e9,
-		Process: &guest.Process{Args: []string{"true"}, Env: []string{"PATH=/"}, Cwd: "/", Capabilities: []string{"CAP_CHOWN", "CAP_KILL"}},
+		Serials: serials,
+		Root:    guest.Root{Image: "disk://" + rehearsalImage, Writable: "disk://" + rehearsalOwn},
+		Mounts:  []guest.MountSpec{{Source: "label://" + rehearsalLabel, Target: "/data", Copy: true, Name: "rehearsal"}},
+		Files:   []guest.File{{Path: "/etc/hostname", Content: []byte("rehearsal\n"), Mode: 0o644}, {Path: "/etc/hosts", Content: []byte("127.0.0.1\tlocalhost\n"), Mode: 0o644}, {Path: "/etc/resolv.conf", Mode: 0o644}},
+		Memory:  int64(rehearsalSize), CPUs: 1e9,
+		Process: &guest.Process{Args: []string{"true"}, Env: []string{"PATH=/bin"}, Cwd: "/", Capabilities: []string{"CAP_CHOWN", "CAP_KILL"}},
 	}
 	if _, err := client.Configure(ctx, cfg); err != nil {
 		return err

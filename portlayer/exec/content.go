@@ -153,7 +153,7 @@ func (s *Service) volumeMachine(ctx context.Context, vol portlayer.Volume, does 
 	defer client.Close()
 	limited, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
-	if _, err := client.Configure(limited, atStart(h.Config)); err != nil {
+	if _, err := client.Configure(limited, atStart(h.Config, m)); err != nil {
 		return err
 	}
 	s.wrote(ctx, mounts)

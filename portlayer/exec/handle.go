@@ -426,7 +426,7 @@ func (s *Service) utility(ctx context.Context, id portlayer.ContainerID, image p
 	}
 	client, err := s.boot(ctx, m)
 	if err == nil {
-		_, err = client.Configure(ctx, atStart(h.Config))
+		_, err = client.Configure(ctx, atStart(h.Config, m))
 		if err == nil {
 			err = client.Shutdown(ctx)
 		}
@@ -438,8 +438,9 @@ func (s *Service) utility(ctx context.Context, id portlayer.ContainerID, image p
 	return err
 }
 
-// atStart adds to a config what is only true at the moment of sending.
-func atStart(cfg guest.ExecutorConfig) guest.ExecutorConfig {
+// atStart adds to a config what is only true at the moment of sending it to m.
+func atStart(cfg guest.ExecutorConfig, m portlayer.Machine) guest.ExecutorConfig {
+	cfg.Serials = m.Serials()
 	cfg.Entropy = make([]byte, 64)
 	rand.Read(cfg.Entropy)
 	cfg.Clock = time.Now()

@@ -321,7 +321,7 @@ func (u *unit) bringUp(ctx context.Context, machine portlayer.Machine, cfg guest
 	if err := u.s.o.Failpoints.Hit("start.configure"); err != nil {
 		return nil, nil, err
 	}
-	cfg = atStart(cfg)
+	cfg = atStart(cfg, machine)
 	if cfg.Process != nil {
 		p := *cfg.Process
 		u.tty.mu.Lock()
