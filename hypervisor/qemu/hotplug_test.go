@@ -50,7 +50,7 @@ func TestInterruptedPlug(t *testing.T) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		conn, err := dial(ctx, m.dir(), qmpSocket)
+		conn, err := dial(ctx, m.process().home(), qmpSocket)
 		if err != nil {
 			t.Fatal(err)
 		}
