@@ -265,7 +265,8 @@ func (l *Linux) closeVolume(m guest.MountSpec) error {
 		} else if err != nil {
 			return fault.New(fault.Internal, "cannot unmount the file system of %s: %w", mountName(m), err)
 		}
-		l.mounted = slices.DeleteFunc(l.mounted, func(have string) bool { return have == at })
+		it := func(have string) bool { return have == at }
+		l.mounted, l.written = slices.DeleteFunc(l.mounted, it), slices.DeleteFunc(l.written, it)
 		l.plug.Lock()
 		delete(l.volumes, m.Source)
 		l.plug.Unlock()

@@ -41,7 +41,7 @@ const (
 
 // mountAll does every mount of cfg, parents first. What it mounts is undone by unmountAll, also after an error.
 func (l *Linux) mountAll(ctx context.Context, cfg guest.ExecutorConfig) (copied time.Duration, err error) {
-	for _, dir := range []string{rootDir, imageDir, ownDir, filesDir, volumesDir} {
+	for _, dir := range []string{rootDir, imageDir, ownDir, volumesDir} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return 0, err
 		}
@@ -467,12 +467,26 @@ func diskWithSerial(serial string) string {
 	return ""
 }
 
-// mount mounts and remembers it for unmountAll.
+// mount mounts and remembers it for unmountAll, and a file system on a disk that can be written for settleAll.
 func (l *Linux) mount(source, at, fstype string, flags uintptr, data string) error {
 	if err := unix.Mount(source, at, fstype, flags, data); err != nil {
 		return err
 	}
 	l.mounted = append(l.mounted, at)
+	if fstype == "ext4" && flags&unix.MS_RDONLY == 0 {
+		l.written = append(l.written, at)
+	}
+	return nil
+}
+
+// settleAll writes out every file system on a disk and makes it read-only, which leaves the disk as unmounting does, and takes half the time: the machine ends, and
+// what else there is to undo with it. (fs/ext4/super.c, __ext4_remount: the journal is emptied, and the file system marked clean.) After an error some are.
+func (l *Linux) settleAll() error {
+	for _, at := range slices.Backward(l.written) {
+		if err := unix.Mount("", at, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil && !errors.Is(err, unix.EINVAL) { // not mounted any more
+			return err
+		}
+	}
 	return nil
 }
 
@@ -503,7 +517,7 @@ func (l *Linux) unmountAll() error {
 			errs = append(errs, fmt.Errorf("%s: %w", at, err))
 		}
 	}
-	l.mounted, l.volumes, l.binds = nil, map[guest.Source]volume{}, map[string]bind{}
+	l.mounted, l.written, l.volumes, l.binds = nil, nil, map[guest.Source]volume{}, map[string]bind{}
 	l.mounts, l.shown, l.targets, l.absent = nil, nil, map[string]string{}, map[string]string{}
 	unix.Sync()
 	return errors.Join(errs...)

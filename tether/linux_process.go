@@ -127,8 +127,11 @@ func (s *stageChild) enter() error {
 	return nil
 }
 
-// setStage makes what the container's own process will come from, before it is wanted: its cgroup, and in it the stage.
+// setStage makes what every container needs before one is known: its system mounts, its cgroup, and in that the stage of its process.
 func (l *Linux) setStage() (err error) {
+	if err := l.prepareSystem(); err != nil {
+		return err
+	}
 	if err := os.Mkdir(cgroupDir, 0o755); err != nil {
 		return err
 	}

@@ -36,6 +36,7 @@ type Linux struct {
 
 	serials map[string]string // of the config
 	mounted []string          // in order
+	written []string          // of these, the file systems on disks that can be written
 	// plug guards volumes, shown and targets against a Mount or Unmount while archives look at them; who changes the mounts is one goroutine, and reads without it.
 	plug    sync.RWMutex
 	volumes map[guest.Source]volume
@@ -196,34 +197,30 @@ var devices = []struct {
 
 var deviceLinks = map[string]string{"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx", "core": "/proc/kcore"}
 
-// mountSystem makes /dev, /sys and their like in the container's root. /proc and /sys/fs/cgroup are the stage's work: they belong to its namespaces.
-func (l *Linux) mountSystem(cfg guest.ExecutorConfig) error {
-	in := func(p string) string { return filepath.Join(rootDir, p) }
-	for _, dir := range []string{"/proc", "/sys", "/dev"} {
-		if err := os.MkdirAll(in(dir), 0o755); err != nil {
-			return err
-		}
-	}
-	shm := cfg.ShmSize
-	if shm == 0 {
-		shm = defaultShm
-	}
+// systemDir is where /dev, /sys and their like are until they go into a container's root. They are made before a container is known.
+const systemDir = "/run/vch/system"
+
+// prepareSystem makes what every container has: /dev, /sys and their like, and where the host's files go. /proc and /sys/fs/cgroup are the stage's work: they
+// belong to its namespaces.
+func (l *Linux) prepareSystem() error {
+	in := func(p string) string { return filepath.Join(systemDir, p) }
 	const safe = unix.MS_NOSUID | unix.MS_NOEXEC
 	for _, m := range []struct {
 		fstype, at string
 		flags      uintptr
 		data       string
 	}{
-		{"sysfs", "/sys", safe | unix.MS_NODEV, ""},
-		{"tmpfs", "/dev", unix.MS_NOSUID | unix.MS_STRICTATIME, "mode=755,size=65536k"},
-		{"devpts", "/dev/pts", safe, "newinstance,ptmxmode=0666,mode=0620,gid=5"},
-		{"tmpfs", "/dev/shm", safe | unix.MS_NODEV, fmt.Sprintf("mode=1777,size=%d", shm)},
-		{"mqueue", "/dev/mqueue", safe | unix.MS_NODEV, ""},
+		{"sysfs", in("/sys"), safe | unix.MS_NODEV, ""},
+		{"tmpfs", in("/dev"), unix.MS_NOSUID | unix.MS_STRICTATIME, "mode=755,size=65536k"},
+		{"devpts", in("/dev/pts"), safe, "newinstance,ptmxmode=0666,mode=0620,gid=5"},
+		{"tmpfs", in("/dev/shm"), safe | unix.MS_NODEV, shmOptions(defaultShm)},
+		{"mqueue", in("/dev/mqueue"), safe | unix.MS_NODEV, ""},
+		{"tmpfs", filesDir, unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "mode=755,size=4m"},
 	} {
-		if err := os.MkdirAll(in(m.at), 0o755); err != nil {
+		if err := os.MkdirAll(m.at, 0o755); err != nil {
 			return err
 		}
-		if err := l.mount(m.fstype, in(m.at), m.fstype, m.flags, m.data); err != nil {
+		if err := unix.Mount(m.fstype, m.at, m.fstype, m.flags, m.data); err != nil {
 			return fmt.Errorf("cannot mount %s: %w", m.at, err)
 		}
 	}
@@ -244,11 +241,31 @@ func (l *Linux) mountSystem(cfg guest.ExecutorConfig) error {
 	return nil
 }
 
+func shmOptions(size int64) string { return fmt.Sprintf("mode=1777,size=%d", size) }
+
+// mountSystem moves what prepareSystem has made into the container's root.
+func (l *Linux) mountSystem(cfg guest.ExecutorConfig) error {
+	for _, dir := range []string{"/proc", "/sys", "/dev"} {
+		if err := os.MkdirAll(filepath.Join(rootDir, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{"/sys", "/dev"} {
+		if err := unix.Mount(filepath.Join(systemDir, dir), filepath.Join(rootDir, dir), "", unix.MS_MOVE, ""); err != nil {
+			return fmt.Errorf("cannot mount %s: %w", dir, err)
+		}
+	}
+	if cfg.ShmSize == 0 || cfg.ShmSize == defaultShm {
+		return nil
+	}
+	if err := unix.Mount("", filepath.Join(rootDir, "/dev/shm"), "", unix.MS_REMOUNT|unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, shmOptions(cfg.ShmSize)); err != nil {
+		return fmt.Errorf("cannot make /dev/shm %d bytes large: %w", cfg.ShmSize, err)
+	}
+	return nil
+}
+
 // mountFiles puts the host's files over the image's, but not over a mount that the user asked for at the same path.
 func (l *Linux) mountFiles(cfg guest.ExecutorConfig) error {
-	if err := l.mount("tmpfs", filesDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=4m"); err != nil {
-		return err
-	}
 	for i, f := range cfg.Files {
 		if slices.ContainsFunc(cfg.Mounts, func(m guest.MountSpec) bool { return m.Target == f.Path }) {
 			continue
@@ -290,11 +307,21 @@ func (l *Linux) Release() error {
 		_ = os.WriteFile(filepath.Join(cgroupDir, "cgroup.kill"), []byte("1"), 0)
 		<-main.gone
 	}
+	if l.settleAll() == nil {
+		return nil
+	}
 	return l.unmountAll()
 }
 
 // Renew is System.Renew.
 func (l *Linux) Renew() error {
+	if err := l.unmountAll(); err != nil {
+		return fault.New(fault.Internal, "cannot unmount: %w", err)
+	}
+	// What was not used is there still, and would be in the way.
+	_ = unix.Unmount(filesDir, unix.MNT_DETACH)
+	_ = unix.Unmount(filepath.Join(systemDir, "sys"), unix.MNT_DETACH)
+	_ = unix.Unmount(filepath.Join(systemDir, "dev"), unix.MNT_DETACH)
 	if err := os.Remove(cgroupDir); err != nil { // and with it what it counted
 		return fault.New(fault.Internal, "cannot renew the container's cgroup: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -111,8 +112,10 @@ func (m *machine) define(ctx context.Context, def, was definition) error {
 		}
 		def.New += taken
 	}
-	if err := m.write(def); err != nil {
-		return err
+	if !reflect.DeepEqual(def, was) { // a start defines what is there already
+		if err := m.write(def); err != nil {
+			return err
+		}
 	}
 	for _, d := range was.Disks {
 		if d.File == "" && !owns(def, d.Serial) {
