@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -46,7 +47,11 @@ func (l *Linux) mountAll(ctx context.Context, cfg guest.ExecutorConfig) (copied 
 			return 0, err
 		}
 	}
-	if err := l.mountRoot(ctx, cfg.Root); err != nil {
+	// Whatever waits for a disk waits while others do something.
+	volumes := l.openVolumes(ctx, cfg.Mounts)
+	err = l.mountRoot(ctx, cfg.Root)
+	opened := volumes()
+	if err != nil {
 		return 0, fault.Wrap("mount the container's root", "", err)
 	}
 	targets, err := l.prepareTargets(cfg.Mounts)
@@ -59,7 +64,7 @@ func (l *Linux) mountAll(ctx context.Context, cfg guest.ExecutorConfig) (copied 
 		if !strings.HasPrefix(m.Source, "label://") {
 			continue
 		}
-		content, err := l.openVolume(ctx, m, cfg.Mounts)
+		content, err := opened[m.Source].content, opened[m.Source].err
 		if err != nil {
 			return 0, err
 		}
@@ -115,6 +120,34 @@ func (l *Linux) mountAll(ctx context.Context, cfg guest.ExecutorConfig) (copied 
 		}
 	}
 	return copied, nil
+}
+
+// opening is how opening a volume went.
+type opening struct {
+	content string // the directory that is its content
+	err     error
+}
+
+// openVolumes begins to open all volumes of mounts at once. What it returns waits for that, and tells by source how it went.
+func (l *Linux) openVolumes(ctx context.Context, mounts []guest.MountSpec) func() map[guest.Source]opening {
+	var (
+		work sync.WaitGroup
+		mu   sync.Mutex // guards opened
+	)
+	opened, begun := map[guest.Source]opening{}, map[guest.Source]bool{}
+	for _, m := range mounts {
+		if !strings.HasPrefix(m.Source, "label://") || begun[m.Source] {
+			continue
+		}
+		begun[m.Source] = true
+		work.Go(func() {
+			content, err := l.openVolume(ctx, m, mounts)
+			mu.Lock()
+			defer mu.Unlock()
+			opened[m.Source] = opening{content, err}
+		})
+	}
+	return func() map[guest.Source]opening { work.Wait(); return opened }
 }
 
 // mountRoot puts the overlay of the container's own disk on the image's together. Without an image the root is empty, and in memory.
@@ -259,7 +292,10 @@ func mountName(m guest.MountSpec) string {
 
 // openVolume mounts a volume's file system, once however many targets it has, and returns the directory that is its content.
 func (l *Linux) openVolume(ctx context.Context, m guest.MountSpec, all []guest.MountSpec) (string, error) {
-	if v, ok := l.volumes[m.Source]; ok {
+	l.plug.RLock()
+	v, ok := l.volumes[m.Source]
+	l.plug.RUnlock()
+	if ok {
 		return v.content, nil
 	}
 	label := strings.TrimPrefix(m.Source, "label://")
@@ -472,6 +508,8 @@ func (l *Linux) mount(source, at, fstype string, flags uintptr, data string) err
 	if err := unix.Mount(source, at, fstype, flags, data); err != nil {
 		return err
 	}
+	l.plug.Lock()
+	defer l.plug.Unlock()
 	l.mounted = append(l.mounted, at)
 	if fstype == "ext4" && flags&unix.MS_RDONLY == 0 {
 		l.written = append(l.written, at)

@@ -37,7 +37,8 @@ type Linux struct {
 	serials map[string]string // of the config
 	mounted []string          // in order
 	written []string          // of these, the file systems on disks that can be written
-	// plug guards volumes, shown and targets against a Mount or Unmount while archives look at them; who changes the mounts is one goroutine, and reads without it.
+	// plug guards mounted, written, volumes, shown and targets: archives look at them while a Mount or Unmount changes them, and volumes are opened at once. Who
+	// changes the mounts otherwise is one goroutine, and reads without it.
 	plug    sync.RWMutex
 	volumes map[guest.Source]volume
 	binds   map[string]bind // volumes' mounts in the container's root, by their specs' targets

@@ -155,7 +155,10 @@ func arguments(s shape) []string {
 	if s.life != forkedOf {
 		args = append(args, "-kernel", inherited(fdKernel), "-initrd", inherited(fdInitrd), "-append", s.append)
 	}
-	if s.life != booted {
+	if s.life == booted {
+		// What the guest has freed goes back to the host. A fork's would be punched out of its template (QEMU 7.2 softmmu/physmem.c, ram_block_discard_range).
+		args = append(args, "-device", "virtio-balloon-pci,free-page-reporting=on")
+	} else {
 		for _, seat := range []string{imageSeat, ownSeat} {
 			block, device := seatObjects(seat)
 			args = append(args, "-blockdev", object(block), "-device", object(device))

@@ -18,13 +18,14 @@ import (
 )
 
 // neededModules are the kernel's drivers that a container VM cannot be without, by module name, and what for.
-var neededModules = []struct{ name, what string }{
+var neededModules = []struct{ name, what string }{ // what is "" where a machine does without
 	{"virtio_pci", "the machine's virtio devices"},
 	{"virtio_console", "the guest channel"},
 	{"virtio_scsi", "disks"},
 	{"sd_mod", "disks"},
 	{"ext4", "file systems"},
 	{"overlay", "the container's root"},
+	{"virtio_balloon", ""}, // gives free memory back to the host
 }
 
 // Kernel is a guest kernel on this host.
@@ -158,7 +159,7 @@ func loadOrder(dep, builtin string) ([]string, error) {
 		return nil
 	}
 	for _, n := range neededModules {
-		if err := add(n.name); err != nil {
+		if err := add(n.name); err != nil && n.what != "" {
 			return nil, fault.New(fault.KindOf(err), "%w, which %s need", err, n.what)
 		}
 	}
