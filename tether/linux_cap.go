@@ -1,11 +1,9 @@
 package tether
 
 import (
+	"errors"
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -23,17 +21,16 @@ var capabilityNames = [...]string{
 // dropCapabilities takes everything but keep out of this thread's bounding set, so that no exec can get it back. What a process of root, or of another
 // user, then has follows from exec's own rules.
 func dropCapabilities(keep []string) error {
-	last := len(capabilityNames) - 1
-	if data, err := os.ReadFile("/proc/sys/kernel/cap_last_cap"); err == nil {
-		if n, err := strconv.Atoi(strings.TrimSpace(string(data))); err == nil {
-			last = n
-		}
-	}
-	for n := 0; n <= last; n++ {
+	const most = 64 // a set has so many bits
+	for n := range most {
 		if n < len(capabilityNames) && slices.Contains(keep, "CAP_"+capabilityNames[n]) {
 			continue
 		}
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(n), 0, 0, 0); err != nil {
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(n), 0, 0, 0)
+		if errors.Is(err, unix.EINVAL) {
+			return nil // beyond the kernel's last (prctl(2))
+		}
+		if err != nil {
 			return fmt.Errorf("cannot drop capability %d: %w", n, err)
 		}
 	}

@@ -1,6 +1,7 @@
 package tether
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,6 +38,7 @@ type stageOrder struct {
 // it was not needed, where something went wrong, after telling, and where it was the init of another.
 func Stage() (code int) {
 	runtime.LockOSThread() // credentials are a thread's; the thread that calls exec decides
+	learnOrders()
 	files, order, err := receiveOrder()
 	if err == errNotNeeded {
 		return 0
@@ -51,6 +53,17 @@ func Stage() (code int) {
 	body, _ := json.Marshal(f)
 	_, _ = unix.Write(stageSock, body)
 	return 1
+}
+
+// learnOrders has the decoder look at what an order is made of now, while nobody waits.
+func learnOrders() {
+	body, err := json.Marshal(stageOrder{Process: guest.Process{Args: []string{""}, Env: []string{""}, Groups: []string{""}, Rlimits: []guest.Rlimit{{}}, Capabilities: []string{""}}})
+	if err == nil {
+		err = json.NewDecoder(bytes.NewReader(body)).Decode(new(stageOrder))
+	}
+	if err != nil {
+		console("an order cannot be read: %v", err)
+	}
 }
 
 // errNotNeeded is receiveOrder's where the tether hung up without an order.

@@ -284,7 +284,7 @@ func commandLine(accel string) string {
 		clock += fmt.Sprintf(" tsc_early_khz=%d lpj=%d", khz, khz*1000/hz)
 	}
 	line := "console=ttyS0 quiet loglevel=3 reboot=t panic=-1 " + clock +
-		" cryptomgr.notests rcupdate.rcu_expedited=1 random.trust_cpu=on audit=0 nowatchdog scsi_mod.scan=sync psi=0"
+		" cryptomgr.notests rcupdate.rcu_expedited=1 random.trust_cpu=on audit=0 nowatchdog scsi_mod.scan=sync psi=0 GODEBUG=asyncpreemptoff=1"
 	if accel != "kvm" {
 		// What keeps a processor from guessing wrong does nothing for one that is emulated, and takes time.
 		line += " mitigations=off"
