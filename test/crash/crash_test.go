@@ -15,6 +15,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -80,12 +81,12 @@ func newHost(t *testing.T) *host {
 		for _, id := range strings.Fields(h.docker("ps", "-aq")) {
 			h.docker("rm", "-f", "-v", id)
 		}
-		h.kill()
+		h.stop()
 		if t.Failed() {
 			text, _ := os.ReadFile(h.log.Name())
 			t.Logf("daemon's log:\n%s", text)
 		}
-		if left := h.qemus(); len(left) > 0 {
+		if left := h.processes(""); len(left) > 0 {
 			t.Errorf("machines left running: %v", left)
 		}
 		h.log.Close()
@@ -100,7 +101,8 @@ func newHost(t *testing.T) *host {
 func (h *host) up(points string) {
 	h.t.Helper()
 	h.daemon = exec.Command(filepath.Join(built.dir, "vch"), "serve", "--state", filepath.Join(h.dir, "state"), "--listen", "unix://"+h.dir+"/s",
-		"--volume-store", filepath.Join(h.dir, "store")+":default", "--accel", "tcg", "--default-capacity", "32M", "--anonymous-capacity", "32M")
+		"--volume-store", filepath.Join(h.dir, "store")+":default", "--accel", "tcg", "--default-capacity", "32M", "--anonymous-capacity", "32M",
+		"--warm", "1", "--cache", filepath.Join(built.dir, "cache"))
 	h.daemon.Env = append(os.Environ(), failpoint.Env+"="+points)
 	h.daemon.Stdout, h.daemon.Stderr = h.log, h.log
 	if err := h.daemon.Start(); err != nil {
@@ -120,6 +122,15 @@ func (h *host) up(points string) {
 func (h *host) kill() {
 	if h.daemon != nil {
 		h.daemon.Process.Kill()
+		h.daemon.Wait()
+		h.daemon = nil
+	}
+}
+
+// stop ends the daemon as an administrator does.
+func (h *host) stop() {
+	if h.daemon != nil {
+		h.daemon.Process.Signal(syscall.SIGTERM)
 		h.daemon.Wait()
 		h.daemon = nil
 	}
@@ -197,12 +208,15 @@ func (h *host) importImage() {
 }
 
 // qemus gives the pids of this host's machines: QEMU processes that have its directory in their command line or working directory.
-func (h *host) qemus() (pids []string) {
+func (h *host) qemus() (pids []string) { return h.processes("state/machines/") }
+
+// processes are those of machines in a directory of the host's; "" is any, and of forks that are kept ready, too.
+func (h *host) processes(dir string) (pids []string) {
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range procs {
 		line, _ := os.ReadFile(filepath.Join(p, "cmdline"))
 		cwd, _ := os.Readlink(filepath.Join(p, "cwd"))
-		if bytes.Contains(line, []byte("qemu-system")) && (bytes.Contains(line, []byte(h.dir+"/")) || strings.HasPrefix(cwd, h.dir+"/")) {
+		if bytes.Contains(line, []byte("qemu-system")) && strings.HasPrefix(cwd, h.dir+"/"+dir) {
 			pids = append(pids, filepath.Base(p))
 		}
 	}

@@ -80,8 +80,16 @@ func (h *host) command(args ...string) *exec.Cmd {
 	all := []string{filepath.Join(h.bin, "vch"), "serve", "--state", h.dir + "/state", "--listen", h.address()}
 	if !h.bare {
 		all = append(all, "--accel", "tcg", "--memory", "128M", "--default-capacity", "64M", "--anonymous-capacity", "32M")
-		if !strings.Contains(strings.Join(args, " "), "--volume-store") {
+		said := strings.Join(args, " ")
+		if !strings.Contains(said, "--volume-store") {
 			all = append(all, h.stores()...)
+		}
+		// A pool and a cache are as good as their users' to them all: one template serves every script.
+		if !strings.Contains(said, "--warm") {
+			all = append(all, "--warm", "1")
+		}
+		if h.uid == 0 && !strings.Contains(said, "--cache") {
+			all = append(all, "--cache", filepath.Join(h.bin, "cache"))
 		}
 	}
 	all = append(all, args...)
@@ -262,9 +270,9 @@ func (h *host) traces(id string) (wrong []string) {
 func (h *host) end() (wrong []string) {
 	defer func() {
 		if h.running() {
-			h.signal(syscall.SIGKILL)
+			h.signal(syscall.SIGTERM)
 		}
-		for _, pid := range machines(h.dir + "/") {
+		for _, pid := range qemus(h.dir + "/") {
 			wrong = append(wrong, fmt.Sprintf("machine %d of %s was left running", pid, h.dir))
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
@@ -320,6 +328,16 @@ func (h *host) logTail(lines int) string {
 
 // machines gives the QEMU processes that have text in their command line or working directory.
 func machines(text string) (pids []int) {
+	for _, pid := range qemus(text) {
+		if cwd, _ := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); !strings.Contains(cwd, "/state/pool/") {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// qemus are the processes of machines, of those that are kept ready too, that have text in their command line or their directory.
+func qemus(text string) (pids []int) {
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range procs {
 		line, _ := os.ReadFile(filepath.Join(p, "cmdline"))
