@@ -29,7 +29,7 @@ func (h *Hypervisor) fork(ctx context.Context, dir string, s shape, t *template)
 	if err := q.migrate(ctx, "migrate-incoming", state); err != nil {
 		q.close()
 		h.end(p)
-		return nil, nil, fault.New(fault.Internal, "cannot go on from the template: %w%s", err, said(p.words()))
+		return nil, nil, fault.New(fault.KindOf(err), "cannot go on from the template: %w%s", err, said(p.words()))
 	}
 	return p, q, nil
 }
@@ -98,11 +98,7 @@ func (h *Hypervisor) forked(ctx context.Context, dir string, s shape) (*process,
 
 // forksFault says whether an error is to be laid to the fork, and not to the disks or the host: a boot may do better.
 func forksFault(err error) bool {
-	switch fault.KindOf(err) {
-	case fault.Internal:
-		return true
-	}
-	return false
+	return fault.KindOf(err) == fault.Internal
 }
 
 // serials are those that the disks in seats are seen under.
@@ -134,8 +130,11 @@ func (d drives) run(ctx context.Context, q *qmp) error {
 // drives are a machine's, in the order of their units.
 type drives []drive
 
-// prioritize sets how much a process's threads have to give way to others, as nice(2). What only root may do is left when it is refused.
+// prioritize sets how much a process's threads have to give way to others, as nice(2). An ordinary user could not take it back, and leaves it.
 func (p *process) prioritize(nice int) {
+	if os.Geteuid() != 0 {
+		return
+	}
 	for _, tid := range p.threads() {
 		_ = unix.Setpriority(unix.PRIO_PROCESS, tid, nice)
 	}

@@ -178,10 +178,18 @@ func (l *pool) refill(ctx context.Context) bool {
 	}
 	w, err := l.prepare(ctx, s, t)
 	l.h.shelf.release(t)
-	if err != nil {
-		if ctx.Err() == nil {
-			l.h.shelf.condemn(t, err)
-		}
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return false
+	case forksFault(err):
+		l.h.shelf.condemn(t, err)
+		return false
+	default: // the host has no room for it
+		l.h.o.Log.Warn("no machine can be kept ready", "err", err)
+		l.mu.Lock()
+		l.short = time.Now()
+		l.mu.Unlock()
 		return false
 	}
 	l.mu.Lock()
