@@ -115,7 +115,11 @@ func (l *Linux) newStage(ns string) (*stageChild, error) {
 			}
 		}
 	}
-	pid, status, err := l.reaper.fork([]string{selfPath, stageArg}, attr)
+	argv := []string{selfPath, stageArg}
+	if ns == "" {
+		argv = append(argv, mainArg)
+	}
+	pid, status, err := l.reaper.fork(argv, attr)
 	if err != nil {
 		return nil, errors.Join(err, ours.Close())
 	}
@@ -141,7 +145,27 @@ func (l *Linux) setStage() (err error) {
 	if l.stage, err = l.newStage(""); err != nil {
 		return fmt.Errorf("cannot start the stage: %w", err)
 	}
-	return l.stage.enter()
+	if err := l.stage.enter(); err != nil {
+		return err
+	}
+	return l.stage.await()
+}
+
+// await tells a stage that it is in its cgroup, and waits until it has mounted what is its to mount.
+func (s *stageChild) await() error {
+	word := []byte{1}
+	_, err := unix.Write(int(s.sock.Fd()), word)
+	n := 0
+	if err == nil {
+		n, err = unix.Read(int(s.sock.Fd()), word)
+	}
+	if err == nil && n == 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return fmt.Errorf("the stage does not come up: %w", err)
+	}
+	return nil
 }
 
 // drop ends a stage that is not needed.
@@ -166,20 +190,16 @@ type linuxProc struct {
 // Start is System.Start.
 func (l *Linux) Start(p guest.Process, main bool) (_ Proc, err error) {
 	l.mu.Lock()
-	stage, ns := l.stage, ""
+	stage, runs := l.stage, l.main
 	if main {
 		l.stage = nil
-	} else {
-		stage = nil
-		if l.main == nil {
-			l.mu.Unlock()
-			return nil, fault.New(fault.Conflict, "the container's process does not run")
-		}
-		ns = "/proc/" + strconv.Itoa(l.main.pid) + "/ns/pid"
 	}
 	l.mu.Unlock()
-	if stage == nil {
-		if stage, err = l.newStage(ns); err != nil {
+	if !main {
+		if runs == nil {
+			return nil, fault.New(fault.Conflict, "the container's process does not run")
+		}
+		if stage, err = l.newStage("/proc/" + strconv.Itoa(runs.pid) + "/ns/pid"); err != nil {
 			return nil, err
 		}
 		if err := stage.enter(); err != nil {

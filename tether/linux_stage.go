@@ -24,13 +24,16 @@ import (
 // stageArg is the argument that makes this binary a stage instead of PID 1.
 const stageArg = "stage"
 
+// mainArg follows it for the stage of the container's own process.
+const mainArg = "main"
+
 // stageSock is the stage's end of its socket.
 const stageSock = 3
 
 // stageOrder is what a stage is told.
 type stageOrder struct {
 	Process guest.Process `json:"process"`
-	Main    bool          `json:"main"` // the container's own: it mounts what belongs to its namespaces
+	Main    bool          `json:"main"` // the container's own
 }
 
 // Stage is a process between fork and exec: it waits for its order, takes on the limits, the root, the user and the capabilities of a process of
@@ -39,6 +42,12 @@ type stageOrder struct {
 func Stage() (code int) {
 	runtime.LockOSThread() // credentials are a thread's; the thread that calls exec decides
 	learnOrders()
+	if len(os.Args) > 2 && os.Args[2] == mainArg {
+		if err := mountOwn(); err != nil {
+			console("%v", err)
+			return 1
+		}
+	}
 	files, order, err := receiveOrder()
 	if err == errNotNeeded {
 		return 0
@@ -110,11 +119,6 @@ func become(order stageOrder, files []int) (code int, err error) {
 			return 0, err
 		}
 	}
-	if order.Main {
-		if err := mountOwn(); err != nil {
-			return 0, err
-		}
-	}
 	if err := os.WriteFile("/proc/self/oom_score_adj", fmt.Appendf(nil, "%d", p.OOMScoreAdj), 0); err != nil {
 		return 0, fault.New(fault.Invalid, "cannot set the OOM score to %d: %w", p.OOMScoreAdj, err)
 	}
@@ -178,19 +182,24 @@ func become(order stageOrder, files []int) (code int, err error) {
 	return 0, execFault(p.Args[0], err)
 }
 
-// mountOwn mounts what shows the namespaces of the process that mounts it.
+// mountOwn has the stage of the container's own process mount what shows the namespaces of who mounts it, at systemDir. It waits until it is in its cgroup.
 func mountOwn() error {
+	var word [1]byte
+	if _, err := unix.Read(stageSock, word[:]); err != nil {
+		return err
+	}
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 		return err
 	}
 	const safe = unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV
-	if err := unix.Mount("proc", filepath.Join(rootDir, "proc"), "proc", safe, ""); err != nil {
+	if err := unix.Mount("proc", filepath.Join(systemDir, "proc"), "proc", safe, ""); err != nil {
 		return fmt.Errorf("cannot mount /proc: %w", err)
 	}
-	if err := unix.Mount("cgroup2", filepath.Join(rootDir, "sys/fs/cgroup"), "cgroup2", safe, ""); err != nil {
+	if err := unix.Mount("cgroup2", filepath.Join(systemDir, "sys/fs/cgroup"), "cgroup2", safe, ""); err != nil {
 		return fmt.Errorf("cannot mount /sys/fs/cgroup: %w", err)
 	}
-	return nil
+	_, err := unix.Write(stageSock, word[:])
+	return err
 }
 
 // rlimits are the resources of setrlimit(2) by their names without RLIMIT_.

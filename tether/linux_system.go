@@ -201,10 +201,13 @@ var deviceLinks = map[string]string{"fd": "/proc/self/fd", "stdin": "/proc/self/
 // systemDir is where /dev, /sys and their like are until they go into a container's root. They are made before a container is known.
 const systemDir = "/run/vch/system"
 
-// prepareSystem makes what every container has: /dev, /sys and their like, and where the host's files go. /proc and /sys/fs/cgroup are the stage's work: they
+// prepareSystem makes what every container has: /dev, /sys and their like, and where the host's files go. /proc and /sys/fs/cgroup are the stage's to mount: they
 // belong to its namespaces.
 func (l *Linux) prepareSystem() error {
 	in := func(p string) string { return filepath.Join(systemDir, p) }
+	if err := os.MkdirAll(in("/proc"), 0o755); err != nil {
+		return err
+	}
 	const safe = unix.MS_NOSUID | unix.MS_NOEXEC
 	for _, m := range []struct {
 		fstype, at string
@@ -251,7 +254,7 @@ func (l *Linux) mountSystem(cfg guest.ExecutorConfig) error {
 			return err
 		}
 	}
-	for _, dir := range []string{"/sys", "/dev"} {
+	for _, dir := range []string{"/proc", "/sys", "/dev"} {
 		if err := unix.Mount(filepath.Join(systemDir, dir), filepath.Join(rootDir, dir), "", unix.MS_MOVE, ""); err != nil {
 			return fmt.Errorf("cannot mount %s: %w", dir, err)
 		}
@@ -321,8 +324,9 @@ func (l *Linux) Renew() error {
 	}
 	// What was not used is there still, and would be in the way.
 	_ = unix.Unmount(filesDir, unix.MNT_DETACH)
-	_ = unix.Unmount(filepath.Join(systemDir, "sys"), unix.MNT_DETACH)
-	_ = unix.Unmount(filepath.Join(systemDir, "dev"), unix.MNT_DETACH)
+	for _, dir := range []string{"proc", "sys", "dev"} {
+		_ = unix.Unmount(filepath.Join(systemDir, dir), unix.MNT_DETACH)
+	}
 	if err := os.Remove(cgroupDir); err != nil { // and with it what it counted
 		return fault.New(fault.Internal, "cannot renew the container's cgroup: %w", err)
 	}
