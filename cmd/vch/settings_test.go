@@ -33,7 +33,7 @@ var (
 )
 
 func TestDefaults(t *testing.T) {
-	common := settings{AnonymousCapacity: portlayer.GiB, DefaultCapacity: portlayer.GiB, Memory: 512 * portlayer.MiB, CPUs: 1e9, Accel: "auto", LogLevel: slog.LevelInfo}
+	common := settings{AnonymousCapacity: portlayer.GiB, DefaultCapacity: portlayer.GiB, Memory: 512 * portlayer.MiB, CPUs: 1e9, Accel: "auto", Template: true, Warm: -1, LogLevel: slog.LevelInfo}
 	for _, tc := range []struct {
 		name          string
 		at            surroundings
@@ -46,7 +46,7 @@ func TestDefaults(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			want := common
-			want.State, want.Sockets = tc.state, []string{tc.socket}
+			want.State, want.Sockets, want.Cache = tc.state, []string{tc.socket}, tc.state+"/cache"
 			got, err := parse(tc.at, "")
 			if err != nil {
 				t.Fatal(err)
@@ -63,10 +63,10 @@ func TestEverySetting(t *testing.T) {
 		State: "/work/st", Sockets: []string{"/run/a", "/run/b"},
 		Stores:          []storePlace{{"/disks:with colon", "default"}, {"/work/rel", "fast-1"}},
 		DefaultCapacity: 2 * portlayer.GiB, AnonymousCapacity: 64 * portlayer.MiB, Memory: portlayer.GiB, CPUs: 15e8,
-		Accel: "tcg", QEMU: "/opt/qemu", Kernel: "/k", LogLevel: slog.LevelDebug, LogJSON: true,
+		Accel: "tcg", Warm: 3, Cache: "/work/kept", QEMU: "/opt/qemu", Kernel: "/k", LogLevel: slog.LevelDebug, LogJSON: true,
 	}
 	byFlags := []string{"--state", "st", "--listen", "unix:///run/a", "--listen", "unix:///run/./b", "--volume-store", "/disks:with colon:default", "--volume-store", "rel/:fast-1",
-		"--default-capacity", "2G", "--anonymous-capacity", "64m", "--memory", "1g", "--cpus", "1.5", "--accel", "tcg", "--qemu", "/opt/qemu", "--kernel", "/k", "--log-level", "debug", "--log-format", "json"}
+		"--default-capacity", "2G", "--anonymous-capacity", "64m", "--memory", "1g", "--cpus", "1.5", "--accel", "tcg", "--template", "off", "--warm", "3", "--cache", "kept", "--qemu", "/opt/qemu", "--kernel", "/k", "--log-level", "debug", "--log-format", "json"}
 	const byFile = `
 state = "st"
 listen = ["unix:///run/a", "unix:///run/b"]
@@ -76,6 +76,9 @@ anonymous-capacity = "64m"
 memory = "1g"
 cpus = 1.5
 accel = "tcg"
+template = "off"
+warm = 3
+cache = "kept"
 qemu = "/opt/qemu"
 kernel = "/k"
 log-level = "debug"
@@ -87,7 +90,7 @@ log-format = "json"
 	}{
 		{"by flags", "", byFlags},
 		{"by file", byFile, nil},
-		{"flags win", strings.NewReplacer("64m", "8m", "/run/a", "/run/c", "tcg", "kvm").Replace(byFile), byFlags},
+		{"flags win", strings.NewReplacer("64m", "8m", "off", "auto", "= 3", "= 4", "/run/a", "/run/c", "tcg", "kvm").Replace(byFile), byFlags},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got, err := parse(asRoot, tc.file, tc.args...)
@@ -135,6 +138,9 @@ func TestRefused(t *testing.T) {
 		{[]string{"--cpus", "NaN"}, "", "--cpus"},
 		{[]string{"--cpus", "1e9"}, "", "--cpus"},
 		{[]string{"--accel", "hvf"}, "", "none of auto, kvm, tcg"},
+		{[]string{"--template", "on"}, "", "none of auto, off"},
+		{[]string{"--warm", "-1"}, "", `--warm "-1" is neither auto nor a number`},
+		{[]string{"--warm", "many"}, "", "neither auto nor a number from 0 to 1000"},
 		{[]string{"--log-level", "loud"}, "", "none of debug, info, warn, error"},
 		{[]string{"--log-format", "xml"}, "", "none of text, json"},
 		{nil, "colour = \"red\"", `there is no setting "colour"; the settings are listen, volume-store`},

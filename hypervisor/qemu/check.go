@@ -57,6 +57,7 @@ func tryAccel(ctx context.Context, o Options) (name, detail string, err error) {
 		return "", "", err
 	}
 	defer os.RemoveAll(o.StateDir)
+	o.Cache, o.Template = "", false
 	h, err := New(ctx, o)
 	if err != nil {
 		return "", "", err
