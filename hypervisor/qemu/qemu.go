@@ -349,6 +349,9 @@ func (h *Hypervisor) List(context.Context) ([]portlayer.ContainerID, error) {
 	}
 	var ids []portlayer.ContainerID
 	for _, e := range entries {
+		if !idRule.MatchString(e.Name()) {
+			continue // it is being made, or removed
+		}
 		if _, err := os.Stat(filepath.Join(h.root(), e.Name(), definitionFile)); err == nil {
 			ids = append(ids, portlayer.ContainerID(e.Name()))
 		}

@@ -97,6 +97,10 @@ func (s *Service) get(ctx context.Context, st portlayer.VolumeStore, name portla
 // askAll does do for all stores at once, and gives the answers in their order.
 func askAll[T any](stores []portlayer.VolumeStore, do func(portlayer.VolumeStore) T) []T {
 	all := make([]T, len(stores))
+	if len(stores) == 1 {
+		all[0] = do(stores[0])
+		return all
+	}
 	var wg sync.WaitGroup
 	for i, st := range stores {
 		wg.Go(func() { all[i] = do(st) })

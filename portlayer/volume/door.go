@@ -93,7 +93,14 @@ func (s *Service) details(ctx context.Context, st portlayer.VolumeStore) ([]port
 
 // known adds to a volume what the service knows. s.mu is held.
 func (s *Service) known(vol portlayer.Volume, use portlayer.VolumeUsage) portlayer.VolumeDetail {
-	return portlayer.VolumeDetail{Volume: vol, Usage: use, Refs: sortedKeys(s.refs[vol.ID()]), Attached: s.attached(vol.ID())}
+	d := portlayer.VolumeDetail{Volume: vol, Usage: use}
+	if by := s.refs[vol.ID()]; len(by) > 0 { // of 10,000 volumes, few
+		d.Refs = sortedKeys(by)
+	}
+	if len(s.held[vol.ID()]) > 0 {
+		d.Attached = s.attached(vol.ID())
+	}
+	return d
 }
 
 // List is portlayer.Volumes.List.
@@ -111,7 +118,10 @@ func (s *Service) List(ctx context.Context) ([]portlayer.VolumeDetail, []string,
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
 	}
-	slices.SortStableFunc(all, func(a, b portlayer.VolumeDetail) int { return strings.Compare(string(a.Name), string(b.Name)) })
+	byName := func(a, b portlayer.VolumeDetail) int { return strings.Compare(string(a.Name), string(b.Name)) }
+	if !slices.IsSortedFunc(all, byName) { // one store's are
+		slices.SortStableFunc(all, byName)
+	}
 	for first := 0; first < len(all); {
 		end := first + 1
 		for end < len(all) && all[end].Name == all[first].Name {

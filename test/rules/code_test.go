@@ -102,8 +102,8 @@ func TestNames(t *testing.T) {
 // renames are the files that rename, and why that is not a durable file's way to its name.
 var renames = map[string]string{
 	"internal/atomicfile/atomicfile.go": "the one place",
+	"internal/atomicfile/dir.go":        "the one place for a directory with its files",
 	"hypervisor/qemu/disks.go":          "moves and removes whole disks and directories; small files go through atomicfile",
-	"hypervisor/qemu/disks_change.go":   "moves whole directories",
 	"hypervisor/fake/disks.go":          "as qemu's",
 	"hypervisor/fake/disks_change.go":   "as qemu's",
 	"portlayer/exec/logs.go":            "rotates a log",
