@@ -37,7 +37,12 @@ func (s *Service) Get(ctx context.Context, id portlayer.VolumeID) (portlayer.Vol
 	if err != nil {
 		return portlayer.VolumeDetail{}, err
 	}
-	d, err := s.detail(ctx, p.store, p.volume)
+	var d portlayer.VolumeDetail
+	if p.usage != nil {
+		d = s.knownNow(p.volume, *p.usage)
+	} else {
+		d, err = s.detail(ctx, p.store, p.volume)
+	}
 	if content, cerr := s.reached(); err == nil && cerr == nil {
 		d.Inside = content.Inside(ctx, d.Volume)
 	}
@@ -50,13 +55,19 @@ func (s *Service) detail(ctx context.Context, st portlayer.VolumeStore, vol port
 	if err != nil {
 		return portlayer.VolumeDetail{}, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.known(vol, use), nil
+	return s.knownNow(vol, use), nil
 }
 
-// usageLister is what a store can be beside: one that tells all volumes and what each takes without a look at each one more.
+func (s *Service) knownNow(vol portlayer.Volume, use portlayer.VolumeUsage) portlayer.VolumeDetail {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.known(vol, use)
+}
+
+// usageLister is what a store can be beside: one that tells volumes and what each takes without one more look at each.
 type usageLister interface {
+	// GetUsage is VolumeStore.Get and Usage.
+	GetUsage(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, portlayer.VolumeUsage, error)
 	// ListUsage is VolumeStore.List and, in the same order, Usage of each.
 	ListUsage(ctx context.Context) ([]portlayer.Volume, []portlayer.VolumeUsage, error)
 }

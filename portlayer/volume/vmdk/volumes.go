@@ -196,8 +196,14 @@ func (s *Store) Get(ctx context.Context, name portlayer.VolumeName) (portlayer.V
 
 // Usage is portlayer.VolumeStore.Usage.
 func (s *Store) Usage(ctx context.Context, name portlayer.VolumeName) (portlayer.VolumeUsage, error) {
+	_, use, err := s.GetUsage(ctx, name)
+	return use, err
+}
+
+// GetUsage is Get and Usage in one look.
+func (s *Store) GetUsage(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, portlayer.VolumeUsage, error) {
 	vol, info, err := s.lockedLook(ctx, name)
-	return portlayer.VolumeUsage{Capacity: vol.Capacity, Allocated: info.Allocated}, err
+	return vol, portlayer.VolumeUsage{Capacity: vol.Capacity, Allocated: info.Allocated}, err
 }
 
 func (s *Store) lockedLook(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, portlayer.DiskInfo, error) {
