@@ -23,9 +23,9 @@ import (
 	"github.com/docker/go-units"
 
 	"vch/internal/atonce"
+	"vch/internal/coalesce"
 	"vch/internal/fault"
 	"vch/internal/keylock"
-	"vch/internal/shared"
 	"vch/portlayer"
 )
 
@@ -45,7 +45,7 @@ type Store struct {
 	volumes portlayer.DiskPath                // the directory of the volumes' directories
 	busy    keylock.Set[portlayer.VolumeName] // held by whoever reads or changes the directory of that volume
 
-	surveys shared.Call[survey] // of all volumes, for all who list them
+	surveys coalesce.Call[survey] // of all volumes, for all who list them
 
 	mu   sync.Mutex // guards below; not held while the medium works
 	seen map[portlayer.VolumeName]sight

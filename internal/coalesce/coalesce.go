@@ -1,8 +1,8 @@
-// Package shared lets callers who want the same answer at the same time share one.
+// Package coalesce lets callers who want the same answer at the same time share one.
 //
 // A caller is never given an answer whose finding began before it asked: what was true then is in it. So those who come while one is being found wait for the next,
 // together. Alone, a caller waits for nobody.
-package shared
+package coalesce
 
 import (
 	"context"
