@@ -325,8 +325,24 @@ func locate(path string) (extent string, info portlayer.DiskInfo, err error) {
 	return extent, info, nil
 }
 
-// unsettled is how old a change must be before the next is sure to look different: two in one tick of the clock of a file system do not. The coarsest in use is FAT's, 2 s.
-const unsettled = 2 * time.Second
+// How old a change must be before the next is sure to look different: two in one tick of a file system's clock do not. The file systems of this host take the kernel's, which ticks at
+// least every 10 ms (CONFIG_HZ, current_time in fs/inode.c). Those of others, and inodes that have whole seconds only, may be as coarse as FAT's, 2 s.
+const (
+	tick       = 20 * time.Millisecond
+	coarseTick = 2 * time.Second
+)
+
+// settled says whether a change at that time is old enough, on a file system of that kind (statfs(2)).
+func settled(now time.Time, changed int64, kind int64) bool {
+	wait := coarseTick
+	switch kind {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.TMPFS_MAGIC:
+		if changed%int64(time.Second) != 0 {
+			wait = tick
+		}
+	}
+	return now.UnixNano()-changed >= int64(wait)
+}
 
 // lookers is how many disks are looked at at once.
 const lookers = 8
@@ -340,6 +356,10 @@ func (d Disks) Look(_ context.Context, dir portlayer.DiskPath, disks []string, b
 		return looks
 	}
 	defer unix.Close(from)
+	var fsst unix.Statfs_t
+	if err := unix.Fstatfs(from, &fsst); err != nil {
+		return looks
+	}
 	now := time.Now()
 	atonce.Do(len(disks), lookers, func(i int) {
 		var descriptor, extent, small unix.Stat_t
@@ -348,7 +368,7 @@ func (d Disks) Look(_ context.Context, dir portlayer.DiskPath, disks []string, b
 			unix.Fstatat(from, file[:strings.LastIndexByte(file, '/')+1]+beside, &small, 0) != nil {
 			return
 		}
-		if changed := max(descriptor.Ctim.Nano(), small.Ctim.Nano()); now.UnixNano()-changed < int64(unsettled) {
+		if !settled(now, descriptor.Ctim.Nano(), fsst.Type) || !settled(now, small.Ctim.Nano(), fsst.Type) {
 			return
 		}
 		looks[i] = portlayer.Look{
