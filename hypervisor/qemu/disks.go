@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -509,16 +510,16 @@ func (d Disks) RemoveDir(_ context.Context, dir portlayer.DiskPath) error {
 
 // List is portlayer.Disks.List.
 func (d Disks) List(_ context.Context, dir portlayer.DiskPath) ([]string, error) {
-	entries, err := os.ReadDir(string(dir))
+	f, err := os.Open(string(dir))
 	if err != nil {
 		return nil, kindOf(err)
 	}
-	names := []string{}
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), tombPrefix) && !atomicfile.Unfinished(e.Name()) {
-			names = append(names, e.Name())
-		}
+	defer f.Close()
+	all, err := f.Readdirnames(-1)
+	if err != nil {
+		return nil, kindOf(err)
 	}
+	names := slices.DeleteFunc(all, func(name string) bool { return strings.HasPrefix(name, tombPrefix) || atomicfile.Unfinished(name) })
 	sort.Strings(names)
 	return names, nil
 }
