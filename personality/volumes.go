@@ -131,7 +131,7 @@ func (s *Server) volumeList(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	stores := s.Volumes.Locations()
-	list := volume.ListResponse{Volumes: []volume.Volume{}, Warnings: warnings}
+	list := volume.ListResponse{Volumes: make([]volume.Volume, 0, len(all)), Warnings: warnings}
 	for _, d := range all {
 		if len(f["dangling"]) > 0 && dangling != (len(d.Refs) == 0) {
 			continue

@@ -94,9 +94,16 @@ type Disks interface {
 	// Create makes a thin disk holding an empty ext4 whose UUID and label come from spec.Label, with the directory guest.VolumeDir (root, 0755) in it. It is
 	// durable on return. Conflict if the path exists; after an error nothing is left. The directory must exist.
 	Create(ctx context.Context, path DiskPath, spec DiskSpec) error
+	// CreateDir makes the directory dir with a disk in it, as Create makes it, and a small file: whoever looks, and a process or machine that dies, finds all of that,
+	// durable, or nothing. Conflict if something is at dir; after an error nothing is left. The directory above must exist.
+	CreateDir(ctx context.Context, dir DiskPath, spec DirSpec) error
 	// Stat is NotFound if the descriptor or the extent is missing, Conflict if the extent is shorter than the descriptor says or the descriptor cannot be read. One
 	// that is longer was about to grow: the size is the descriptor's.
 	Stat(ctx context.Context, path DiskPath) (DiskInfo, error)
+	// Look looks at disks below dir, whose paths there are given, and at the small file called beside in the directory of each, and reads neither. Nobody has changed descriptor, size or
+	// small file between two looks at a disk whose marks are the same and not zero. A zero mark cannot tell: something is missing, or was changed so lately that another change
+	// could look the same. What a machine writes into a disk is no change. The answers are in the order of disks.
+	Look(ctx context.Context, dir DiskPath, disks []string, beside string) []Look
 	// Delete removes extent and descriptor; missing ones are no error.
 	Delete(ctx context.Context, path DiskPath) error
 	// Import moves the raw image at the local path into place as the disk path, wrapped as a flat VMDK. The local file is gone afterwards.
@@ -138,6 +145,20 @@ type Progressed func(done, total Bytes)
 type DiskSpec struct {
 	Size  Bytes // rounded up to 512; at least MinDisk, or Invalid
 	Label Label
+}
+
+// DirSpec is a directory to be made with a disk in it.
+type DirSpec struct {
+	Disk DiskSpec
+	Name string // of the disk's descriptor, NAME.vmdk
+	File string // name of the small file
+	Data []byte // what the small file holds
+}
+
+// Look is what Disks.Look saw of one disk.
+type Look struct {
+	Mark      [9]uint64 // to be compared only
+	Allocated Bytes     // on the medium
 }
 
 // DiskInfo is a disk as it is.

@@ -99,6 +99,11 @@ func (Disks) Stat(ctx context.Context, path portlayer.DiskPath) (portlayer.DiskI
 	return info, nil
 }
 
+// Look is portlayer.Disks.Look. It cannot tell.
+func (Disks) Look(_ context.Context, _ portlayer.DiskPath, disks []string, _ string) []portlayer.Look {
+	return make([]portlayer.Look, len(disks))
+}
+
 // Delete is portlayer.Disks.Delete.
 func (Disks) Delete(ctx context.Context, path portlayer.DiskPath) error {
 	if err := ctx.Err(); err != nil {
@@ -186,6 +191,40 @@ func (Disks) MakeDir(ctx context.Context, dir portlayer.DiskPath) error {
 	return atomicfile.SyncDir(filepath.Dir(string(dir)))
 }
 
+// CreateDir is portlayer.Disks.CreateDir.
+func (Disks) CreateDir(ctx context.Context, dir portlayer.DiskPath, spec portlayer.DirSpec) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	size := roundUp(spec.Disk.Size)
+	switch {
+	case !labelRule.MatchString(string(spec.Disk.Label)):
+		return fault.New(fault.Invalid, "cannot make disk %s: label %q is not 32 hex digits", dir, spec.Disk.Label)
+	case size < portlayer.MinDisk:
+		return fault.New(fault.Invalid, "a disk has at least %d bytes; %d were asked for", portlayer.MinDisk, size)
+	}
+	err := atomicfile.MakeDir(string(dir), func(in *atomicfile.Dir) error {
+		f, err := in.Create(extentPath(spec.Name))
+		if err == nil {
+			err = f.Truncate(int64(size))
+		}
+		if err == nil {
+			err = format(f, spec.Disk.Label)
+		}
+		if err != nil {
+			return err
+		}
+		return errors.Join(in.Write(spec.Name, describe(spec.Name, size)), in.Write(spec.File, spec.Data))
+	})
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return fault.New(fault.Conflict, "%s exists already", dir)
+	case errors.Is(err, fs.ErrNotExist):
+		return fault.As(fault.NotFound, err)
+	}
+	return fault.Wrap("make disk", string(dir), err)
+}
+
 // RemoveDir is portlayer.Disks.RemoveDir.
 func (Disks) RemoveDir(ctx context.Context, dir portlayer.DiskPath) error {
 	if err := ctx.Err(); err != nil {
@@ -230,7 +269,7 @@ func (Disks) List(ctx context.Context, dir portlayer.DiskPath) ([]string, error)
 	}
 	names := []string{}
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), gravePrefix) {
+		if !strings.HasPrefix(e.Name(), gravePrefix) && !atomicfile.Unfinished(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}

@@ -17,6 +17,8 @@ import (
 func (s *suite) testDisks(t *testing.T) {
 	t.Run("a new disk is thin, as large as asked, and two files", s.newDisk)
 	t.Run("of many that create one disk, one does", s.createAtOnce)
+	t.Run("a directory with a disk is there whole or not at all", s.createDir)
+	t.Run("a look tells what was changed", s.look)
 	t.Run("a disk that cannot be made leaves nothing", s.badDisks)
 	t.Run("a damaged disk is told from a missing one", s.damagedDisks)
 	t.Run("delete takes what is there, twice", s.deleteDisk)
@@ -89,6 +91,116 @@ func (s *suite) createAtOnce(t *testing.T) {
 		t.Error(err)
 	}
 	if err := d.Delete(t.Context(), p); err != nil {
+		t.Error(err)
+	}
+}
+
+func (s *suite) createDir(t *testing.T) {
+	d := s.h.Disks()
+	dir := d.Join(s.disks, "home")
+	spec := portlayer.DirSpec{Disk: portlayer.DiskSpec{Size: 4 * portlayer.MiB, Label: label("home")}, Name: "in.vmdk", File: "note", Data: []byte("text")}
+	var made atomic.Int32
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			if err := d.CreateDir(t.Context(), dir, spec); err == nil {
+				made.Add(1)
+			} else if !fault.Is(err, fault.Conflict) {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := made.Load(); n != 1 {
+		t.Errorf("%d made it", n)
+	}
+	names, err := d.List(t.Context(), dir)
+	if err != nil || !slices.Equal(names, []string{"in-flat.vmdk", "in.vmdk", "note"}) {
+		t.Errorf("files %v, %v", names, err)
+	}
+	if i, err := d.Stat(t.Context(), d.Join(dir, "in.vmdk")); err != nil || i.Size != spec.Disk.Size {
+		t.Errorf("disk %+v, %v", i, err)
+	}
+	if text, err := d.ReadFile(t.Context(), d.Join(dir, "note")); err != nil || string(text) != "text" {
+		t.Errorf("note %q, %v", text, err)
+	}
+	small := spec
+	small.Disk.Size = 512
+	want(t, "too small", d.CreateDir(t.Context(), d.Join(s.disks, "small"), small), fault.Invalid)
+	want(t, "below nothing", d.CreateDir(t.Context(), d.Join(s.disks, "nowhere", "x"), spec), fault.NotFound)
+	// Not even under another name is anything left of those that were not made.
+	all, err := os.ReadDir(string(s.disks))
+	if err != nil || len(all) != 1 || all[0].Name() != "home" {
+		t.Errorf("left: %v, %v", all, err)
+	}
+	if err := d.RemoveDir(t.Context(), dir); err != nil {
+		t.Error(err)
+	}
+}
+
+// look: what is changed in any of a disk's files is seen. An implementation may see nothing at all.
+func (s *suite) look(t *testing.T) {
+	d := s.h.Disks()
+	dir := d.Join(s.disks, "seen")
+	spec := portlayer.DirSpec{Disk: portlayer.DiskSpec{Size: 4 * portlayer.MiB, Label: label("seen")}, Name: "in.vmdk", File: "note", Data: []byte("text")}
+	if err := d.CreateDir(t.Context(), dir, spec); err != nil {
+		t.Fatal(err)
+	}
+	var zero portlayer.Look
+	look := func() portlayer.Look {
+		return d.Look(t.Context(), s.disks, []string{"none/none.vmdk", "seen/in.vmdk"}, "note")[1]
+	}
+	settled := func() (l portlayer.Look) { // what is new is not told apart at once
+		for end := time.Now().Add(5 * time.Second); l == zero && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+			l = look()
+		}
+		return l
+	}
+	was := settled()
+	if again := look(); again != was {
+		t.Errorf("nothing changed: %v, then %v", was, again)
+	}
+	file := func(name string) string { return filepath.Join(string(dir), name) }
+	for _, c := range []struct {
+		what   string
+		stays  bool // the disk is whole afterwards
+		change func() error
+	}{
+		{"small file in place", true, func() error { return os.WriteFile(file("note"), []byte("tixt"), 0o600) }},
+		{"small file anew", true, func() error { return d.WriteFile(t.Context(), d.Join(dir, "note"), []byte("toxt")) }},
+		{"descriptor in place", true, func() error {
+			text, err := os.ReadFile(file("in.vmdk"))
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(file("in.vmdk"), text, 0o600)
+		}},
+		{"extent cut off", false, func() error { return os.Truncate(file("in-flat.vmdk"), 4096) }},
+		{"extent gone", false, func() error { return os.Remove(file("in-flat.vmdk")) }},
+		{"descriptor gone", false, func() error { return os.Remove(file("in.vmdk")) }},
+		{"small file gone", false, func() error { return os.Remove(file("note")) }},
+	} {
+		if was == zero {
+			break // this hypervisor tells nothing apart without reading it
+		}
+		if err := c.change(); err != nil {
+			t.Fatalf("%s: %v", c.what, err)
+		}
+		is := look()
+		if c.stays && is == zero {
+			is = settled()
+		}
+		if is.Mark == was.Mark || c.stays && is == zero {
+			t.Errorf("%s: not seen", c.what)
+		}
+		if c.stays {
+			was = is
+		}
+	}
+	if none := d.Look(t.Context(), s.disks, []string{"none/none.vmdk"}, "note"); len(none) != 1 || none[0] != zero {
+		t.Errorf("a look at nothing: %v", none)
+	}
+	if err := d.RemoveDir(t.Context(), dir); err != nil {
 		t.Error(err)
 	}
 }

@@ -12,15 +12,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"vch/guest"
 	"vch/internal/atomicfile"
+	"vch/internal/atonce"
 	"vch/internal/fault"
 	"vch/internal/sparsefile"
 	"vch/portlayer"
@@ -30,12 +34,13 @@ import (
 type Disks struct {
 	mkfs, debugfs string // programs
 	golden        *goldens
-	swept         *sync.Map // of directories: what an earlier process left there of directories that it was removing is gone
+	swept         *sync.Map // of directories: what an earlier process left there of directories that it was making or removing is gone
+	tried         *sync.Map // of directories that took a file, their inode
 }
 
 // FindDisks finds the programs that make file systems. NotFound says what to install.
 func FindDisks() (d Disks, err error) {
-	d.golden, d.swept = &goldens{}, &sync.Map{}
+	d.golden, d.swept, d.tried = &goldens{}, &sync.Map{}, &sync.Map{}
 	if d.mkfs, err = findTool("mkfs.ext4"); err == nil {
 		d.debugfs, err = findTool("debugfs")
 	}
@@ -50,11 +55,7 @@ func extentPath(path string) string { return strings.TrimSuffix(path, ".vmdk") +
 
 // Create is portlayer.Disks.Create.
 func (d Disks) Create(ctx context.Context, path portlayer.DiskPath, spec portlayer.DiskSpec) (err error) {
-	size := (spec.Size + sector - 1) / sector * sector
-	if size < portlayer.MinDisk || size > maxDisk {
-		return fault.New(fault.Invalid, "a disk of %d bytes cannot be made: the least is %d MiB, the most %d TiB", spec.Size, portlayer.MinDisk/portlayer.MiB, int64(maxDisk>>40))
-	}
-	uuid, err := labelUUID(spec.Label)
+	size, uuid, err := checked(spec)
 	if err != nil {
 		return err
 	}
@@ -74,6 +75,62 @@ func (d Disks) Create(ctx context.Context, path portlayer.DiskPath, spec portlay
 		return errors.Join(err, os.Remove(extent))
 	}
 	return nil
+}
+
+// checked is the size and the UUID that spec asks for.
+func checked(spec portlayer.DiskSpec) (size portlayer.Bytes, uuid string, err error) {
+	size = (spec.Size + sector - 1) / sector * sector
+	if size < portlayer.MinDisk || size > maxDisk {
+		return 0, "", fault.New(fault.Invalid, "a disk of %d bytes cannot be made: the least is %d MiB, the most %d TiB", spec.Size, portlayer.MinDisk/portlayer.MiB, int64(maxDisk>>40))
+	}
+	uuid, err = labelUUID(spec.Label)
+	return size, uuid, err
+}
+
+// CreateDir is portlayer.Disks.CreateDir.
+func (d Disks) CreateDir(ctx context.Context, dir portlayer.DiskPath, spec portlayer.DirSpec) error {
+	size, uuid, err := checked(spec.Disk)
+	if err != nil {
+		return err
+	}
+	extent := extentPath(spec.Name)
+	err = d.makeDir(string(dir), func(in *atomicfile.Dir) error {
+		f, err := in.Create(extent)
+		if err != nil {
+			return err
+		}
+		if err := d.formatFile(ctx, f, fsShape{size, guest.VolumeDir}, string(spec.Disk.Label[:16]), uuid); err != nil {
+			return err
+		}
+		return errors.Join(in.Write(spec.Name, []byte(descriptor(extent, size))), in.Write(spec.File, spec.Data))
+	})
+	return noRoom(kindOf(err), filepath.Dir(string(dir)))
+}
+
+// makeDir is atomicfile.MakeDir in a directory where nothing is left of earlier ones.
+func (d Disks) makeDir(dir string, fill func(*atomicfile.Dir) error) error {
+	d.sweep(filepath.Dir(dir))
+	err := atomicfile.MakeDir(dir, fill)
+	if errors.Is(err, fs.ErrExist) {
+		return fault.New(fault.Conflict, "%s exists already", dir)
+	}
+	return err
+}
+
+// sweep removes what an earlier process left in parent of directories that it was making or removing. To find that, a directory is read once only: among 10,000 volumes it
+// takes longer than a removal. What cannot go now is the next process's.
+func (d Disks) sweep(parent string) {
+	if _, swept := d.swept.LoadOrStore(parent, true); swept {
+		return
+	}
+	tombs, _ := filepath.Glob(filepath.Join(parent, tombPrefix+"*"))
+	errs := []error{atomicfile.Sweep(parent)}
+	for _, t := range tombs {
+		errs = append(errs, os.RemoveAll(t))
+	}
+	if errors.Join(errs...) != nil {
+		d.swept.Delete(parent) // something may be left
+	}
 }
 
 // labelUUID is a label as mkfs.ext4 -U takes it.
@@ -111,23 +168,41 @@ func (d Disks) make(ctx context.Context, file string, size portlayer.Bytes, labe
 			err = errors.Join(err, os.Remove(file))
 		}
 	}()
-	if err := f.Truncate(int64(size)); err != nil {
+	if err := d.formatFile(ctx, f, fsShape{size, dir}, label, uuid); err != nil {
+		return err
+	}
+	return kindOf(sync(f))
+}
+
+// fsBlock is the block of file systems, in bytes.
+const fsBlock = 4096
+
+// inPlace is how many times its size a volume can have before its kernel must put group descriptors elsewhere (ext4_convert_meta_bg, fs/ext4/resize.c), which it does unasked.
+// mke2fs keeps room for 1,024 times, and all of that is written: 127 of the 149 blocks of a file system of 1 GiB, 1,024 of the 1,090 of one of 20 GiB. Of 64 times, it is 7.
+const inPlace = 64
+
+// formatFile writes an empty ext4 into f, a new file, and does not sync it.
+func (d Disks) formatFile(ctx context.Context, f *os.File, shape fsShape, label, uuid string) error {
+	file, size := f.Name(), int64(shape.size)
+	if err := f.Truncate(size); err != nil {
 		return kindOf(err)
 	}
-	shape := fsShape{size, dir}
 	if g, ok := d.golden.get(shape); ok {
 		id, err := uuidBytes(uuid)
 		if err != nil {
 			return err
 		}
-		if err := g.pour(f, int64(size), label, id); err != nil {
-			return kindOf(err)
-		}
-		return kindOf(sync(f))
+		return kindOf(g.pour(f, size, label, id))
 	}
 	// With its own seed for checksums a file system can get another UUID while it is mounted, as a copy does in its first machine.
 	// The file is new and reads as zeros: nothing needs to be zeroed by mkfs now, nor by the guest's kernel later.
-	args := []string{"-q", "-F", "-b", "4096", "-m", "0", "-O", "metadata_csum_seed", "-E", "root_owner=0:0,nodiscard,assume_storage_prezeroed=1"}
+	features, extended := "metadata_csum_seed", "root_owner=0:0,nodiscard,assume_storage_prezeroed=1"
+	if most := size / fsBlock * inPlace; shape.dir == "" {
+		features += ",^resize_inode" // a machine's own disk never grows
+	} else if most < 1<<32 { // as far as the room can be (resize_inode has 32 bits)
+		extended += ",resize=" + strconv.FormatInt(most, 10)
+	}
+	args := []string{"-q", "-F", "-b", strconv.Itoa(fsBlock), "-m", "0", "-O", features, "-E", extended}
 	if label != "" {
 		args = append(args, "-L", label)
 	}
@@ -137,19 +212,16 @@ func (d Disks) make(ctx context.Context, file string, size portlayer.Bytes, labe
 	if err := tool(ctx, d.mkfs, append(args, file)...); err != nil {
 		return err
 	}
-	if dir != "" {
-		if err := tool(ctx, d.debugfs, "-w", "-R", "mkdir "+dir, file); err != nil {
+	if shape.dir != "" {
+		if err := tool(ctx, d.debugfs, "-w", "-R", "mkdir "+shape.dir, file); err != nil {
 			return err
 		}
 	}
-	g, err := learn(f, int64(size))
-	if err != nil {
-		return err
-	}
-	if len(g.pieces) > 0 {
+	g, err := learn(f, size)
+	if err == nil && len(g.pieces) > 0 {
 		d.golden.put(shape, g)
 	}
-	return sync(f)
+	return err
 }
 
 // tool runs a program of e2fsprogs; its words become the error. debugfs ends with 0 whatever happens, so that words other than its banner are a failure, too.
@@ -254,6 +326,65 @@ func locate(path string) (extent string, info portlayer.DiskInfo, err error) {
 	return extent, info, nil
 }
 
+// How old a change must be before the next is sure to look different: two in one tick of a file system's clock do not. The file systems of this host take the kernel's, which ticks at
+// least every 10 ms (CONFIG_HZ, current_time in fs/inode.c). Those of others, and inodes that have whole seconds only, may be as coarse as FAT's, 2 s.
+const (
+	tick       = 20 * time.Millisecond
+	coarseTick = 2 * time.Second
+)
+
+// settled says whether a change at that time is old enough, on a file system of that kind (statfs(2)).
+func settled(now time.Time, changed int64, kind int64) bool {
+	wait := coarseTick
+	switch kind {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.TMPFS_MAGIC:
+		if changed%int64(time.Second) != 0 {
+			wait = tick
+		}
+	}
+	return now.UnixNano()-changed >= int64(wait)
+}
+
+// lookers is how many disks are looked at at once.
+const lookers = 8
+
+// Look is portlayer.Disks.Look: for each disk three calls of stat(2), from the directory on, for a path from the root takes longer than the file. They tell the change times of
+// descriptor and small file, which no one can set back, and size and number of all three files.
+func (d Disks) Look(_ context.Context, dir portlayer.DiskPath, disks []string, beside string) []portlayer.Look {
+	looks := make([]portlayer.Look, len(disks))
+	from, err := unix.Open(string(dir), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return looks
+	}
+	defer unix.Close(from)
+	var fsst unix.Statfs_t
+	if err := unix.Fstatfs(from, &fsst); err != nil {
+		return looks
+	}
+	now := time.Now()
+	atonce.Do(len(disks), lookers, func(i int) {
+		var descriptor, extent, small unix.Stat_t
+		file := disks[i]
+		if unix.Fstatat(from, file, &descriptor, 0) != nil || unix.Fstatat(from, extentPath(file), &extent, 0) != nil ||
+			unix.Fstatat(from, file[:strings.LastIndexByte(file, '/')+1]+beside, &small, 0) != nil {
+			return
+		}
+		if !settled(now, descriptor.Ctim.Nano(), fsst.Type) || !settled(now, small.Ctim.Nano(), fsst.Type) {
+			return
+		}
+		looks[i] = portlayer.Look{
+			Mark: [9]uint64{
+				descriptor.Dev,
+				descriptor.Ino, uint64(descriptor.Ctim.Nano()), uint64(descriptor.Size),
+				small.Ino, uint64(small.Ctim.Nano()), uint64(small.Size),
+				extent.Ino, uint64(extent.Size),
+			},
+			Allocated: portlayer.Bytes(extent.Blocks * sector),
+		}
+	})
+	return looks
+}
+
 // smallFile bounds descriptors and metadata, in bytes: a damaged one is not read into memory whole.
 const smallFile = 1 << 20
 
@@ -353,59 +484,42 @@ func (d Disks) MakeDir(_ context.Context, dir portlayer.DiskPath) error {
 	return kindOf(atomicfile.SyncDir(filepath.Dir(string(dir))))
 }
 
-// RemoveDir is portlayer.Disks.RemoveDir: a rename takes the name away, then the content goes. What an interrupted one left of the content goes with the next
-// removal beside it. To find that, a directory is read once only: among 10,000 volumes it takes longer than a removal.
+// RemoveDir is portlayer.Disks.RemoveDir: a rename takes the name away, then the content goes. What an interrupted one left of the content goes with the next that is made or
+// removed beside it (sweep).
 func (d Disks) RemoveDir(_ context.Context, dir portlayer.DiskPath) error {
 	parent := filepath.Dir(string(dir))
-	var tombs []string
-	if _, swept := d.swept.LoadOrStore(parent, true); !swept {
-		tombs, _ = filepath.Glob(filepath.Join(parent, tombPrefix+"*"))
+	d.sweep(parent)
+	var suffix [8]byte
+	rand.Read(suffix[:]) // never fails (crypto/rand)
+	tomb := filepath.Join(parent, tombPrefix+hex.EncodeToString(suffix[:]))
+	err := os.Rename(string(dir), tomb)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	err := removeDir(string(dir), parent, tombs)
+	if err == nil {
+		err = atomicfile.SyncDir(parent)
+	}
+	if err == nil {
+		err = os.RemoveAll(tomb)
+	}
 	if err != nil {
 		d.swept.Delete(parent) // something may be left
 	}
-	return err
-}
-
-func removeDir(dir, parent string, tombs []string) error {
-	var suffix [8]byte
-	rand.Read(suffix[:])
-	tomb := filepath.Join(parent, tombPrefix+hex.EncodeToString(suffix[:]))
-	err := os.Rename(dir, tomb)
-	switch {
-	case err == nil:
-		tombs = append(tombs, tomb)
-		if err := atomicfile.SyncDir(parent); err != nil {
-			return kindOf(err)
-		}
-	case errors.Is(err, fs.ErrNotExist):
-		if _, err := os.Stat(parent); err != nil {
-			return nil
-		}
-	default:
-		return kindOf(err)
-	}
-	for _, t := range tombs {
-		if err := os.RemoveAll(t); err != nil {
-			return kindOf(err)
-		}
-	}
-	return nil
+	return kindOf(err)
 }
 
 // List is portlayer.Disks.List.
 func (d Disks) List(_ context.Context, dir portlayer.DiskPath) ([]string, error) {
-	entries, err := os.ReadDir(string(dir))
+	f, err := os.Open(string(dir))
 	if err != nil {
 		return nil, kindOf(err)
 	}
-	names := []string{}
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), tombPrefix) {
-			names = append(names, e.Name())
-		}
+	defer f.Close()
+	all, err := f.Readdirnames(-1)
+	if err != nil {
+		return nil, kindOf(err)
 	}
+	names := slices.DeleteFunc(all, func(name string) bool { return strings.HasPrefix(name, tombPrefix) || atomicfile.Unfinished(name) })
 	sort.Strings(names)
 	return names, nil
 }
@@ -423,19 +537,14 @@ func (d Disks) ReadFile(_ context.Context, path portlayer.DiskPath) ([]byte, err
 
 // Space is portlayer.Disks.Space.
 func (d Disks) Space(_ context.Context, dir portlayer.DiskPath) (total, free portlayer.Bytes, err error) {
-	st, err := os.Stat(string(dir))
-	if err != nil {
+	var st unix.Stat_t
+	if err := unix.Stat(string(dir), &st); err != nil {
 		return 0, 0, kindOf(err)
 	}
-	if !st.IsDir() {
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return 0, 0, fault.New(fault.Invalid, "%s is not a directory", dir)
 	}
-	// Only a try tells: permission bits mean nothing to root, nor on a read-only medium. A full one can still be read.
-	probe, err := os.CreateTemp(string(dir), ".probe-*")
-	if err == nil {
-		err = errors.Join(probe.Close(), os.Remove(probe.Name()))
-	}
-	if err != nil && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+	if err := d.takesFiles(string(dir), st); err != nil {
 		return 0, 0, fault.New(fault.Denied, "%s cannot be written: %w", dir, err)
 	}
 	var fsst unix.Statfs_t
@@ -443,4 +552,28 @@ func (d Disks) Space(_ context.Context, dir portlayer.DiskPath) (total, free por
 		return 0, 0, kindOf(err)
 	}
 	return portlayer.Bytes(int64(fsst.Blocks) * fsst.Bsize), portlayer.Bytes(int64(fsst.Bavail) * fsst.Bsize), nil
+}
+
+// inode is a file of this host.
+type inode struct{ dev, ino uint64 }
+
+// takesFiles finds out whether a directory can be written. That it takes files at all only a try tells, and it is tried once: a try is two changes of the directory, and every
+// question about a volume begins here. Afterwards the kernel is asked, who answers for root, too: EROFS on a medium that went read-only, EPERM in a directory that was made
+// immutable (access(2)).
+func (d Disks) takesFiles(dir string, st unix.Stat_t) error {
+	this := inode{st.Dev, st.Ino}
+	if was, tried := d.tried.Load(dir); tried && was == this {
+		return unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS)
+	}
+	probe, err := os.CreateTemp(dir, ".probe-*")
+	if err == nil {
+		err = errors.Join(probe.Close(), os.Remove(probe.Name()))
+	}
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) { // a full one can still be read
+		return nil
+	}
+	if err == nil {
+		d.tried.Store(dir, this)
+	}
+	return err
 }

@@ -7,9 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"vch/internal/atomicfile"
 	"vch/internal/fault"
@@ -129,14 +126,7 @@ func (d Disks) Link(_ context.Context, from, to portlayer.DiskPath) error {
 
 // MoveDir is portlayer.Disks.MoveDir.
 func (d Disks) MoveDir(_ context.Context, from, to portlayer.DiskPath) error {
-	err := unix.Renameat2(unix.AT_FDCWD, string(from), unix.AT_FDCWD, string(to), unix.RENAME_NOREPLACE)
-	if errors.Is(err, syscall.EINVAL) { // a file system without RENAME_NOREPLACE, as NFS
-		if _, lerr := os.Lstat(string(to)); lerr == nil {
-			err = fs.ErrExist
-		} else {
-			err = os.Rename(string(from), string(to))
-		}
-	}
+	err := atomicfile.RenameNew(string(from), string(to))
 	if errors.Is(err, fs.ErrExist) {
 		return fault.New(fault.Conflict, "%s exists already", to)
 	}

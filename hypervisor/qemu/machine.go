@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vch/internal/atomicfile"
 	"vch/internal/fault"
 	"vch/portlayer"
 )
@@ -53,7 +54,7 @@ func apply(disks []portlayer.Disk, changes []portlayer.DeviceChange) ([]portlaye
 }
 
 // Define is portlayer.Hypervisor.Define.
-func (h *Hypervisor) Define(ctx context.Context, spec portlayer.MachineSpec) (_ portlayer.Machine, err error) {
+func (h *Hypervisor) Define(ctx context.Context, spec portlayer.MachineSpec) (portlayer.Machine, error) {
 	if !idRule.MatchString(string(spec.ID)) || len(spec.ID) > 128 {
 		return nil, fault.New(fault.Invalid, "%q cannot be a machine's id", spec.ID)
 	}
@@ -75,18 +76,51 @@ func (h *Hypervisor) Define(ctx context.Context, spec portlayer.MachineSpec) (_ 
 	if err != nil && !fault.Is(err, fault.NotFound) {
 		return nil, err
 	}
-	defer func() {
-		if err != nil && !known {
-			err = errors.Join(err, h.disks.RemoveDir(context.WithoutCancel(ctx), portlayer.DiskPath(m.dir())))
-		}
-	}()
-	if err := os.MkdirAll(m.dir(), 0o700); err != nil {
-		return nil, noRoom(kindOf(err), filepath.Dir(m.dir()))
+	def := definition{Memory: spec.Memory, CPUs: spec.CPUs, Disks: disks}
+	if known {
+		err = m.define(ctx, def, was)
+	} else {
+		err = m.defineNew(ctx, def)
 	}
-	if err := m.define(ctx, definition{Memory: spec.Memory, CPUs: spec.CPUs, Disks: disks}, was); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	return m, nil
+}
+
+// defineNew makes the directory of a machine that is not there, with its own disks and its definition.
+func (m *machine) defineNew(ctx context.Context, def definition) error {
+	if err := m.h.disks.RemoveDir(ctx, portlayer.DiskPath(m.dir())); err != nil { // of an undefined machine, whose files did not all go
+		return err
+	}
+	err := m.h.disks.makeDir(m.dir(), func(in *atomicfile.Dir) error {
+		for _, d := range def.Disks {
+			if d.File != "" {
+				continue
+			}
+			f, err := in.Create(filepath.Base(m.ownDisk(d)))
+			if err != nil {
+				return err
+			}
+			if err := m.h.disks.formatFile(ctx, f, fsShape{size: d.Size}, "", ""); err != nil {
+				return err
+			}
+			if err := atomicfile.BeginSync(f); err != nil { // only now is it known what it takes
+				return err
+			}
+			taken, err := allocated(f.Name())
+			if err != nil {
+				return err
+			}
+			def.New += taken
+		}
+		text, err := json.Marshal(def)
+		if err != nil {
+			return err
+		}
+		return in.Write(definitionFile, text)
+	})
+	return noRoom(kindOf(err), filepath.Dir(m.dir()))
 }
 
 // define makes the own disks that def has and was has not, writes it, and deletes the own disks that are no more.

@@ -168,6 +168,7 @@ func (h *Hypervisor) cache() string {
 
 // sweep deletes what a Define or an Undefine that was cut off has left: directories without a definition, from which nothing was ever powered on or is any more.
 func (h *Hypervisor) sweep(ctx context.Context, running map[string]found) error {
+	h.disks.sweep(h.root()) // machines that were being made or removed
 	entries, err := os.ReadDir(h.root())
 	if err != nil {
 		return kindOf(err)
@@ -176,7 +177,6 @@ func (h *Hypervisor) sweep(ctx context.Context, running map[string]found) error 
 		if _, err := os.Stat(filepath.Join(h.root(), e.Name(), definitionFile)); !errors.Is(err, os.ErrNotExist) || running[e.Name()].pid != 0 {
 			continue
 		}
-		// A directory that RemoveDir had renamed goes with it.
 		if err := h.disks.RemoveDir(ctx, portlayer.DiskPath(h.dir(portlayer.ContainerID(e.Name())))); err != nil {
 			return fault.Wrap("delete what is left of machine", e.Name(), err)
 		}
@@ -349,6 +349,9 @@ func (h *Hypervisor) List(context.Context) ([]portlayer.ContainerID, error) {
 	}
 	var ids []portlayer.ContainerID
 	for _, e := range entries {
+		if !idRule.MatchString(e.Name()) {
+			continue // it is being made, or removed
+		}
 		if _, err := os.Stat(filepath.Join(h.root(), e.Name(), definitionFile)); err == nil {
 			ids = append(ids, portlayer.ContainerID(e.Name()))
 		}

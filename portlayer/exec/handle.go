@@ -269,7 +269,7 @@ func (s *Service) Create(ctx context.Context, spec portlayer.ContainerSpec) (_ p
 	if err != nil {
 		return none, nil, err
 	}
-	if err := s.step(id, e, "create.define"); err != nil {
+	if err := s.o.Failpoints.Hit("create.define"); err != nil { // journaled: the machine has the container's id
 		return none, nil, err
 	}
 	if _, err := s.o.Hypervisor.Define(ctx, machineSpec(h)); err != nil {
@@ -279,14 +279,11 @@ func (s *Service) Create(ctx context.Context, spec portlayer.ContainerSpec) (_ p
 		return none, nil, err
 	}
 	c := portlayer.Container{ID: id, Version: 1, Created: time.Now().UTC(), Image: image.ID, Spec: spec, State: portlayer.State{Phase: portlayer.Created}}
-	if err := s.records.Put(string(id), c); err != nil {
+	if err := s.o.DB.Do(s.records.Putting(string(id), c), s.journal.Deleting(string(id))); err != nil {
 		return none, nil, err
 	}
 	back.Keep()                               // recorded: the container is, whatever comes
 	_ = s.o.Failpoints.Hit("create.recorded") // only "exit" has a meaning here
-	if err := s.journal.Delete(string(id)); err != nil {
-		s.o.Log.Warn("journal entry stays until the next start", "container", string(id), "err", err)
-	}
 	u := s.adopt(c)
 	s.publish(c, "create")
 	s.o.Log.Info("container created", "container", short(id), "name", spec.Name, "image", spec.Image, "took", time.Since(began))

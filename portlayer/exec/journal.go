@@ -7,13 +7,14 @@ import (
 
 	"vch/internal/fault"
 	"vch/portlayer"
+	"vch/portlayer/record"
 )
 
 // entry is what the journal holds of a change that takes several steps, under the container's id. It is written before the first step and
 // again before each that needs more to be undone; it goes when the change is whole.
 //
 //	create: no record yet -> take back: own machine, utility machine, anonymous volumes that this create made
-//	        record there  -> it was whole; only the entry is left over
+//	        record there  -> it was whole; only the entry is left over (since both are one write: an earlier vch's)
 //	remove: finish it
 //	import: remove the volume that it was making, which is not whole; under the volume's maker
 //	mend:   drop the utility machine; under the machine's id
@@ -125,13 +126,20 @@ func (s *Service) erase(ctx context.Context, id portlayer.ContainerID, e entry) 
 	if err := os.RemoveAll(s.containerDir(id)); err != nil {
 		return err
 	}
-	if err := s.records.Delete(string(id)); err != nil {
+	gone := []record.Change{s.records.Deleting(string(id))}
+	if len(e.Orphans) == 0 { // nothing is left to do
+		gone = append(gone, s.journal.Deleting(string(id)))
+	}
+	if err := s.o.DB.Do(gone...); err != nil {
 		return err
 	}
 	if err := s.o.Failpoints.Hit("remove.record"); err != nil {
 		return err
 	}
 	s.o.Binder.Release(id)
+	if len(e.Orphans) == 0 {
+		return nil
+	}
 	var errs []error
 	for _, orphan := range e.Orphans {
 		errs = append(errs, s.o.Binder.Unmake(ctx, orphan, ""))

@@ -94,9 +94,32 @@ func (s *Service) get(ctx context.Context, st portlayer.VolumeStore, name portla
 	return ask(ctx, s, st, func(ctx context.Context) (portlayer.Volume, error) { return st.Get(ctx, name) })
 }
 
+// sight is a volume, and what it takes where its store tells both at once.
+type sight struct {
+	vol   portlayer.Volume
+	usage *portlayer.VolumeUsage
+}
+
+// see is get, with the volume's usage where that comes from the same look at it.
+func (s *Service) see(ctx context.Context, st portlayer.VolumeStore, name portlayer.VolumeName) (sight, error) {
+	l, ok := st.(usageLister)
+	if !ok {
+		vol, err := s.get(ctx, st, name)
+		return sight{vol: vol}, err
+	}
+	return ask(ctx, s, st, func(ctx context.Context) (sight, error) {
+		vol, use, err := l.GetUsage(ctx, name)
+		return sight{vol, &use}, err
+	})
+}
+
 // askAll does do for all stores at once, and gives the answers in their order.
 func askAll[T any](stores []portlayer.VolumeStore, do func(portlayer.VolumeStore) T) []T {
 	all := make([]T, len(stores))
+	if len(stores) == 1 {
+		all[0] = do(stores[0])
+		return all
+	}
 	var wg sync.WaitGroup
 	for i, st := range stores {
 		wg.Go(func() { all[i] = do(st) })

@@ -37,7 +37,12 @@ func (s *Service) Get(ctx context.Context, id portlayer.VolumeID) (portlayer.Vol
 	if err != nil {
 		return portlayer.VolumeDetail{}, err
 	}
-	d, err := s.detail(ctx, p.store, p.volume)
+	var d portlayer.VolumeDetail
+	if p.usage != nil {
+		d = s.knownNow(p.volume, *p.usage)
+	} else {
+		d, err = s.detail(ctx, p.store, p.volume)
+	}
 	if content, cerr := s.reached(); err == nil && cerr == nil {
 		d.Inside = content.Inside(ctx, d.Volume)
 	}
@@ -50,13 +55,19 @@ func (s *Service) detail(ctx context.Context, st portlayer.VolumeStore, vol port
 	if err != nil {
 		return portlayer.VolumeDetail{}, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.known(vol, use), nil
+	return s.knownNow(vol, use), nil
 }
 
-// usageLister is what a store can be beside: one that tells all volumes and what each takes without a look at each one more.
+func (s *Service) knownNow(vol portlayer.Volume, use portlayer.VolumeUsage) portlayer.VolumeDetail {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.known(vol, use)
+}
+
+// usageLister is what a store can be beside: one that tells volumes and what each takes without one more look at each.
 type usageLister interface {
+	// GetUsage is VolumeStore.Get and Usage.
+	GetUsage(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, portlayer.VolumeUsage, error)
 	// ListUsage is VolumeStore.List and, in the same order, Usage of each.
 	ListUsage(ctx context.Context) ([]portlayer.Volume, []portlayer.VolumeUsage, error)
 }
@@ -93,7 +104,14 @@ func (s *Service) details(ctx context.Context, st portlayer.VolumeStore) ([]port
 
 // known adds to a volume what the service knows. s.mu is held.
 func (s *Service) known(vol portlayer.Volume, use portlayer.VolumeUsage) portlayer.VolumeDetail {
-	return portlayer.VolumeDetail{Volume: vol, Usage: use, Refs: sortedKeys(s.refs[vol.ID()]), Attached: s.attached(vol.ID())}
+	d := portlayer.VolumeDetail{Volume: vol, Usage: use}
+	if by := s.refs[vol.ID()]; len(by) > 0 { // of 10,000 volumes, few
+		d.Refs = sortedKeys(by)
+	}
+	if len(s.held[vol.ID()]) > 0 {
+		d.Attached = s.attached(vol.ID())
+	}
+	return d
 }
 
 // List is portlayer.Volumes.List.
@@ -111,7 +129,10 @@ func (s *Service) List(ctx context.Context) ([]portlayer.VolumeDetail, []string,
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
 	}
-	slices.SortStableFunc(all, func(a, b portlayer.VolumeDetail) int { return strings.Compare(string(a.Name), string(b.Name)) })
+	byName := func(a, b portlayer.VolumeDetail) int { return strings.Compare(string(a.Name), string(b.Name)) }
+	if !slices.IsSortedFunc(all, byName) { // one store's are
+		slices.SortStableFunc(all, byName)
+	}
 	for first := 0; first < len(all); {
 		end := first + 1
 		for end < len(all) && all[end].Name == all[first].Name {

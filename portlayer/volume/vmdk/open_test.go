@@ -141,14 +141,22 @@ func TestForeignFilesAreLeftAlone(t *testing.T) {
 	}
 }
 
-// A make that died is not a volume, whoever looks first: Open clears it away, Ensure makes it anew, Remove calls it missing and clears it away.
+// A copy whose making died is not a volume, whoever looks first: Open clears it away, Ensure makes it anew, Remove calls it missing and clears it away.
 func TestUnfinishedMakes(t *testing.T) {
-	leave := func(t *testing.T, calls int) *volumetest.Disks {
+	medium := func(t *testing.T) *volumetest.Disks {
 		d := volumetest.NewDisks()
+		if err := d.Create(t.Context(), "/source.vmdk", portlayer.DiskSpec{Size: mib * 8, Label: portlayer.Label(hash("source"))}); err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	data := portlayer.VolumeSpec{Name: "data", From: &portlayer.VolumeSource{Disk: "/source.vmdk", Capacity: mib * 8}}
+	leave := func(t *testing.T, calls int) *volumetest.Disks {
+		d := medium(t)
 		f := volumetest.NewFaulty(d)
 		s := mustOpen(t, f, "/s")
 		f.Arm(calls, volumetest.DiesAfter)
-		if _, _, err := s.Ensure(t.Context(), portlayer.VolumeSpec{Name: "data"}); err == nil || !f.Disarm() {
+		if _, _, err := s.Ensure(t.Context(), data); err == nil || !f.Disarm() {
 			t.Fatalf("ensure: %v", err)
 		}
 		if !slices.Contains(d.Tree(), "/s/volumes/data/") {
@@ -157,7 +165,7 @@ func TestUnfinishedMakes(t *testing.T) {
 		return d
 	}
 	for calls := 4; calls <= 6; calls++ { // after the directory, the first record, the disk
-		clean := volumetest.NewDisks()
+		clean := medium(t)
 		mustOpen(t, clean, "/s")
 
 		d := leave(t, calls)
@@ -174,7 +182,7 @@ func TestUnfinishedMakes(t *testing.T) {
 		if _, err := s.Get(t.Context(), "data"); !fault.Is(err, fault.NotFound) {
 			t.Errorf("after %d calls: get: %v", calls, err)
 		}
-		if _, made, err := s.Ensure(t.Context(), portlayer.VolumeSpec{Name: "data"}); !made || err != nil {
+		if _, made, err := s.Ensure(t.Context(), data); !made || err != nil {
 			t.Errorf("after %d calls: made %v, %v", calls, made, err)
 		}
 

@@ -35,7 +35,8 @@ type record struct {
 
 // state is what is found where a volume should be.
 //
-//	absent ──MakeDir──▶ unfinished ──volume.json (making), disk, volume.json──▶ whole
+//	absent ──────────────────────CreateDir, with an empty disk─────────────────▶ whole
+//	absent ──MakeDir──▶ unfinished ──volume.json (making), copy, volume.json──▶ whole
 //	   ◀──────────────────────────RemoveDir, from any────────────────────────────┘
 type state int
 
@@ -128,12 +129,17 @@ func (s *Store) check(ctx context.Context, name portlayer.VolumeName, rec record
 	case info.Size < rec.Size:
 		return portlayer.Volume{}, info, s.damage(name, "its disk has %d bytes, and %s says %d", info.Size, recordFile, rec.Size)
 	}
+	return s.volume(name, rec, info.Size), info, nil
+}
+
+// volume is the volume that rec describes, whose disk has capacity bytes.
+func (s *Store) volume(name portlayer.VolumeName, rec record, capacity portlayer.Bytes) portlayer.Volume {
 	return portlayer.Volume{
 		Name:     name,
 		Store:    s.o.Name,
 		Driver:   s.o.Driver,
 		Label:    rec.Label,
-		Capacity: info.Size,
+		Capacity: capacity,
 		Throttle: portlayer.Throttle{IOPS: rec.IOPS, BPS: rec.BPS},
 		Options:  rec.Options,
 		Labels:   rec.Labels,
@@ -141,11 +147,16 @@ func (s *Store) check(ctx context.Context, name portlayer.VolumeName, rec record
 		Maker:    rec.Maker,
 		VCH:      rec.VCH,
 		Was:      rec.Was,
-	}, info, nil
+	}
 }
 
 // load is read and check for callers to whom an unfinished volume is none: NotFound.
 func (s *Store) load(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, portlayer.DiskInfo, error) {
+	look := s.look(ctx, name)[0]
+	vol, info, ok := s.again(name, look)
+	if ok {
+		return vol, info, nil
+	}
 	rec, st, err := s.read(ctx, name)
 	switch {
 	case err != nil:
@@ -153,7 +164,10 @@ func (s *Store) load(ctx context.Context, name portlayer.VolumeName) (portlayer.
 	case st != whole:
 		return portlayer.Volume{}, portlayer.DiskInfo{}, s.missing(name)
 	}
-	return s.check(ctx, name, rec)
+	if vol, info, err = s.check(ctx, name, rec); err == nil {
+		s.remember(look, vol)
+	}
+	return vol, info, err
 }
 
 func (s *Store) missing(name portlayer.VolumeName) error {

@@ -18,10 +18,12 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/docker/go-units"
 
 	"vch/internal/atonce"
+	"vch/internal/coalesce"
 	"vch/internal/fault"
 	"vch/internal/keylock"
 	"vch/portlayer"
@@ -42,6 +44,11 @@ type Store struct {
 	o       Options
 	volumes portlayer.DiskPath                // the directory of the volumes' directories
 	busy    keylock.Set[portlayer.VolumeName] // held by whoever reads or changes the directory of that volume
+
+	surveys coalesce.Call[survey] // of all volumes, for all who list them
+
+	mu   sync.Mutex // guards below; not held while the medium works
+	seen map[portlayer.VolumeName]sight
 }
 
 // defaultCapacity is for Options that name none.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"time"
 
 	"vch/guest"
@@ -44,7 +45,8 @@ func (s *Store) Ensure(ctx context.Context, spec portlayer.VolumeSpec) (portlaye
 	return vol, true, nil
 }
 
-// make makes the volume in an absent directory. Between its two writes of volume.json an interrupted make is known as such.
+// make makes the volume in an absent directory: an empty one at once; one that is filled, which takes its time, in steps. Between the two writes of its volume.json an
+// interrupted make is known as such.
 func (s *Store) make(ctx context.Context, spec portlayer.VolumeSpec) (vol portlayer.Volume, err error) {
 	var pack packed
 	if spec.Packed != nil {
@@ -64,6 +66,9 @@ func (s *Store) make(ctx context.Context, spec portlayer.VolumeSpec) (vol portla
 			err = errors.Join(err, back.Run(ctx))
 		}
 	}()
+	if spec.From == nil {
+		return s.makeEmpty(ctx, spec.Name, rec)
+	}
 	back.Push(func(ctx context.Context) error { return d.RemoveDir(ctx, s.dir(spec.Name)) }) // also for a MakeDir that got half way
 	if err := d.MakeDir(ctx, s.dir(spec.Name)); err != nil {
 		return vol, err
@@ -82,20 +87,32 @@ func (s *Store) make(ctx context.Context, spec portlayer.VolumeSpec) (vol portla
 	return vol, err
 }
 
-// fill makes the disk of a new volume: empty, as a copy, or of a packed one.
+// makeEmpty makes a volume that nothing is copied into. Its directory comes to be with all that belongs in it, so that it is never seen unfinished.
+func (s *Store) makeEmpty(ctx context.Context, name portlayer.VolumeName, rec record) (portlayer.Volume, error) {
+	rec.Making = false
+	data, err := encode(rec)
+	if err != nil {
+		return portlayer.Volume{}, err
+	}
+	d := s.o.Disks
+	err = d.CreateDir(ctx, s.dir(name), portlayer.DirSpec{Disk: portlayer.DiskSpec{Size: rec.Size, Label: rec.Label}, Name: fileOf(name), File: recordFile, Data: data})
+	if err != nil && !fault.Is(err, fault.Conflict) { // of which nothing came; what is there then is another VCH's
+		err = errors.Join(err, d.RemoveDir(context.WithoutCancel(ctx), s.dir(name)))
+	}
+	return s.volume(name, rec, rec.Size), err
+}
+
+// fill makes the disk of a new volume: as a copy, or of a packed one.
 func (s *Store) fill(ctx context.Context, spec portlayer.VolumeSpec, rec record, pack packed) error {
 	d, disk := s.o.Disks, s.disk(spec.Name)
-	switch {
-	case spec.Packed != nil:
-		if err := s.fillFrom(ctx, disk, pack); err != nil {
-			return err
-		}
-	case spec.From != nil:
-		if err := d.Copy(ctx, spec.From.Disk, disk, spec.Progress); err != nil {
-			return err
-		}
-	default:
-		return d.Create(ctx, disk, portlayer.DiskSpec{Size: rec.Size, Label: rec.Label})
+	var err error
+	if spec.Packed != nil {
+		err = s.fillFrom(ctx, disk, pack)
+	} else {
+		err = d.Copy(ctx, spec.From.Disk, disk, spec.Progress)
+	}
+	if err != nil {
+		return err
 	}
 	return d.Grow(ctx, disk, rec.Size)
 }
@@ -150,11 +167,16 @@ func (s *Store) label(name portlayer.VolumeName) portlayer.Label {
 }
 
 func (s *Store) write(ctx context.Context, name portlayer.VolumeName, rec record) error {
-	data, err := json.MarshalIndent(rec, "", "  ")
+	data, err := encode(rec)
 	if err != nil {
 		return err
 	}
-	return s.o.Disks.WriteFile(ctx, s.record(name), append(data, '\n'))
+	return s.o.Disks.WriteFile(ctx, s.record(name), data)
+}
+
+func encode(rec record) ([]byte, error) {
+	data, err := json.MarshalIndent(rec, "", "  ")
+	return append(data, '\n'), err
 }
 
 // unmade is the error of a make that failed. What is wrong with the request needs no word on the medium; the rest does, which is often full.
@@ -168,17 +190,23 @@ func (s *Store) unmade(ctx context.Context, name portlayer.VolumeName, err error
 
 // Get is portlayer.VolumeStore.Get.
 func (s *Store) Get(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, error) {
-	vol, _, err := s.look(ctx, name)
+	vol, _, err := s.lockedLook(ctx, name)
 	return vol, err
 }
 
 // Usage is portlayer.VolumeStore.Usage.
 func (s *Store) Usage(ctx context.Context, name portlayer.VolumeName) (portlayer.VolumeUsage, error) {
-	vol, info, err := s.look(ctx, name)
-	return portlayer.VolumeUsage{Capacity: vol.Capacity, Allocated: info.Allocated}, err
+	_, use, err := s.GetUsage(ctx, name)
+	return use, err
 }
 
-func (s *Store) look(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, portlayer.DiskInfo, error) {
+// GetUsage is Get and Usage in one look.
+func (s *Store) GetUsage(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, portlayer.VolumeUsage, error) {
+	vol, info, err := s.lockedLook(ctx, name)
+	return vol, portlayer.VolumeUsage{Capacity: vol.Capacity, Allocated: info.Allocated}, err
+}
+
+func (s *Store) lockedLook(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, portlayer.DiskInfo, error) {
 	leave, err := s.enter(ctx, name)
 	if err != nil {
 		return portlayer.Volume{}, portlayer.DiskInfo{}, err
@@ -196,34 +224,72 @@ func (s *Store) List(ctx context.Context) ([]portlayer.Volume, error) {
 	return vols, err
 }
 
-// ListUsage is List, and beside each volume what it takes, which comes from the same look at its disk.
+// ListUsage is List, and beside each volume what it takes, which comes from the same look at its disk. Calls that come while a survey is on its way share the next: it begins
+// after all of them, and so it knows all that was before them.
 func (s *Store) ListUsage(ctx context.Context) ([]portlayer.Volume, []portlayer.VolumeUsage, error) {
-	if err := s.reach(ctx); err != nil {
-		return nil, nil, err
-	}
-	names, err := s.names(ctx)
+	found, err := s.surveys.Do(ctx, func(ctx context.Context) survey { return s.survey(ctx) })
 	if err != nil {
 		return nil, nil, err
 	}
-	vols := make([]portlayer.Volume, len(names))
-	uses := make([]portlayer.VolumeUsage, len(names))
+	vols := make([]portlayer.Volume, len(found.vols))
+	for i, vol := range found.vols {
+		vols[i] = own(vol)
+	}
+	return vols, slices.Clone(found.uses), found.err
+}
+
+// survey is what a store has: its whole volumes, by name, what each takes, and what is the matter with others or with all.
+type survey struct {
+	vols []portlayer.Volume
+	uses []portlayer.VolumeUsage
+	err  error
+}
+
+func (s *Store) survey(ctx context.Context) survey {
+	if err := s.reach(ctx); err != nil {
+		return survey{err: err}
+	}
+	names, err := s.names(ctx)
+	if err != nil {
+		return survey{err: err}
+	}
+	s.forget(names)
+	looks := s.look(ctx, names...)
+	found := survey{vols: make([]portlayer.Volume, len(names)), uses: make([]portlayer.VolumeUsage, len(names))}
+	var anew []int // that must be read
+	s.mu.Lock()
+	for i, name := range names {
+		if was, known := s.seen[name]; known && was.mark == looks[i].Mark {
+			found.vols[i] = was.volume
+			found.uses[i] = portlayer.VolumeUsage{Capacity: was.volume.Capacity, Allocated: looks[i].Allocated}
+		} else {
+			anew = append(anew, i)
+		}
+	}
+	s.mu.Unlock()
 	errs := make([]error, len(names))
-	atonce.Do(len(names), readers, func(i int) { vols[i], uses[i], errs[i] = s.lockedLoad(ctx, names[i]) })
+	atonce.Do(len(anew), readers, func(n int) {
+		i := anew[n]
+		found.vols[i], found.uses[i], errs[i] = s.lockedLoad(ctx, names[i])
+	})
+	if len(anew) == 0 {
+		return found
+	}
 	good := 0
 	var harm []error
 	for i, err := range errs {
 		switch {
 		case err == nil:
-			vols[good], uses[good] = vols[i], uses[i]
+			found.vols[good], found.uses[good] = found.vols[i], found.uses[i]
 			good++
 		case fault.Is(err, fault.NotFound): // unfinished, or removed meanwhile
 		case fault.Is(err, fault.Unavailable):
-			return nil, nil, err
+			return survey{err: err}
 		default:
 			harm = append(harm, err)
 		}
 	}
-	return vols[:good], uses[:good], errors.Join(harm...)
+	return survey{found.vols[:good], found.uses[:good], errors.Join(harm...)}
 }
 
 // readers is how many volumes are read at once: more than there are processors, for a medium may take its time.

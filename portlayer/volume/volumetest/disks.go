@@ -2,7 +2,10 @@ package volumetest
 
 import (
 	"context"
+	"crypto/md5"
+	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"io"
 	"maps"
 	"path"
@@ -183,6 +186,33 @@ func (d *Disks) Create(ctx context.Context, p portlayer.DiskPath, spec portlayer
 	return nil
 }
 
+// CreateDir is portlayer.Disks.CreateDir.
+func (d *Disks) CreateDir(ctx context.Context, dir portlayer.DiskPath, spec portlayer.DirSpec) error {
+	d.mu.Lock()
+	p := string(dir)
+	err := d.writable(ctx, p)
+	switch {
+	case err != nil:
+	case d.dirs[p] || d.isFile(p):
+		err = fault.New(fault.Conflict, "%s exists", dir)
+	default:
+		d.dirs[p] = true
+	}
+	d.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	err = d.Create(ctx, d.Join(dir, spec.Name), spec.Disk)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err != nil {
+		delete(d.dirs, p)
+		return err
+	}
+	d.files[path.Join(p, spec.File)] = slices.Clone(spec.Data)
+	return nil
+}
+
 func isLabel(l portlayer.Label) bool {
 	return len(l) == 32 && strings.Trim(string(l), "0123456789abcdef") == ""
 }
@@ -210,6 +240,27 @@ func (d *Disks) Stat(ctx context.Context, p portlayer.DiskPath) (portlayer.DiskI
 		return portlayer.DiskInfo{}, fault.New(fault.Conflict, "extent of %s has %d bytes, its descriptor says %d", p, size, desc.Size)
 	}
 	return portlayer.DiskInfo{Size: desc.Size, Allocated: diskCost, Modified: time.Now()}, nil
+}
+
+// Look is portlayer.Disks.Look: a sum of what there is.
+func (d *Disks) Look(ctx context.Context, dir portlayer.DiskPath, disks []string, beside string) []portlayer.Look {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	looks := make([]portlayer.Look, len(disks))
+	for i, disk := range disks {
+		p := path.Join(string(dir), disk)
+		text, ok := d.files[p]
+		small, there := d.files[path.Join(path.Dir(p), beside)]
+		size, has := d.extents[extentOf(p)]
+		if d.usable(ctx, p) != nil || !ok || !there || !has {
+			continue
+		}
+		h := md5.New()
+		fmt.Fprintf(h, "%q %q %d", text, small, size)
+		sum := h.Sum(nil)
+		looks[i] = portlayer.Look{Mark: [9]uint64{binary.LittleEndian.Uint64(sum), binary.LittleEndian.Uint64(sum[8:])}, Allocated: diskCost}
+	}
+	return looks
 }
 
 // Delete is portlayer.Disks.Delete.

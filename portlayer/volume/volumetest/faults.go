@@ -94,10 +94,21 @@ func (f *Faulty) Create(ctx context.Context, path portlayer.DiskPath, spec portl
 	return f.pass(func() error { return f.Disks.Create(ctx, path, spec) })
 }
 
+// CreateDir is portlayer.Disks.CreateDir.
+func (f *Faulty) CreateDir(ctx context.Context, dir portlayer.DiskPath, spec portlayer.DirSpec) error {
+	return f.pass(func() error { return f.Disks.CreateDir(ctx, dir, spec) })
+}
+
 // Stat is portlayer.Disks.Stat.
 func (f *Faulty) Stat(ctx context.Context, path portlayer.DiskPath) (info portlayer.DiskInfo, err error) {
 	err = f.pass(func() (err error) { info, err = f.Disks.Stat(ctx, path); return err })
 	return info, err
+}
+
+// Look is portlayer.Disks.Look. It has no error, and does not count as a call.
+func (f *Faulty) Look(ctx context.Context, dir portlayer.DiskPath, disks []string, beside string) []portlayer.Look {
+	runtime.Gosched()
+	return f.Disks.Look(ctx, dir, disks, beside)
 }
 
 // Delete is portlayer.Disks.Delete.

@@ -151,7 +151,7 @@ func interruptedOpenLaw(b *bench) {
 	}
 }
 
-// deadEnsure is a place on which a process died after a call of the Ensure of volume data; met is false when the Ensure had fewer calls. The medium
+// deadEnsure is a place on which a process died after a call of the Ensure of volume data, a copy of keep: that takes several; met is false when the Ensure had fewer calls. The medium
 // held keep, and was as before says.
 func (b *bench) deadEnsure(call int) (p Place, keep portlayer.Volume, before []string, met bool) {
 	b.Helper()
@@ -161,8 +161,12 @@ func (b *bench) deadEnsure(call int) (p Place, keep portlayer.Volume, before []s
 	}
 	keep = b.ensure(s, portlayer.VolumeSpec{Name: "keep", Capacity: small})
 	before = tree(p)
+	from, err := s.Source(b.Context(), "keep", "")
+	if err != nil {
+		b.Fatalf("source: %v", err)
+	}
 	p.Faults.Arm(call, DiesAfter)
-	_, _, err := s.Ensure(b.Context(), portlayer.VolumeSpec{Name: "data", Capacity: small})
+	_, _, err = s.Ensure(b.Context(), portlayer.VolumeSpec{Name: "data", From: &from})
 	met = p.Faults.Disarm()
 	if !met && err != nil {
 		b.Fatalf("ensure: %v", err)

@@ -1,0 +1,180 @@
+package atomicfile
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// stagePrefix begins the names of directories that are being made.
+const stagePrefix = ".making-"
+
+// Dir is a directory that is being made, under a name that nobody looks for.
+type Dir struct {
+	path  string
+	files []*os.File // all that is in it, open until it is durable
+}
+
+// MakeDir makes the directory path (mode 0700) with the files that fill makes in it: a reader, and a machine that lost power, finds it whole or not at all. fs.ErrExist if
+// something is at path; after an error nothing is left. The directory above must be there.
+//
+// Two waits for the medium are needed, however many files there are: one for the content, under another name, and one for the name. The name may not come before the
+// content, and nothing but a wait says on every file system that it does not. The first is one for all files at once, because their syncs begin together: ext4 puts
+// what they ask for into one commit of its journal, as it does for callers that run at once.
+func MakeDir(path string, fill func(*Dir) error) (err error) {
+	parent := filepath.Dir(path)
+	if _, err := os.Lstat(path); err == nil {
+		return &fs.PathError{Op: "mkdir", Path: path, Err: fs.ErrExist}
+	}
+	stage, lock, err := newStage(parent)
+	if err != nil {
+		return err
+	}
+	d := &Dir{path: stage}
+	named := false
+	defer func() {
+		for _, f := range d.files {
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil && named {
+			err = errors.Join(err, os.RemoveAll(path))
+		} else if err != nil {
+			err = errors.Join(err, os.RemoveAll(stage))
+		}
+		err = errors.Join(err, lock.Close())
+	}()
+	if err := fill(d); err != nil {
+		return err
+	}
+	if err := d.sync(lock); err != nil {
+		return err
+	}
+	if err := RenameNew(stage, path); err != nil {
+		return err
+	}
+	named = true
+	return SyncDir(parent)
+}
+
+// newStage makes a directory to make one in, and locks it: what is not locked is a dead maker's.
+func newStage(parent string) (path string, lock *os.File, err error) {
+	for {
+		var suffix [8]byte
+		rand.Read(suffix[:]) // never fails (crypto/rand)
+		path = filepath.Join(parent, stagePrefix+hex.EncodeToString(suffix[:]))
+		if err := os.Mkdir(path, 0o700); err != nil {
+			return "", nil, err
+		}
+		lock, err = os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a Sweep took it for a dead maker's
+		}
+		if err != nil {
+			return "", nil, errors.Join(err, os.Remove(path))
+		}
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		var st unix.Stat_t
+		if err == nil && unix.Lstat(path, &st) == nil {
+			return path, lock, nil
+		}
+		lock.Close()
+		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
+			return "", nil, errors.Join(err, os.Remove(path))
+		}
+	}
+}
+
+// Path is where the file called name is while the directory is being made.
+func (d *Dir) Path(name string) string { return filepath.Join(d.path, name) }
+
+// Create makes a file in d, to be written by the caller, and neither synced nor closed by it.
+func (d *Dir) Create(name string) (*os.File, error) {
+	f, err := os.OpenFile(d.Path(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil {
+		d.files = append(d.files, f)
+	}
+	return f, err
+}
+
+// Write makes a file in d that holds data.
+func (d *Dir) Write(name string, data []byte) error {
+	f, err := d.Create(name)
+	if err == nil {
+		_, err = f.Write(data)
+	}
+	return err
+}
+
+// sync makes all files of d, and their names, durable; dir is d, open.
+func (d *Dir) sync(dir *os.File) error {
+	for _, f := range d.files { // so that blocks are chosen, and on their way, before the first sync commits
+		if err := BeginSync(f); err != nil {
+			return err
+		}
+	}
+	errs := make([]error, len(d.files)+1)
+	var wg sync.WaitGroup
+	for i, f := range d.files {
+		wg.Go(func() { errs[i] = f.Sync() })
+	}
+	errs[len(d.files)] = dir.Sync()
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// BeginSync has the medium begin with what was written to f, and does not wait for it: f's blocks are chosen when it returns, and its Sync is nearer.
+func BeginSync(f *os.File) error {
+	err := unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+	if err != nil && !errors.Is(err, syscall.ENOSYS) && !errors.Is(err, syscall.EINVAL) { // some file systems cannot
+		return &fs.PathError{Op: "sync_file_range", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
+// RenameNew is os.Rename to a path that must not exist: fs.ErrExist if it does.
+func RenameNew(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if errors.Is(err, syscall.EINVAL) { // a file system without RENAME_NOREPLACE, as NFS
+		if _, lerr := os.Lstat(to); lerr == nil {
+			err = fs.ErrExist
+		} else {
+			return os.Rename(from, to)
+		}
+	}
+	if err != nil {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+	}
+	return nil
+}
+
+// Sweep removes from parent what makers that died left of directories that they were making.
+func Sweep(parent string) error {
+	stages, err := filepath.Glob(filepath.Join(parent, stagePrefix+"*"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, stage := range stages {
+		f, err := os.Open(stage)
+		if err != nil {
+			continue // it has its name by now
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			errs = append(errs, os.RemoveAll(stage))
+		}
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Unfinished reports whether name is that of a directory that is being made.
+func Unfinished(name string) bool {
+	return len(name) > len(stagePrefix) && name[:len(stagePrefix)] == stagePrefix
+}

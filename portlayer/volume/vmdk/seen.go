@@ -1,0 +1,71 @@
+package vmdk
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"vch/portlayer"
+)
+
+// A store is shared by VCHs, and its directory is open to anybody's hand, so that what a volume is, its files say, each time. But they need not be read for it: a look at
+// them tells that they are the same as when they were read last (portlayer.Disks.Look). Of 10,000 volumes that is three questions to the kernel each, and no file opened.
+
+// sight is a whole volume as it was read, and the mark of a look at its files before that.
+type sight struct {
+	mark   [9]uint64
+	volume portlayer.Volume
+}
+
+// look looks at the files of volumes.
+func (s *Store) look(ctx context.Context, names ...portlayer.VolumeName) []portlayer.Look {
+	files := make([]string, len(names))
+	for i, name := range names {
+		files[i] = string(name) + "/" + fileOf(name)
+	}
+	return s.o.Disks.Look(ctx, s.volumes, files, recordFile)
+}
+
+// again gives the volume called name as it was read last, if a look finds its files as they were then. No lock is needed for it: nobody who changes a volume leaves it with the
+// same mark.
+func (s *Store) again(name portlayer.VolumeName, look portlayer.Look) (vol portlayer.Volume, info portlayer.DiskInfo, ok bool) {
+	s.mu.Lock()
+	was, known := s.seen[name]
+	s.mu.Unlock()
+	if !known || look.Mark != was.mark {
+		return vol, info, false
+	}
+	return own(was.volume), portlayer.DiskInfo{Size: was.volume.Capacity, Allocated: look.Allocated}, true
+}
+
+// remember keeps what was read of a volume after look was taken.
+func (s *Store) remember(look portlayer.Look, vol portlayer.Volume) {
+	if look.Mark == [9]uint64{} {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.seen == nil {
+		s.seen = map[portlayer.VolumeName]sight{}
+	}
+	s.seen[vol.Name] = sight{look.Mark, own(vol)}
+}
+
+// forget drops what was seen of volumes that are no more; names are all that are, sorted.
+func (s *Store) forget(names []portlayer.VolumeName) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.seen) <= len(names) {
+		return
+	}
+	maps.DeleteFunc(s.seen, func(name portlayer.VolumeName, _ sight) bool {
+		_, there := slices.BinarySearch(names, name)
+		return !there
+	})
+}
+
+// own is a volume that shares nothing with vol, so that its holder may change it.
+func own(vol portlayer.Volume) portlayer.Volume {
+	vol.Options, vol.Labels, vol.Was = maps.Clone(vol.Options), maps.Clone(vol.Labels), slices.Clone(vol.Was)
+	return vol
+}

@@ -1,0 +1,139 @@
+package vmdk
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+	"testing"
+	"time"
+
+	"vch/portlayer"
+	"vch/portlayer/volume/volumetest"
+)
+
+// counting counts the calls that cost a medium something.
+type counting struct {
+	portlayer.Disks
+	mu    sync.Mutex // guards below
+	calls map[string]int
+}
+
+func (c *counting) count(call string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls[call]++
+}
+
+func (c *counting) ReadFile(ctx context.Context, p portlayer.DiskPath) ([]byte, error) {
+	c.count("read")
+	return c.Disks.ReadFile(ctx, p)
+}
+
+func (c *counting) Stat(ctx context.Context, p portlayer.DiskPath) (portlayer.DiskInfo, error) {
+	c.count("stat") // reads the descriptor
+	return c.Disks.Stat(ctx, p)
+}
+
+func (c *counting) List(ctx context.Context, p portlayer.DiskPath) ([]string, error) {
+	c.count("list")
+	return c.Disks.List(ctx, p)
+}
+
+func (c *counting) MakeDir(ctx context.Context, p portlayer.DiskPath) error {
+	c.count("write")
+	return c.Disks.MakeDir(ctx, p)
+}
+
+func (c *counting) WriteFile(ctx context.Context, p portlayer.DiskPath, data []byte) error {
+	c.count("write")
+	return c.Disks.WriteFile(ctx, p, data)
+}
+
+func (c *counting) Create(ctx context.Context, p portlayer.DiskPath, spec portlayer.DiskSpec) error {
+	c.count("write")
+	return c.Disks.Create(ctx, p, spec)
+}
+
+func (c *counting) CreateDir(ctx context.Context, p portlayer.DiskPath, spec portlayer.DirSpec) error {
+	c.count("write")
+	return c.Disks.CreateDir(ctx, p, spec)
+}
+
+// taken is what was counted since the last call.
+func (c *counting) taken() map[string]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was := c.calls
+	c.calls = map[string]int{}
+	return was
+}
+
+// Listing and finding volumes that nobody has changed reads none of their files, however many there are; making one is one write. What another VCH makes or changes is seen.
+func TestNothingIsReadTwice(t *testing.T) {
+	d := volumetest.NewDisks()
+	c := &counting{Disks: d, calls: map[string]int{}}
+	s := mustOpen(t, c, "/s")
+	other := mustOpen(t, d, "/s")
+	c.taken()
+	const many = 50
+	for i := range many {
+		mustEnsure(t, s, portlayer.VolumeName(fmt.Sprintf("v%02d", i)))
+	}
+	if got := c.taken()["write"]; got != many {
+		t.Errorf("%d volumes took %d writes, want one each", many, got)
+	}
+	list := func(want int, reads int) {
+		t.Helper()
+		vols, err := s.List(t.Context())
+		if err != nil || len(vols) != want {
+			t.Fatalf("%d volumes, %v; want %d", len(vols), err, want)
+		}
+		wanted := map[string]int{"list": 1}
+		if reads > 0 {
+			wanted["read"], wanted["stat"] = reads, reads
+		}
+		if got := c.taken(); !maps.Equal(got, wanted) {
+			t.Errorf("listing %d volumes made the calls %v, want %v", want, got, wanted)
+		}
+	}
+	list(many, many)
+	list(many, 0)
+	if _, err := s.Get(t.Context(), "v07"); err != nil {
+		t.Error(err)
+	}
+	if got := c.taken(); len(got) != 0 {
+		t.Errorf("finding a volume made the calls %v", got)
+	}
+	mustEnsure(t, other, "theirs")
+	list(many+1, 1)
+	if _, err := other.SetLabels(t.Context(), "v07", map[string]string{"who": "other"}); err != nil {
+		t.Fatal(err)
+	}
+	if vol, err := s.Get(t.Context(), "v07"); err != nil || vol.Labels["who"] != "other" {
+		t.Errorf("another VCH's change: %+v, %v", vol, err)
+	}
+	c.taken()
+	list(many+1, 0)
+	if err := other.Remove(t.Context(), "v07"); err != nil {
+		t.Fatal(err)
+	}
+	list(many, 0)
+	if len(s.seen) != many {
+		t.Errorf("%d volumes are remembered, of %d", len(s.seen), many)
+	}
+	// What a caller does to its answer stays there.
+	vol, err := s.Get(t.Context(), "v08")
+	if err != nil {
+		t.Fatal(err)
+	}
+	was := vol.Created
+	if _, err := s.SetLabels(t.Context(), "v08", map[string]string{"a": "b"}); err != nil {
+		t.Fatal(err)
+	}
+	vol, _ = s.Get(t.Context(), "v08")
+	vol.Labels["a"], vol.Created = "spoilt", time.Time{}
+	if again, err := s.Get(t.Context(), "v08"); err != nil || again.Labels["a"] != "b" || !again.Created.Equal(was) {
+		t.Errorf("found %+v, %v", again, err)
+	}
+}
