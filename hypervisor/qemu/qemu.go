@@ -1,8 +1,8 @@
 // Package qemu makes machines of QEMU processes on this host: the embedded default hypervisor.
 //
 // A machine is a directory below Options.StateDir/machines: its definition, its own disk, its sockets, its logs. A running one is a QEMU process in a session of
-// its own, so that it outlives this process; the next one finds it by its pid and start time. Machines boot cold: Debian's kernel and an initramfs that is
-// written here (initramfs.go). Disks are flat VMDKs, run as raw.
+// its own, so that it outlives this process; the next one finds it by its working directory. It is a fork of a template (template.go, shelf.go), if it can be one that was kept
+// ready (pool.go); otherwise it boots Debian's kernel and an initramfs that is written here (initramfs.go). Disks are flat VMDKs, run as raw.
 //
 // The jail: under a daemon that is root, each machine's QEMU runs as a user of its own that owns nothing; under an ordinary user's daemon it runs as that user. It is
 // given its disks and sockets open, with -sandbox denying privilege elevation, spawning and resource control, and has no network card. It has no cgroup of its

@@ -96,7 +96,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		s.wg.Wait()
 		return nil, fault.Wrap("find containers again", "", err)
 	}
-	o.Hypervisor.Expect(machineSpec(&portlayer.Handle{Spec: portlayer.ContainerSpec{Memory: o.Memory, CPUs: o.CPUs}}))
+	o.Hypervisor.Expect(MachineFor(o.Memory, o.CPUs))
 	return s, nil
 }
 

@@ -95,12 +95,14 @@ func (s *Service) draft(ctx context.Context, id portlayer.ContainerID, version u
 
 // machineSpec is the machine that a handle asks for.
 func machineSpec(h *portlayer.Handle) portlayer.MachineSpec {
-	return portlayer.MachineSpec{
-		ID:      h.Container,
-		Memory:  h.Spec.Memory + machineOverhead,
-		CPUs:    int((h.Spec.CPUs + 1e9 - 1) / 1e9),
-		Devices: h.Devices,
-	}
+	spec := MachineFor(h.Spec.Memory, h.Spec.CPUs)
+	spec.ID, spec.Devices = h.Container, h.Devices
+	return spec
+}
+
+// MachineFor is the machine of a container with a limit of so much memory and so many billionths of a processor, without its ID and Devices.
+func MachineFor(memory portlayer.Bytes, cpus int64) portlayer.MachineSpec {
+	return portlayer.MachineSpec{Memory: memory + machineOverhead, CPUs: int((cpus + 1e9 - 1) / 1e9)}
 }
 
 // executorConfig is what the guest must do for spec, but for the disks that Join adds and what is only known at start.
