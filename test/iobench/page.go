@@ -111,7 +111,8 @@ than its spread, and a few rounds on a busy host do not carry a change; more rou
 - All settings are as durable: a flush of the guest is an fdatasync of the disk's file (hypervisor/qemu, TestDurable), and a QEMU that is killed loses nothing.
 - direct (O_DIRECT) keeps nothing of the disk on the host, and a durable sequential write is quicker: nothing is copied first. What is read or written at random,
   or a second time, is slower, as it waits for the host's disk. The host may take its page cache back when it wants, so the double caching costs it no machine.
-- io_uring read quicker at random, and wrote no quicker. A host may forbid it (kernel.io_uring_disabled, a container's seccomp), and then QEMU refuses the disk.
+- io_uring read quicker at random what the host had cached, and was no quicker at the rest. A host may forbid it
+  (kernel.io_uring_disabled, a container's seccomp), and then QEMU refuses the disk.
 - An iothread gained nothing that holds in all columns, and would have to be in a template before its forks' disks are plugged.
 - virtio-blk is quicker at small transfers. Each disk is then a PCI device: it needs a root port that is there at boot, where virtio-scsi plugs hundreds.
 - Queues: QEMU's choice, one a processor, is the best of those compared.
