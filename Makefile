@@ -63,6 +63,10 @@ check: ## gofmt, go vet, staticcheck, and the rules of the repository
 bench: build ## measure create, start, run, volume create, inspect, ls; writes doc/performance.md
 	$(GO) run ./test/bench -vch $(BIN)/vch -into doc/performance.md $(BENCHFLAGS)
 
+.PHONY: bench-io
+bench-io: build ## measure a volume's I/O beside a QEMU run by hand, and its settings; writes doc/volume-io.md
+	$(GO) run ./test/iobench -vch $(BIN)/vch -into doc/volume-io.md $(BENCHFLAGS)
+
 .PHONY: clean
 clean: ## delete what was built
 	rm -rf $(BIN) cmd/vch/embed/tether cmd/vch/embed/.tether.new

@@ -169,7 +169,7 @@ func (l *Linux) mountRoot(ctx context.Context, root guest.Root) error {
 	if err != nil {
 		return err
 	}
-	if err := l.mount(own, ownDir, "ext4", unix.MS_NOATIME, ""); err != nil {
+	if err := l.mount(own, ownDir, "ext4", unix.MS_NOATIME, "discard"); err != nil { // as a volume: what is deleted goes back to the host
 		return fault.New(fault.Internal, "the container's own disk cannot be mounted: %w", err)
 	}
 	upper, work := filepath.Join(ownDir, "upper"), filepath.Join(ownDir, "work")

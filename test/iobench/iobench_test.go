@@ -1,0 +1,54 @@
+package main
+
+import (
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestQuantile(t *testing.T) {
+	all := []float64{4, 1, 3, 2, 5}
+	for q, want := range map[float64]float64{0: 1, 0.25: 2, 0.5: 3, 0.625: 3.5, 1: 5} {
+		if got := quantile(all, q); got != want {
+			t.Errorf("%v: %v, want %v", q, got, want)
+		}
+	}
+	if got := quantile(nil, 0.5); !math.IsNaN(got) {
+		t.Errorf("of none: %v", got)
+	}
+}
+
+func TestClosure(t *testing.T) {
+	dep := "k/top.ko: k/mid.ko k/low.ko\nk/mid.ko: k/low.ko\nk/low.ko:\nk/else.ko:\n"
+	if got := closure(dep, "mid", "top", "builtin"); !slices.Equal(got, []string{"k/low.ko", "k/mid.ko", "k/top.ko"}) {
+		t.Errorf("%v", got)
+	}
+}
+
+func TestTaken(t *testing.T) {
+	if got, err := taken("noise\r\ntook 1500\r\n"); err != nil || got != 1500 {
+		t.Errorf("%v, %v", got, err)
+	}
+	if _, err := taken("failed: no room\n"); err == nil {
+		t.Error("no time is taken for one")
+	}
+}
+
+// The verdict is by the ratio of rounds, and the matrix by the rounds that all had.
+func TestPage(t *testing.T) {
+	r := results{rates: map[string]map[string][]float64{}, cached: map[string]int64{chosen: 3 << 20}, all: 1}
+	for name, rate := range map[string]float64{vchName: 90, chosen: 100, jailed: 94} {
+		r.rates[name] = map[string][]float64{}
+		for _, w := range works(8) {
+			r.rates[name][w.name] = []float64{rate, rate}
+		}
+	}
+	page := r.page(options{mib: 8}, time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC))
+	for _, want := range []string{"on 2026-01-02", "| random write, 1/s | 90 | 100 | 0.900 (0.90 to 0.90) | no | 94 | 0.957 (0.96 to 0.96) | yes |", "| **" + chosen + "** | 100 ±0 |", " 3 |", "Rounds: 2."} {
+		if !strings.Contains(page, want) {
+			t.Errorf("no %q in\n%s", want, page)
+		}
+	}
+}
