@@ -119,7 +119,7 @@ func newRig(t *testing.T) *rig {
 	cfg := guest.ExecutorConfig{ID: "durable", Hostname: "durable", Root: guest.Root{Image: "disk://image", Writable: "disk://" + own}, Mounts: []guest.MountSpec{mount("data")},
 		Process: &guest.Process{Args: []string{"sh", "-c", "cat"}, Stdin: true}, Clock: time.Now(), Entropy: make([]byte, 64)}
 	_, _ = rand.Read(cfg.Entropy)
-	if err := r.c.Configure(ctx, cfg); err != nil {
+	if _, err := r.c.Configure(ctx, cfg); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.m.Reconfigure(ctx, []portlayer.DeviceChange{change("late")}); err != nil {
