@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -51,6 +52,8 @@ type suite struct {
 	disks portlayer.DiskPath // where the suite's disks are
 	image portlayer.DiskPath
 	h     portlayer.Hypervisor
+
+	serials sync.Map // Machine.Serials of those that were connected to, by *guest.Client
 }
 
 // Run runs the suite.

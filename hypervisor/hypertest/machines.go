@@ -116,12 +116,21 @@ func (s *suite) connect(t *testing.T, m portlayer.Machine) *guest.Client {
 		t.Fatalf("%v; the machine said: %s", err, m.Diagnosis())
 	}
 	t.Cleanup(func() { c.Close() })
+	s.serials.Store(c, m.Serials())
 	return c
+}
+
+// seen is cfg for the machine that c is connected to, which may show disks under other serials.
+func (s *suite) seen(c *guest.Client, cfg guest.ExecutorConfig) guest.ExecutorConfig {
+	if serials, ok := s.serials.Load(c); ok {
+		cfg.Serials = serials.(map[string]string)
+	}
+	return cfg
 }
 
 func (s *suite) configure(t *testing.T, c *guest.Client, cfg guest.ExecutorConfig) {
 	t.Helper()
-	if _, err := c.Configure(s.limit(t), cfg); err != nil {
+	if _, err := c.Configure(s.limit(t), s.seen(c, cfg)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -276,12 +285,12 @@ func (s *suite) writer(t *testing.T, data portlayer.DiskPath) {
 	if n, err := m.Written(t.Context()); err != nil || n <= 0 {
 		t.Errorf("it wrote to its own disk, and has written %d bytes, %v", n, err)
 	}
-	if _, err := c.Configure(s.limit(t), cfg); err != nil {
+	if _, err := c.Configure(s.limit(t), s.seen(c, cfg)); err != nil {
 		t.Errorf("the same config again: %v", err)
 	}
 	other := cfg
 	other.ID = string(machineID("rival"))
-	_, err = c.Configure(s.limit(t), other)
+	_, err = c.Configure(s.limit(t), s.seen(c, other))
 	want(t, "another container's config", err, fault.Conflict)
 	s.power(t, m, portlayer.PoweredOn) // until the exit was collected
 	s.shutdown(t, m, c)
@@ -545,7 +554,7 @@ func (s *suite) refusals(t *testing.T, data portlayer.DiskPath) {
 			client := s.connect(t, m)
 			vol := volume(c.name, false)
 			vol.Subpath = c.subpath
-			_, err := client.Configure(s.limit(t), config(c.name, []string{"echo no"}, vol))
+			_, err := client.Configure(s.limit(t), s.seen(client, config(c.name, []string{"echo no"}, vol)))
 			want(t, "configure", err, c.kind, "volume "+c.name)
 			st, serr := client.Status(s.limit(t))
 			if serr != nil || st.Phase != guest.Failed || st.Error == nil {

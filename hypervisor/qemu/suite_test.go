@@ -116,7 +116,7 @@ func (h sure) awaitWay(ctx context.Context, s shape) {
 			h.pool.mu.Lock()
 			ready := len(h.pool.ready)
 			h.pool.mu.Unlock()
-			if h.o.Warm == 0 || ready > 0 {
+			if ready >= h.o.Warm {
 				return
 			}
 		}
