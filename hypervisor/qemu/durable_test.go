@@ -24,7 +24,13 @@ func TestDurable(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs QEMU")
 	}
-	r := newRig(t)
+	for _, way := range []string{"booted", "forked"} {
+		t.Run(way, func(t *testing.T) { durable(t, newRig(t, way == "forked")) })
+	}
+}
+
+func durable(t *testing.T, r *rig) {
+	t.Helper()
 	for _, d := range []struct{ name, at, file string }{
 		{"there at the start", "/data", r.extents["data"]},
 		{"plugged", "/late", r.extents["late"]},
@@ -64,12 +70,12 @@ type rig struct {
 // rigLimit bounds what the rig waits for.
 const rigLimit = 3 * time.Minute
 
-func newRig(t *testing.T) *rig {
+func newRig(t *testing.T, fork bool) *rig {
 	t.Helper()
 	dir := t.TempDir()
 	ctx, cancel := context.WithTimeout(t.Context(), rigLimit)
 	t.Cleanup(cancel)
-	h, err := New(ctx, Options{StateDir: dir, Tether: buildTether(t), Accel: "tcg"})
+	h, err := New(ctx, Options{StateDir: dir, Tether: buildTether(t), Accel: "tcg", Template: fork})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +98,7 @@ func newRig(t *testing.T) *rig {
 	mount := func(name string) guest.MountSpec {
 		return guest.MountSpec{Source: "label://" + string(labels[name]), Target: "/" + name, Name: name}
 	}
-	made, err := h.Define(ctx, portlayer.MachineSpec{ID: "durable", Memory: 192 * portlayer.MiB, CPUs: 1, Devices: []portlayer.DeviceChange{
+	made, err := h.Define(ctx, portlayer.MachineSpec{ID: "durable", Memory: suiteMemory, CPUs: 1, Devices: []portlayer.DeviceChange{
 		{Op: portlayer.Add, Disk: portlayer.Disk{Serial: "image", File: busyboxImage(t, h, portlayer.DiskPath(dir)), ReadOnly: true}},
 		{Op: portlayer.Add, Disk: portlayer.Disk{Serial: own, Size: 128 * portlayer.MiB}}, change("data")}})
 	if err != nil {
@@ -105,6 +111,9 @@ func newRig(t *testing.T) *rig {
 			t.Error(err)
 		}
 	})
+	if fork {
+		sure{h, t, "-incoming"}.awaitWay(ctx, h.shape(definition{Memory: suiteMemory, CPUs: 1}))
+	}
 	if err := r.m.PowerOn(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -119,6 +128,7 @@ func newRig(t *testing.T) *rig {
 	cfg := guest.ExecutorConfig{ID: "durable", Hostname: "durable", Root: guest.Root{Image: "disk://image", Writable: "disk://" + own}, Mounts: []guest.MountSpec{mount("data")},
 		Process: &guest.Process{Args: []string{"sh", "-c", "cat"}, Stdin: true}, Clock: time.Now(), Entropy: make([]byte, 64)}
 	_, _ = rand.Read(cfg.Entropy)
+	cfg.Serials = r.m.Serials()
 	if _, err := r.c.Configure(ctx, cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +161,7 @@ func (r *rig) call(t *testing.T, command string, out any) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), rigLimit)
 	defer cancel()
-	conn, err := dial(ctx, r.m.dir(), qmpSocket)
+	conn, err := dial(ctx, r.m.process().home(), qmpSocket)
 	if err != nil {
 		t.Fatal(err)
 	}
