@@ -213,6 +213,9 @@ func Find(ctx context.Context, o Options) (host Host, err error) {
 func (h *Hypervisor) Close() error {
 	h.rest()
 	h.workers.Wait()
+	if h.shelf != nil {
+		h.shelf.close()
+	}
 	close(h.closing)
 	h.wg.Wait()
 	h.mu.Lock()

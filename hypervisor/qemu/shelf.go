@@ -165,6 +165,17 @@ func (f *shelf) takeOff(p *spot) {
 	p.users = 0
 }
 
+// close lets go of all templates.
+func (f *shelf) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.known {
+		if p.t != nil {
+			f.takeOff(p)
+		}
+	}
+}
+
 // want has the template for s read or made, if it is neither there nor on its way.
 func (f *shelf) want(s shape) *spot {
 	key := f.h.key(s)

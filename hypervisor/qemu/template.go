@@ -254,19 +254,18 @@ func readMemory(r io.Reader, memory *os.File) error {
 }
 
 // load reads the template with a key from disk. NotFound if it is not there, Conflict if it is damaged.
-func load(dir, key string, memory portlayer.Bytes) (t *template, err error) {
+func load(dir, key string, memory portlayer.Bytes) (_ *template, err error) {
 	held, err := lockDir(filepath.Join(dir, key), unix.LOCK_SH)
 	if err != nil {
 		return nil, err
 	}
-	t = &template{key: key, held: held}
+	read := &template{key: key, held: held}
 	defer func() {
 		if err != nil {
-			if t.memory != nil {
-				t.memory.Close()
+			if read.memory != nil {
+				read.memory.Close()
 			}
 			held.Close()
-			t = nil
 		}
 	}()
 	damaged := func(name string, err error) error {
@@ -283,27 +282,27 @@ func load(dir, key string, memory portlayer.Bytes) (t *template, err error) {
 	if a.Key != key || a.Memory != memory {
 		return nil, damaged(templateAbout, errors.New("it is another's"))
 	}
-	if t.memory, err = memfd("vch-template", unix.MFD_ALLOW_SEALING); err != nil {
+	if read.memory, err = memfd("vch-template", unix.MFD_ALLOW_SEALING); err != nil {
 		return nil, err
 	}
-	if err := t.memory.Truncate(int64(memory)); err != nil {
+	if err := read.memory.Truncate(int64(memory)); err != nil {
 		return nil, kindOf(err)
 	}
-	if err := readSummed(filepath.Join(held.Name(), templateMemory), a.MemorySum, func(r io.Reader) error { return readMemory(r, t.memory) }); err != nil {
+	if err := readSummed(filepath.Join(held.Name(), templateMemory), a.MemorySum, func(r io.Reader) error { return readMemory(r, read.memory) }); err != nil {
 		return nil, damaged(templateMemory, err)
 	}
 	if err := readSummed(filepath.Join(held.Name(), templateState), a.StateSum, func(r io.Reader) (err error) {
-		t.state, err = io.ReadAll(io.LimitReader(r, maxState))
+		read.state, err = io.ReadAll(io.LimitReader(r, maxState))
 		return err
 	}); err != nil {
 		return nil, damaged(templateState, err)
 	}
-	if _, err := unix.FcntlInt(t.memory.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL); err != nil {
+	if _, err := unix.FcntlInt(read.memory.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL); err != nil {
 		return nil, fmt.Errorf("cannot seal the memory of a template: %w", err)
 	}
 	now := time.Now()
 	_ = os.Chtimes(held.Name(), now, now) // when it was used last
-	return t, nil
+	return read, nil
 }
 
 // readSummed hands a file to read, and compares its CRC-32C.
