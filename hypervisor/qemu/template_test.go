@@ -251,7 +251,8 @@ func flip(file string, at int64) error {
 		return err
 	}
 	var b [1]byte
-	if _, err := f.ReadAt(b[:], at); err == nil {
+	_, err = f.ReadAt(b[:], at)
+	if err == nil {
 		b[0] ^= 1
 		_, err = f.WriteAt(b[:], at)
 	}
