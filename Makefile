@@ -61,7 +61,8 @@ check: ## gofmt, go vet, staticcheck, and the rules of the repository
 
 .PHONY: bench
 bench: build ## measure create, start, run, volume create, inspect, ls; writes doc/performance.md
-	$(GO) run ./test/bench -vch $(BIN)/vch -into doc/performance.md $(BENCHFLAGS)
+	@scripts/moby $(BIN)/moby || echo "bench: without Docker's engine beside it"
+	$(GO) run ./test/bench -vch $(BIN)/vch -moby $(BIN)/moby -into doc/performance.md $(BENCHFLAGS)
 
 .PHONY: bench-io
 bench-io: build ## measure a volume's I/O beside a QEMU run by hand, and its settings; writes doc/volume-io.md

@@ -59,3 +59,32 @@ func TestPage(t *testing.T) {
 		}
 	}
 }
+
+// Ratios are of each turn; a bar is missed by the median alone.
+func TestBeside(t *testing.T) {
+	ms := time.Millisecond
+	r := results{beside: []pair{
+		{what: "run", bar: 1, vch: []time.Duration{2 * ms, 3 * ms, 8 * ms}, moby: []time.Duration{4 * ms, 3 * ms, 4 * ms}},
+		{what: "create", bar: 1, vch: []time.Duration{9 * ms, 9 * ms}, moby: []time.Duration{6 * ms, 6 * ms}},
+		{what: "rm", vch: []time.Duration{ms}, moby: []time.Duration{ms}},
+	}}
+	page := r.besidePage()
+	for _, want := range []string{"| run | 3.0 ms | 4.0 ms | 1.00 (0.75 to 1.50) | 1.0, met |", "| create | 9.0 ms | 6.0 ms | 1.50 (1.50 to 1.50) | 1.0, **missed** |", "| rm | 1.0 ms | 1.0 ms | 1.00 (1.00 to 1.00) | – |", picture} {
+		if !strings.Contains(page, want) {
+			t.Errorf("no %q in\n%s", want, page)
+		}
+	}
+	if page := (results{}).besidePage(); !strings.Contains(page, "not there") {
+		t.Errorf("without the engine: %q", page)
+	}
+}
+
+// The bars are as long as their times, on one scale.
+func TestDrawn(t *testing.T) {
+	svg := drawn([]way{{"boot", []phase{{"boot", 900 * time.Millisecond}, {"mount", 100 * time.Millisecond}}}, {"fork", []phase{{"boot", 500 * time.Millisecond}}}})
+	for _, want := range []string{"<svg ", `width="486.0"`, `width="54.0"`, `width="270.0"`, ">1000 ms<", ">500 ms<", ">mount<"} {
+		if !strings.Contains(svg, want) {
+			t.Errorf("no %q in\n%s", want, svg)
+		}
+	}
+}

@@ -24,10 +24,11 @@ const image = "box"
 // wait bounds every wait; a host without KVM is slow.
 const wait = 3 * time.Minute
 
-// host is the VCH that is measured.
+// host is the VCH that is measured, or Docker's engine beside it.
 type host struct {
 	socket string
 	args   []string // of the daemon
+	env    []string // of the daemon; nil: this process's
 	daemon *exec.Cmd
 	ended  chan error
 	log    *os.File
@@ -39,15 +40,10 @@ type inspected struct {
 	State struct{ Pid int }
 }
 
-// serve starts a VCH in dir, with the image in it.
-func serve(ctx context.Context, dir string, o options) (*host, error) {
-	h := &host{socket: filepath.Join(dir, "s"), ended: make(chan error, 1)}
-	h.client = &http.Client{Timeout: wait, Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", h.socket)
-	}}}
-	var err error
-	if h.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
+// serve starts a VCH in dir, with the image in it; more are further flags.
+func serve(ctx context.Context, dir string, o options, more ...string) (*host, error) {
+	h, err := newHost(dir)
+	if err != nil {
 		return nil, err
 	}
 	store := filepath.Join(dir, "store")
@@ -56,29 +52,48 @@ func serve(ctx context.Context, dir string, o options) (*host, error) {
 	}
 	h.args = []string{o.vch, "serve", "--state", filepath.Join(dir, "state"), "--listen", "unix://" + h.socket, "--volume-store", store + ":default",
 		"--accel", o.accel, "--memory", o.memory, "--log-format", "json"}
+	h.args = append(h.args, more...)
+	return h, h.open(ctx, dir)
+}
+
+// newHost is one whose daemon is not there yet.
+func newHost(dir string) (*host, error) {
+	h := &host{socket: filepath.Join(dir, "s"), ended: make(chan error, 1)}
+	h.client = &http.Client{Timeout: wait, Transport: &http.Transport{MaxIdleConnsPerHost: 32, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", h.socket)
+	}}}
+	var err error
+	h.log, err = os.Create(filepath.Join(dir, "log"))
+	return h, err
+}
+
+// open starts the daemon and gives it the image. After an error nothing runs.
+func (h *host) open(ctx context.Context, dir string) error {
 	if err := h.launch(ctx); err != nil {
 		if h.daemon.Process == nil {
-			return nil, err
+			return err
 		}
-		return nil, errors.Join(err, h.end())
+		return errors.Join(err, h.end())
 	}
 	box, err := rootfs()
 	if err != nil {
-		return nil, errors.Join(err, h.end())
+		return errors.Join(err, h.end())
 	}
 	file := filepath.Join(dir, "box.tar")
 	if err := os.WriteFile(file, box, 0o600); err != nil {
-		return nil, errors.Join(err, h.end())
+		return errors.Join(err, h.end())
 	}
 	if err := h.docker(ctx, "import", file, image); err != nil {
-		return nil, errors.Join(err, h.end())
+		return errors.Join(err, h.end())
 	}
-	return h, nil
+	return nil
 }
 
 // launch starts the daemon and waits until it answers.
 func (h *host) launch(ctx context.Context) error {
 	h.daemon = exec.Command(h.args[0], h.args[1:]...)
+	h.daemon.Env = h.env
 	h.daemon.Stdout, h.daemon.Stderr = h.log, h.log
 	// A Ctrl-C is for this program, which then ends containers and daemon in order.
 	h.daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -103,9 +118,9 @@ func (h *host) ready(ctx context.Context) error {
 		select {
 		case err := <-h.ended:
 			h.ended <- err
-			return fmt.Errorf("vch serve ended at once (%v):\n%s", err, h.said())
+			return fmt.Errorf("%s ended at once (%v):\n%s", filepath.Base(h.args[0]), err, h.said())
 		case <-ctx.Done():
-			return fmt.Errorf("vch serve does not answer:\n%s", h.said())
+			return fmt.Errorf("%s does not answer:\n%s", filepath.Base(h.args[0]), h.said())
 		case <-tick.C:
 		}
 	}

@@ -30,6 +30,7 @@ func main() {
 	flag.StringVar(&o.accel, "accel", "auto", "as vch serve --accel")
 	flag.StringVar(&o.memory, "memory", "128M", "as vch serve --memory")
 	flag.IntVar(&o.runs, "n", 10, "runs of each thing")
+	flag.StringVar(&o.moby, "moby", "", "directory with Docker's engine, as scripts/moby makes it; not there: vch alone is measured")
 	flag.IntVar(&o.volumes, "volumes", 10000, "volumes that there are for what takes longer with many; 0: that is not measured")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -42,8 +43,8 @@ func main() {
 }
 
 type options struct {
-	vch, into, accel, memory string
-	runs, volumes            int
+	vch, moby, into, accel, memory string
+	runs, volumes                  int
 }
 
 // results is all that was measured.
@@ -53,6 +54,8 @@ type results struct {
 	memory []amount
 	many   []figure
 	about  []string // lines about the machine and the VCH
+	beside []pair   // of what was measured on Docker's engine, too
+	ways   []way    // in which a machine starts
 }
 
 // row is one thing's medians; zero: not measured that way.
@@ -99,10 +102,16 @@ func bench(ctx context.Context, o options) (err error) {
 	if err := many(ctx, h, o, &r); err != nil {
 		return err
 	}
+	if err := beside(ctx, dir, o, &r); err != nil {
+		return err
+	}
 	page := r.page(o, time.Now())
 	fmt.Print(page)
 	if o.into == "" {
 		return nil
+	}
+	if err := atomicfile.Write(filepath.Join(filepath.Dir(o.into), picture), []byte(drawn(r.ways)), 0o644); err != nil {
+		return err
 	}
 	return atomicfile.Write(o.into, []byte(page), 0o644)
 }
@@ -318,6 +327,7 @@ func (r results) page(o options, at time.Time) string {
 	for _, line := range r.about {
 		fmt.Fprintf(&b, "- %s\n", line)
 	}
+	b.WriteString(r.besidePage())
 	b.WriteString("\n## Time\n\nBy the API on the socket, and as the docker CLI takes, whose own start is part of that.\n\n| | API | docker CLI |\n|---|---:|---:|\n")
 	for _, row := range r.rows {
 		fmt.Fprintf(&b, "| %s | %s | %s |\n", row.what, ms(row.api), ms(row.cli))
