@@ -107,7 +107,7 @@ const (
 	Waiting  Phase = "waiting"  // no executor config yet
 	Starting Phase = "starting" // mounting
 	Running  Phase = "running"
-	Exited   Phase = "exited" // the process ended, its output is complete, every file system is unmounted and synced
+	Exited   Phase = "exited" // the process ended, its output is complete, every file system is on its disk, clean, and unmounted or read-only
 	Failed   Phase = "failed" // it was never started: Status.Error says why
 )
 
