@@ -3,8 +3,8 @@
 //
 // Core is the state machine and the guest's end of the protocol; it does no system call. System is what it needs of an operating system:
 // Linux (linux_*.go) in a real machine, goroutines in hypervisor/fake. Core keeps output that the host has not acknowledged, up to a bound, and
-// then lets the process wait: nothing is dropped while the host is away. When the process has ended and its file systems are unmounted and
-// synced, it waits for the host to collect the exit, however long, and powers off when told.
+// then lets the process wait: nothing is dropped while the host is away. When the process has ended and its file systems are written out and
+// read-only, it waits for the host to collect the exit, however long, and powers off when told.
 //
 //	waiting ──Configure──▶ starting ──▶ running ──▶ exited
 //	                          └───────▶ failed
