@@ -3,6 +3,7 @@ package crash
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,7 @@ type host struct {
 	dir    string
 	daemon *exec.Cmd
 	log    *os.File
+	cache  string // of templates; "": all tests' own
 }
 
 var built struct {
@@ -102,7 +104,7 @@ func (h *host) up(points string) {
 	h.t.Helper()
 	h.daemon = exec.Command(filepath.Join(built.dir, "vch"), "serve", "--state", filepath.Join(h.dir, "state"), "--listen", "unix://"+h.dir+"/s",
 		"--volume-store", filepath.Join(h.dir, "store")+":default", "--accel", "tcg", "--default-capacity", "32M", "--anonymous-capacity", "32M",
-		"--warm", "1", "--cache", filepath.Join(built.dir, "cache"))
+		"--warm", "1", "--cache", cmp.Or(h.cache, filepath.Join(built.dir, "cache")))
 	h.daemon.Env = append(os.Environ(), failpoint.Env+"="+points)
 	h.daemon.Stdout, h.daemon.Stderr = h.log, h.log
 	if err := h.daemon.Start(); err != nil {
