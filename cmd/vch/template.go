@@ -33,9 +33,18 @@ time, lists those that are there, and deletes them. It works beside a vch serve 
 	for _, name := range []string{"listen", "volume-store", "default-capacity", "anonymous-capacity", "anonymous-volume-opts", "template", "warm", "log-level", "log-format"} {
 		_ = cmd.PersistentFlags().MarkHidden(name) // a configuration file may hold them
 	}
-	cache := func(cmd *cobra.Command) (string, error) {
-		s, err := w.resolve(cmd.Flags())
-		return s.Cache, err
+	listed := func(run func(ctx context.Context, cache string, all []qemu.Template, args []string) error) func(*cobra.Command, []string) error {
+		return func(cmd *cobra.Command, args []string) error {
+			s, err := w.resolve(cmd.Flags())
+			if err != nil {
+				return err
+			}
+			all, err := qemu.Templates(cmd.Context(), s.Cache)
+			if err != nil {
+				return err
+			}
+			return run(cmd.Context(), s.Cache, all, args)
+		}
 	}
 	cmd.AddCommand(
 		&cobra.Command{
@@ -61,52 +70,32 @@ time, lists those that are there, and deletes them. It works beside a vch serve 
 			Use:   "ls",
 			Short: "List the templates, the last used first",
 			Args:  cobra.NoArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				dir, err := cache(cmd)
-				if err != nil {
-					return err
-				}
-				all, err := qemu.Templates(dir)
-				if err != nil {
-					return err
-				}
+			RunE: listed(func(_ context.Context, _ string, all []qemu.Template, _ []string) error {
 				return printTemplates(stdout, all, time.Now())
-			},
+			}),
 		},
 		&cobra.Command{
 			Use:   "rm KEY...",
 			Short: "Delete templates that no vch uses",
 			Long:  "A key may be cut short as far as it is clear.",
 			Args:  cobra.MinimumNArgs(1),
-			RunE: func(cmd *cobra.Command, keys []string) error {
-				dir, err := cache(cmd)
-				if err != nil {
-					return err
-				}
-				return removeTemplates(stdout, dir, keys)
-			},
+			RunE: listed(func(ctx context.Context, cache string, all []qemu.Template, keys []string) error {
+				return removeTemplates(ctx, stdout, cache, all, keys)
+			}),
 		},
 		&cobra.Command{
 			Use:   "prune",
 			Short: "Delete all templates that no vch uses",
 			Args:  cobra.NoArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				dir, err := cache(cmd)
-				if err != nil {
-					return err
-				}
-				all, err := qemu.Templates(dir)
-				if err != nil {
-					return err
-				}
+			RunE: listed(func(ctx context.Context, cache string, all []qemu.Template, _ []string) error {
 				var keys []string
 				for _, t := range all {
 					if !t.InUse {
 						keys = append(keys, t.Key)
 					}
 				}
-				return removeTemplates(stdout, dir, keys)
-			},
+				return removeTemplates(ctx, stdout, cache, all, keys)
+			}),
 		},
 	)
 	return cmd
@@ -129,11 +118,8 @@ func makeTemplate(ctx context.Context, s settings) (key string, err error) {
 	return h.MakeTemplate(ctx, spec.Memory, spec.CPUs)
 }
 
-func removeTemplates(stdout io.Writer, cache string, keys []string) error {
-	all, err := qemu.Templates(cache)
-	if err != nil {
-		return err
-	}
+// removeTemplates deletes those of all whose keys begin with one of keys.
+func removeTemplates(ctx context.Context, stdout io.Writer, cache string, all []qemu.Template, keys []string) error {
 	var errs []error
 	for _, key := range keys {
 		var found []string
@@ -151,7 +137,7 @@ func removeTemplates(stdout io.Writer, cache string, keys []string) error {
 			errs = append(errs, fault.New(fault.Invalid, "%q begins the keys of %d templates: give more of it", key, len(found)))
 			continue
 		}
-		if err := qemu.DropTemplate(cache, found[0]); err != nil {
+		if err := qemu.DropTemplate(ctx, cache, found[0]); err != nil {
 			errs = append(errs, err)
 			continue
 		}

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"vch/guest"
 	"vch/internal/atomicfile"
 	"vch/internal/fault"
 	"vch/portlayer"
@@ -110,7 +109,7 @@ func (h *Hypervisor) tryKVM(ctx context.Context) (err error) {
 	defer func() { p.kill(); <-p.ended }()
 	answered := make(chan error, 1)
 	talk, hang := context.WithCancel(limited)
-	go func() { answered <- hello(talk, p) }()
+	go func() { answered <- p.hello(talk) }()
 	defer func() {
 		hang()
 		if answered != nil {
@@ -135,19 +134,6 @@ func (h *Hypervisor) tryKVM(ctx context.Context) (err error) {
 			}
 		}
 	}
-}
-
-// hello says hello to the guest and lets go.
-func hello(ctx context.Context, p *process) error {
-	conn, err := p.connect(ctx)
-	if err != nil {
-		return err
-	}
-	c, err := guest.Connect(ctx, conn)
-	if err != nil {
-		return err
-	}
-	return c.Close()
 }
 
 // runState is QMP's query-status.

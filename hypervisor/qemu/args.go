@@ -87,6 +87,7 @@ func (d drive) objects() (throttle, block, device map[string]any) {
 
 // shape is all that a command line is made of.
 type shape struct {
+	key    string // of its template
 	name   string // shown by ps
 	accel  string // "kvm", "tcg"
 	qemu   string // version
@@ -145,20 +146,18 @@ func arguments(s shape) []string {
 		"-device", "virtio-serial-pci,max_ports=2,ioeventfd=off", "-device", "virtserialport,id=port,chardev=channel,name=" + guest.PortName,
 		"-device", "virtio-scsi-pci,id=scsi0,ioeventfd=off",
 	}
+	boot := []string{"-kernel", inherited(fdKernel), "-initrd", inherited(fdInitrd), "-append", s.append}
 	memory := "memory-backend-file,id=memory,size=" + s.size() + ",mem-path=" + inherited(fdMemory) + ",share="
 	switch s.life {
+	case booted:
+		// What the guest has freed goes back to the host. A fork's would be punched out of its template (QEMU 7.2 softmmu/physmem.c, ram_block_discard_range).
+		args = append(append(args, boot...), "-device", "virtio-balloon-pci,free-page-reporting=on")
 	case pattern:
-		args = append(args, "-object", memory+"on")
+		args = append(append(args, boot...), "-object", memory+"on")
 	case forkedOf:
 		args = append(args, "-object", memory+"off", "-incoming", "defer")
 	}
-	if s.life != forkedOf {
-		args = append(args, "-kernel", inherited(fdKernel), "-initrd", inherited(fdInitrd), "-append", s.append)
-	}
-	if s.life == booted {
-		// What the guest has freed goes back to the host. A fork's would be punched out of its template (QEMU 7.2 softmmu/physmem.c, ram_block_discard_range).
-		args = append(args, "-device", "virtio-balloon-pci,free-page-reporting=on")
-	} else {
+	if s.life != booted {
 		for _, seat := range []string{imageSeat, ownSeat} {
 			block, device := seatObjects(seat)
 			args = append(args, "-blockdev", object(block), "-device", object(device))

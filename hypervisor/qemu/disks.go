@@ -40,12 +40,15 @@ type Disks struct {
 
 // FindDisks finds the programs that make file systems. NotFound says what to install.
 func FindDisks() (d Disks, err error) {
-	d.golden, d.swept, d.tried = &goldens{}, &sync.Map{}, &sync.Map{}
+	d = directories()
 	if d.mkfs, err = findTool("mkfs.ext4"); err == nil {
 		d.debugfs, err = findTool("debugfs")
 	}
 	return d, err
 }
+
+// directories are Disks that make no file systems.
+func directories() Disks { return Disks{golden: &goldens{}, swept: &sync.Map{}, tried: &sync.Map{}} }
 
 // tombPrefix begins the names of directories that are being removed.
 const tombPrefix = ".removed-"

@@ -44,17 +44,16 @@ func said(words string) string {
 // pooled makes a machine of the shape s in dir run as one of the pool; nil if that has none that does.
 func (h *Hypervisor) pooled(ctx context.Context, dir string, s shape) (*process, error) {
 	for {
-		w := h.pool.take(h.key(s))
+		w := h.pool.take(s.key)
 		if w == nil {
 			return nil, nil
 		}
 		err := w.p.move(dir)
 		if err == nil {
-			err = s.drives.run(ctx, w.q)
+			err = s.drives.run(ctx, w.p, w.q)
 		}
 		w.q.close()
 		if err == nil {
-			w.p.serials = s.drives.serials()
 			return w.p, nil
 		}
 		h.end(w.p)
@@ -80,13 +79,12 @@ func (h *Hypervisor) forked(ctx context.Context, dir string, s shape) (*process,
 	}
 	p, q, err := h.fork(ctx, dir, s, t)
 	if err == nil {
-		if err = s.drives.run(ctx, q); err != nil {
+		if err = s.drives.run(ctx, p, q); err != nil {
 			h.end(p)
 		}
 		q.close()
 	}
 	if err == nil {
-		p.serials = s.drives.serials()
 		return p, nil
 	}
 	if !forksFault(err) || ctx.Err() != nil {
@@ -112,8 +110,8 @@ func (d drives) serials() map[string]string {
 	return seen
 }
 
-// run has a stopped machine run with its disks.
-func (d drives) run(ctx context.Context, q *qmp) error {
+// run has the stopped machine of p run with its disks.
+func (d drives) run(ctx context.Context, p *process, q *qmp) error {
 	stop := context.AfterFunc(ctx, q.hangUp)
 	defer stop()
 	for i, v := range d {
@@ -124,6 +122,7 @@ func (d drives) run(ctx context.Context, q *qmp) error {
 			return err
 		}
 	}
+	p.serials = d.serials()
 	return q.call(ctx, "cont", nil, nil)
 }
 

@@ -205,18 +205,25 @@ func plugged(ctx context.Context, q *qmp, seats map[string]string) (map[string]i
 	}
 	have := map[string]int{}
 	for _, d := range devices {
+		get := func(property string, value any) error {
+			return refused("tell its disks", q.call(ctx, "qom-get", map[string]any{"path": "/machine/peripheral/" + d.Name, "property": property}, value))
+		}
 		if serial := seats[d.Name]; serial != "" {
-			have[serial] = seatLUN[d.Name]
+			var node string
+			if err := get("drive", &node); err != nil {
+				return nil, err
+			}
+			if node != emptySeat(d.Name) { // otherwise the disk came later, and sits elsewhere
+				have[serial] = seatLUN[d.Name]
+			}
 		}
-		serial, ok := strings.CutPrefix(d.Name, diskID(""))
-		if !ok {
-			continue
+		if serial, ok := strings.CutPrefix(d.Name, diskID("")); ok {
+			var lun int
+			if err := get("lun", &lun); err != nil {
+				return nil, err
+			}
+			have[serial] = lun
 		}
-		var lun int
-		if err := q.call(ctx, "qom-get", map[string]any{"path": "/machine/peripheral/" + d.Name, "property": "lun"}, &lun); err != nil {
-			return nil, refused("tell its disks", err)
-		}
-		have[serial] = lun
 	}
 	return have, nil
 }

@@ -58,8 +58,8 @@ func (h *Hypervisor) Define(ctx context.Context, spec portlayer.MachineSpec) (po
 	if !idRule.MatchString(string(spec.ID)) || len(spec.ID) > 128 {
 		return nil, fault.New(fault.Invalid, "%q cannot be a machine's id", spec.ID)
 	}
-	if spec.CPUs < 1 || spec.Memory < 16*portlayer.MiB {
-		return nil, fault.New(fault.Invalid, "a machine has at least one processor and 16 MiB of memory")
+	if err := possible(spec.Memory, spec.CPUs); err != nil {
+		return nil, err
 	}
 	disks, err := apply(nil, spec.Devices)
 	if err != nil {
@@ -86,6 +86,14 @@ func (h *Hypervisor) Define(ctx context.Context, spec portlayer.MachineSpec) (po
 		return nil, err
 	}
 	return m, nil
+}
+
+// possible says whether there can be a machine with so much.
+func possible(memory portlayer.Bytes, cpus int) error {
+	if cpus < 1 || memory < 16*portlayer.MiB {
+		return fault.New(fault.Invalid, "a machine has at least one processor and 16 MiB of memory")
+	}
+	return nil
 }
 
 // defineNew makes the directory of a machine that is not there, with its own disks and its definition.
@@ -253,7 +261,9 @@ func (m *machine) PowerOn(ctx context.Context) error {
 
 // shape is the machine of a definition, without its disks.
 func (h *Hypervisor) shape(def definition) shape {
-	return shape{accel: h.info.Accel, qemu: h.info.Version, memory: class(def.Memory), cpus: def.CPUs, append: h.cmdline}
+	s := shape{accel: h.info.Accel, qemu: h.info.Version, memory: class(def.Memory), cpus: def.CPUs, append: h.cmdline}
+	s.key = h.key(s)
+	return s
 }
 
 // come makes the machine run: as a fork from the pool, as a new fork, or, where there is no template, by a boot.

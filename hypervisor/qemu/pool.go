@@ -124,9 +124,8 @@ func (l *pool) favourite() (s shape, ok bool) {
 	count := map[string]int{}
 	most := 0
 	for _, r := range l.recent {
-		k := l.h.key(r)
-		if count[k]++; count[k] >= most {
-			s, most = r, count[k]
+		if count[r.key]++; count[r.key] >= most {
+			s, most = r, count[r.key]
 		}
 	}
 	return s, most > 0
@@ -164,8 +163,7 @@ func (l *pool) refill(ctx context.Context) bool {
 	if !ok || ctx.Err() != nil {
 		return false
 	}
-	key := l.h.key(s)
-	l.drop(func(w *paused) bool { return w.key != key })
+	l.drop(func(w *paused) bool { return w.key != s.key })
 	l.mu.Lock()
 	full := len(l.ready) >= l.size
 	l.mu.Unlock()
@@ -207,10 +205,15 @@ func (l *pool) prepare(ctx context.Context, s shape, t *template) (_ *paused, er
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, kindOf(err)
 	}
+	defer func() {
+		if err != nil {
+			_ = os.RemoveAll(dir) // the next start of vch deletes what is left
+		}
+	}()
 	s.name = processName("fork-" + name)
 	p, q, err := l.h.fork(ctx, dir, s, t)
 	if err != nil {
-		return nil, joinRemove(err, dir)
+		return nil, err
 	}
 	p.prioritize(niceRefill)
 	stop := context.AfterFunc(ctx, q.hangUp)
@@ -221,15 +224,10 @@ func (l *pool) prepare(ctx context.Context, s shape, t *template) (_ *paused, er
 	if err != nil {
 		q.close()
 		l.h.end(p)
-		return nil, joinRemove(err, dir)
+		return nil, err
 	}
 	p.prioritize(0)
 	return &paused{key: t.key, p: p, q: q}, nil
-}
-
-func joinRemove(err error, dir string) error {
-	_ = os.RemoveAll(dir) // the next start of vch deletes what is left
-	return err
 }
 
 // drop ends those forks that which says.

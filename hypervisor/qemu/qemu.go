@@ -47,14 +47,15 @@ type Hypervisor struct {
 	qemu    string
 	info    portlayer.HypervisorInfo
 	boot    bootFiles
-	program string // identity of QEMU
 	cmdline string // of the guests' kernel
 	disks   Disks
 	shelf   *shelf // nil: machines boot
 	pool    *pool
 
-	work    context.Context // of what goes on in the background: ended by Close
-	rest    context.CancelFunc
+	program, processor string // what QEMU's build and the host's processor are told by
+
+	work    context.Context // of what goes on in the background
+	endWork context.CancelFunc
 	workers sync.WaitGroup
 
 	closing chan struct{}  // closed by Close, after the workers have gone
@@ -80,7 +81,7 @@ func Open(ctx context.Context, o Options, found Host) (*Hypervisor, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	h := &Hypervisor{o: o, closing: make(chan struct{}), running: map[portlayer.ContainerID]*process{}, locks: map[portlayer.ContainerID]*sync.Mutex{}}
-	h.work, h.rest = context.WithCancel(context.Background())
+	h.work, h.endWork = context.WithCancel(context.Background())
 	h.qemu, h.disks = found.qemu, found.disks
 	h.pool = newPool(h, o.Warm)
 	kernel := found.kernel
@@ -99,7 +100,7 @@ func Open(ctx context.Context, o Options, found Host) (*Hypervisor, error) {
 	if h.info.Accel, h.info.Detail, err = h.decideAccel(ctx, o.Accel); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	h.cmdline = commandLine(h.info.Accel)
+	h.cmdline, h.processor = commandLine(h.info.Accel), hostProcessor(h.info.Accel)
 	running := processes(h.root())
 	if err := h.sweep(ctx, running); err != nil {
 		return nil, errors.Join(err, h.Close())
@@ -114,14 +115,14 @@ func Open(ctx context.Context, o Options, found Host) (*Hypervisor, error) {
 		}
 		h.running[portlayer.ContainerID(id)] = p
 	}
-	if err := h.openPool(); err != nil {
+	if err := h.openPool(ctx); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
 	return h, nil
 }
 
 // openPool clears what an earlier process left of its pool, and begins this one's.
-func (h *Hypervisor) openPool() error {
+func (h *Hypervisor) openPool(ctx context.Context) error {
 	if err := h.clearPool(); err != nil {
 		return err
 	}
@@ -132,7 +133,7 @@ func (h *Hypervisor) openPool() error {
 	if err := os.MkdirAll(f.dir, 0o700); err != nil {
 		return kindOf(err)
 	}
-	if err := f.tidy(time.Now()); err != nil {
+	if err := f.tidy(ctx, time.Now()); err != nil {
 		return err
 	}
 	h.shelf = f
@@ -145,7 +146,7 @@ func (h *Hypervisor) openPool() error {
 
 // Expect is portlayer.Hypervisor.Expect.
 func (h *Hypervisor) Expect(spec portlayer.MachineSpec) {
-	if h.shelf == nil {
+	if h.shelf == nil || possible(spec.Memory, spec.CPUs) != nil {
 		return
 	}
 	s := h.shape(definition{Memory: spec.Memory, CPUs: spec.CPUs})
@@ -211,7 +212,7 @@ func Find(ctx context.Context, o Options) (host Host, err error) {
 
 // Close is portlayer.Hypervisor.Close: machines go on.
 func (h *Hypervisor) Close() error {
-	h.rest()
+	h.endWork()
 	h.workers.Wait()
 	if h.shelf != nil {
 		h.shelf.close()

@@ -117,24 +117,20 @@ func (h *Hypervisor) rehearsalDrives(ctx context.Context, dir string) (all drive
 	if err != nil {
 		return nil, err
 	}
-	for i, serial := range []string{rehearsalImage, rehearsalOwn, rehearsalLabel} {
-		d := drive{serial: serial, lun: luns + i, file: filepath.Join(dir, serial+".img"), readOnly: serial == rehearsalImage}
-		switch serial {
-		case rehearsalImage:
-			d.seat = imageSeat
-		case rehearsalOwn:
-			d.seat = ownSeat
-		}
-		all = append(all, d)
-		switch serial {
-		case rehearsalImage:
-			err = h.disks.writeRehearsalImage(ctx, d.file)
-		case rehearsalOwn:
-			err = h.disks.pour(ctx, d.file, rehearsalSize, "", "", "")
-		default:
-			err = h.disks.pour(ctx, d.file, rehearsalSize, rehearsalLabel[:16], uuid, guest.VolumeDir)
-		}
-		if err != nil {
+	make := []struct {
+		drive
+		fill func(file string) error
+	}{
+		{drive{serial: rehearsalImage, seat: imageSeat, readOnly: true}, func(file string) error { return h.disks.writeRehearsalImage(ctx, file) }},
+		{drive{serial: rehearsalOwn, seat: ownSeat}, func(file string) error { return h.disks.pour(ctx, file, rehearsalSize, "", "", "") }},
+		{drive{serial: rehearsalLabel}, func(file string) error {
+			return h.disks.pour(ctx, file, rehearsalSize, rehearsalLabel[:16], uuid, guest.VolumeDir)
+		}},
+	}
+	for i, d := range make {
+		d.lun, d.file = luns+i, filepath.Join(dir, d.serial+".img")
+		all = append(all, d.drive)
+		if err := d.fill(d.file); err != nil {
 			return nil, noRoom(kindOf(err), dir)
 		}
 	}
@@ -159,6 +155,15 @@ func (p *process) talk(ctx context.Context) (*guest.Client, error) {
 		}
 	}()
 	return guest.Connect(ctx, conn)
+}
+
+// hello says hello to the tether and lets go.
+func (p *process) hello(ctx context.Context) error {
+	client, err := p.talk(ctx)
+	if err != nil {
+		return err
+	}
+	return client.Close()
 }
 
 // actOut runs the program of a rehearsal as a container's process.

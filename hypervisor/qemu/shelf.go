@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/bits"
 	"os"
 	"path/filepath"
@@ -35,12 +36,18 @@ type shelf struct {
 // spot is a template's on the shelf.
 type spot struct {
 	shape   shape
-	settled chan struct{} // closed when t is there, or is known not to come
-	loading bool          // it is read from disk, which is worth waiting for
-	t       *template     // nil: there is none, or not yet
-	users   int           // forks that are being made of t
+	read    chan struct{} // closed when what is on disk was tried; that is worth waiting for
+	settled chan struct{} // closed when t is there, or is known not to come, for the reason err
 	spoilt  int           // how many turned out broken
-	used    time.Time
+
+	t     *template // nil: there is none, or not yet
+	err   error
+	users int // forks that are being made of t
+	used  time.Time
+}
+
+func newSpot(s shape, spoilt int) *spot {
+	return &spot{shape: s, spoilt: spoilt, read: make(chan struct{}), settled: make(chan struct{}), used: time.Now()}
 }
 
 const (
@@ -54,33 +61,24 @@ const (
 	loadLimit = 2 * time.Second
 )
 
-// Directories on the shelf that are no templates yet, or no more.
-const (
-	makingPrefix   = "making-"
-	droppingPrefix = "dropping-"
-)
-
 // class gives the memory of the machine that is made for one of so much: there are four sizes between a power of two and the next, so that templates fit many. A
 // guest's memory takes of the host's only what it touches, and what its container may take is bounded in the guest.
 func class(memory portlayer.Bytes) portlayer.Bytes {
-	if memory < 4*portlayer.MiB {
-		return 4 * portlayer.MiB
-	}
 	step := portlayer.Bytes(1) << (bits.Len64(uint64(memory-1)) - 3)
-	return max((memory+step-1)/step*step, portlayer.MiB)
+	return (memory + step - 1) / step * step
 }
 
 // key is the hash of everything that makes a template of the shape s what it is.
 func (h *Hypervisor) key(s shape) string {
-	s.life, s.name, s.drives = pattern, processName("template"), nil
-	parts := append([]string{fmt.Sprint(templateFormat), h.program, s.qemu, filepath.Base(h.boot.kernel.Name()), filepath.Base(h.boot.initrd.Name()), h.processor(s)}, arguments(s)...)
+	s.life, s.name = pattern, processName("template")
+	parts := append([]string{fmt.Sprint(templateFormat), h.program, s.qemu, filepath.Base(h.boot.kernel.Name()), filepath.Base(h.boot.initrd.Name()), h.processor}, arguments(s)...)
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
 	return hex.EncodeToString(sum[:16])
 }
 
-// processor is what a guest sees of the host's.
-func (h *Hypervisor) processor(s shape) string {
-	if s.accel != "kvm" {
+// hostProcessor is what a guest sees of the host's, with an accelerator.
+func hostProcessor(accel string) string {
+	if accel != "kvm" {
 		return ""
 	}
 	first, _, _ := strings.Cut(readFile("/proc/cpuinfo"), "\n\n")
@@ -118,17 +116,12 @@ func programID(path string) (string, error) {
 // find gives the template for the shape s, to be handed back with release; nil if there is none to be had now. One that is missing is made meanwhile.
 func (f *shelf) find(ctx context.Context, s shape) *template {
 	p := f.want(s)
-	f.mu.Lock()
-	loading, settled := p.loading, p.settled
-	f.mu.Unlock()
-	if loading {
-		limit := time.NewTimer(loadLimit)
-		defer limit.Stop()
-		select {
-		case <-settled:
-		case <-limit.C:
-		case <-ctx.Done():
-		}
+	limit := time.NewTimer(loadLimit)
+	defer limit.Stop()
+	select {
+	case <-p.read:
+	case <-limit.C:
+	case <-ctx.Done():
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -178,67 +171,68 @@ func (f *shelf) close() {
 
 // want has the template for s read or made, if it is neither there nor on its way.
 func (f *shelf) want(s shape) *spot {
-	key := f.h.key(s)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if p := f.known[key]; p != nil {
-		return p
+	p := f.known[s.key]
+	if p == nil {
+		p = newSpot(s, 0)
+		f.known[s.key] = p
+		f.h.workers.Go(func() { f.settle(p) })
 	}
-	p := &spot{shape: s, settled: make(chan struct{}), used: time.Now()}
-	if _, err := os.Stat(filepath.Join(f.dir, key, templateAbout)); err == nil {
-		p.loading = true
-	}
-	f.known[key] = p
-	f.h.workers.Go(func() { f.settle(key, p) })
 	return p
 }
 
 // settle reads the template, or makes it.
-func (f *shelf) settle(key string, p *spot) {
+func (f *shelf) settle(p *spot) {
+	defer close(p.settled)
 	ctx := f.h.work
-	t, err := f.get(ctx, key, p)
+	t, err := f.fetch(ctx, p.shape)
+	f.put(p, t, err)
+	close(p.read)
+	if t != nil || ctx.Err() != nil {
+		return
+	}
+	t, err = f.make(ctx, p.shape)
+	f.put(p, t, err)
+	if err != nil && ctx.Err() == nil {
+		f.h.o.Log.Warn("there is no template for machines of this shape: they boot", "memory", p.shape.size(), "cpus", p.shape.cpus, "err", err)
+	}
+}
+
+// put gives a spot its template, or the reason why it has none.
+func (f *shelf) put(p *spot, t *template, err error) {
 	f.mu.Lock()
-	p.t, p.loading = t, false
-	close(p.settled)
+	p.t, p.err = t, err
 	if t != nil {
 		f.makeRoom(p)
 	}
 	f.mu.Unlock()
-	if err != nil && ctx.Err() == nil {
-		f.h.o.Log.Warn("there is no template for machines of this shape: they boot", "memory", p.shape.size(), "cpus", p.shape.cpus, "err", err)
-	}
 	if t != nil {
 		f.h.pool.wake()
 	}
 }
 
-func (f *shelf) get(ctx context.Context, key string, p *spot) (*template, error) {
+// fetch reads a template from disk and tries it. One that is of no use is dropped. NotFound if there is none.
+func (f *shelf) fetch(ctx context.Context, s shape) (*template, error) {
 	began := time.Now()
-	log := f.h.o.Log.With("template", key[:12], "memory", p.shape.size(), "cpus", p.shape.cpus)
-	t, err := load(f.dir, key, p.shape.memory)
+	t, err := load(f.dir, s.key, s.memory)
 	if err == nil {
-		if err = f.try(ctx, p.shape, t); err == nil {
-			log.Info("template read", "took", time.Since(began))
+		if err = f.try(ctx, s, t); err == nil {
+			f.log(s).Info("template read", "took", time.Since(began))
 			return t, nil
 		}
 		t.close()
 	}
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
+	if ctx.Err() == nil && !fault.Is(err, fault.NotFound) {
+		f.log(s).Warn("a template is of no use; it is made anew", "err", err)
+		f.drop(ctx, s.key)
 	}
-	if !fault.Is(err, fault.NotFound) {
-		log.Warn("a template is of no use; it is made anew", "err", err)
-		f.drop(key)
-	}
-	// Only what is to be read is worth waiting for.
-	f.mu.Lock()
-	if p.loading {
-		p.loading = false
-		close(p.settled)
-		p.settled = make(chan struct{})
-	}
-	f.mu.Unlock()
-	return f.make(ctx, p.shape)
+	return nil, err
+}
+
+// log is for what is said of the template for s.
+func (f *shelf) log(s shape) *slog.Logger {
+	return f.h.o.Log.With("template", s.key[:12], "memory", s.size(), "cpus", s.cpus)
 }
 
 // make makes a template, tries it and keeps it on disk. That it cannot be kept does not keep it from being used.
@@ -253,16 +247,15 @@ func (f *shelf) make(ctx context.Context, s shape) (*template, error) {
 	if err != nil {
 		return nil, fault.Wrap("make a template", "", err)
 	}
-	log := f.h.o.Log.With("template", t.key[:12], "memory", s.size(), "cpus", s.cpus)
 	if err := f.try(ctx, s, t); err != nil {
 		t.close()
 		return nil, err
 	}
 	a := about{Key: t.key, Made: time.Now().UTC(), QEMU: s.qemu, Kernel: f.h.info.Kernel, Accel: s.accel, Memory: s.memory, CPUs: s.cpus}
-	if err := t.save(f.dir, a); err != nil {
-		log.Warn("a template cannot be kept on disk: the next start of vch makes it anew", "err", err)
+	if t.unkept = t.save(f.dir, a); t.unkept != nil {
+		f.log(s).Warn("a template cannot be kept on disk: the next start of vch makes it anew", "err", t.unkept)
 	}
-	log.Info("template made", "took", time.Since(began))
+	f.log(s).Info("template made", "took", time.Since(began))
 	return t, nil
 }
 
@@ -288,11 +281,7 @@ func (f *shelf) try(ctx context.Context, s shape, t *template) (err error) {
 	if err := q.call(ctx, "cont", nil, nil); err != nil {
 		return err
 	}
-	client, err := p.talk(ctx)
-	if err != nil {
-		return err
-	}
-	return client.Close()
+	return p.hello(ctx)
 }
 
 // makeRoom takes the template off that was not used for longest, if there are too many. The caller holds mu.
@@ -322,49 +311,42 @@ func (f *shelf) condemn(t *template, cause error) {
 	f.h.o.Log.Warn("a template turned out broken; machines boot until it is made anew", "template", t.key[:12], "err", cause)
 	// release finds its user here no more: it was counted off.
 	f.takeOff(p)
-	p.spoilt++
-	again := p.spoilt <= mostSpoilt
-	p.settled = make(chan struct{})
+	p = newSpot(p.shape, p.spoilt+1)
+	p.err = fault.Wrap("fork a machine of the template", "", cause)
+	f.known[t.key] = p
 	f.mu.Unlock()
-	f.drop(t.key)
-	if again {
-		f.h.workers.Go(func() { f.settle(t.key, p) })
+	f.drop(f.h.work, t.key)
+	if p.spoilt > mostSpoilt {
+		close(p.read)
+		close(p.settled)
+		return
 	}
+	f.h.workers.Go(func() { f.settle(p) })
 }
 
 // drop deletes a template from disk, whoever uses it: they have it in memory.
-func (f *shelf) drop(key string) {
-	gone := filepath.Join(f.dir, droppingPrefix+key)
-	if os.Rename(filepath.Join(f.dir, key), gone) != nil {
-		gone = filepath.Join(f.dir, key)
+func (f *shelf) drop(ctx context.Context, key string) {
+	if err := f.h.disks.RemoveDir(ctx, portlayer.DiskPath(filepath.Join(f.dir, key))); err != nil {
+		f.h.o.Log.Warn("a template cannot be deleted", "template", key, "err", err)
 	}
-	_ = os.RemoveAll(gone)
 }
 
 // tidy deletes from disk what nobody has used for a while, and what was cut off.
-func (f *shelf) tidy(now time.Time) error {
-	entries, err := os.ReadDir(f.dir)
+func (f *shelf) tidy(ctx context.Context, now time.Time) error {
+	f.h.disks.sweep(f.dir)
+	keys, err := f.h.disks.List(ctx, portlayer.DiskPath(f.dir))
 	if err != nil {
-		return kindOf(err)
+		return err
 	}
-	for _, e := range entries {
-		path := filepath.Join(f.dir, e.Name())
-		info, err := e.Info()
+	for _, key := range keys {
+		lock, err := lockDir(filepath.Join(f.dir, key), unix.LOCK_EX)
 		if err != nil {
-			continue
+			continue // a daemon uses it
 		}
-		cut := strings.HasPrefix(e.Name(), makingPrefix) || strings.HasPrefix(e.Name(), droppingPrefix)
-		if !cut && now.Sub(info.ModTime()) < unusedFor {
-			continue
+		if info, err := lock.Stat(); err == nil && now.Sub(info.ModTime()) >= unusedFor {
+			f.h.o.Log.Info("template dropped: nobody used it for a day", "template", key)
+			f.drop(ctx, key)
 		}
-		lock, err := lockDir(path, unix.LOCK_EX)
-		if err != nil {
-			continue // a daemon uses it, or makes it
-		}
-		if !cut {
-			f.h.o.Log.Info("template dropped: nobody used it for a day", "template", e.Name())
-		}
-		f.drop(e.Name())
 		lock.Close()
 	}
 	return nil
@@ -385,79 +367,81 @@ type Template struct {
 }
 
 // Templates lists the templates in a cache directory, the last used first.
-func Templates(cache string) ([]Template, error) {
+func Templates(ctx context.Context, cache string) ([]Template, error) {
 	dir := filepath.Join(cache, templatesDir)
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
+	keys, err := directories().List(ctx, portlayer.DiskPath(dir))
+	if fault.Is(err, fault.NotFound) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, kindOf(err)
-	}
 	var all []Template
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), makingPrefix) || strings.HasPrefix(e.Name(), droppingPrefix) {
-			continue
+	for _, key := range keys {
+		if t, ok := lookAt(filepath.Join(dir, key)); ok {
+			all = append(all, t)
 		}
-		var a about
-		text, err := readSmall(filepath.Join(dir, e.Name(), templateAbout))
-		if err != nil || json.Unmarshal(text, &a) != nil {
-			continue
-		}
-		t := Template{Key: e.Name(), Made: a.Made, QEMU: a.QEMU, Kernel: a.Kernel, Accel: a.Accel, Memory: a.Memory, CPUs: a.CPUs}
-		if info, err := e.Info(); err == nil {
-			t.Used = info.ModTime()
-		}
-		for _, name := range []string{templateMemory, templateState, templateAbout} {
-			if n, err := allocated(filepath.Join(dir, e.Name(), name)); err == nil {
-				t.Size += n
-			}
-		}
-		if lock, err := lockDir(filepath.Join(dir, e.Name()), unix.LOCK_EX); err == nil {
-			lock.Close()
-		} else {
-			t.InUse = fault.Is(err, fault.InUse)
-		}
-		all = append(all, t)
 	}
 	slices.SortFunc(all, func(a, b Template) int { return b.Used.Compare(a.Used) })
-	return all, nil
+	return all, err
+}
+
+// lookAt tells of the template in a directory, if one is there.
+func lookAt(dir string) (t Template, ok bool) {
+	var a about
+	text, err := readSmall(filepath.Join(dir, templateAbout))
+	if err != nil || json.Unmarshal(text, &a) != nil {
+		return t, false
+	}
+	t = Template{Key: filepath.Base(dir), Made: a.Made, QEMU: a.QEMU, Kernel: a.Kernel, Accel: a.Accel, Memory: a.Memory, CPUs: a.CPUs}
+	if info, err := os.Stat(dir); err == nil {
+		t.Used = info.ModTime()
+	}
+	for _, name := range []string{templateMemory, templateState, templateAbout} {
+		if n, err := allocated(filepath.Join(dir, name)); err == nil {
+			t.Size += n
+		}
+	}
+	lock, err := lockDir(dir, unix.LOCK_EX)
+	if err == nil {
+		lock.Close()
+	}
+	t.InUse = fault.Is(err, fault.InUse)
+	return t, true
 }
 
 // DropTemplate deletes a template from a cache directory: NotFound if it is not there, InUse if a daemon uses it.
-func DropTemplate(cache, key string) error {
-	f := shelf{dir: filepath.Join(cache, templatesDir)}
+func DropTemplate(ctx context.Context, cache, key string) error {
 	if !keyRule.MatchString(key) {
 		return fault.New(fault.NotFound, "no template %q", key)
 	}
-	lock, err := lockDir(filepath.Join(f.dir, key), unix.LOCK_EX)
+	dir := filepath.Join(cache, templatesDir, key)
+	lock, err := lockDir(dir, unix.LOCK_EX)
 	if fault.Is(err, fault.NotFound) {
 		return fault.New(fault.NotFound, "no template %q", key)
 	}
 	if err != nil {
 		return fault.New(fault.KindOf(err), "template %s is used by a vch that runs", key)
 	}
-	defer lock.Close()
-	f.drop(key)
-	return nil
+	return errors.Join(directories().RemoveDir(ctx, portlayer.DiskPath(dir)), lock.Close())
 }
 
-// MakeTemplate reads or makes the template for machines of so much memory and so many processors, and waits for it.
+// MakeTemplate reads or makes the template for machines of so much memory and so many processors, and waits for it. Invalid if no machine can be like that,
+// Unavailable if the template could not be kept.
 func (h *Hypervisor) MakeTemplate(ctx context.Context, memory portlayer.Bytes, cpus int) (key string, err error) {
 	if h.shelf == nil {
 		return "", fault.New(fault.Unsupported, "templates are off")
 	}
-	s := h.shape(definition{Memory: memory, CPUs: cpus})
-	key = h.key(s)
-	t, err := load(h.shelf.dir, key, s.memory)
-	if err != nil {
-		if t, err = h.shelf.make(ctx, s); err != nil {
-			return "", err
-		}
-		if t.held == nil {
-			err = fault.New(fault.Unavailable, "the template could not be kept in %s", h.shelf.dir)
-		}
+	if err := possible(memory, cpus); err != nil {
+		return "", err
 	}
-	t.close()
-	return key, err
+	p := h.shelf.want(h.shape(definition{Memory: memory, CPUs: cpus}))
+	select {
+	case <-p.settled:
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	h.shelf.mu.Lock()
+	defer h.shelf.mu.Unlock()
+	if p.t == nil {
+		return "", p.err
+	}
+	return p.shape.key, p.t.unkept
 }

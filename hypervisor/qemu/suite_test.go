@@ -112,14 +112,13 @@ func (h sure) awaitWay(ctx context.Context, s shape) {
 	for range recentShapes { // whatever the pool held before, it is to hold these
 		h.Expect(portlayer.MachineSpec{Memory: s.memory, CPUs: s.cpus})
 	}
-	key := h.key(s)
 	for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if t := h.shelf.find(ctx, s); t != nil {
 			h.shelf.release(t)
 			h.pool.mu.Lock()
 			ready := 0
 			for _, w := range h.pool.ready {
-				if w.key == key {
+				if w.key == s.key {
 					ready++
 				}
 			}

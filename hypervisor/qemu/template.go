@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -31,6 +32,7 @@ type template struct {
 	memory *os.File // a sealed memfd
 	state  []byte   // QEMU's migration stream, without the memory
 	held   *os.File // the directory on disk, locked against its deletion; nil if the template could not be kept
+	unkept error    // why not
 
 	leaving int // once it is off the shelf: how many still make forks of it; guarded by the shelf's mu
 }
@@ -74,7 +76,7 @@ var shared = map[string]any{"capabilities": []any{
 // makeTemplate boots a machine of the shape s in dir, which it may litter, and stops it where it waits.
 func (h *Hypervisor) makeTemplate(ctx context.Context, dir string, s shape) (t *template, err error) {
 	s.life, s.name, s.drives = pattern, processName("template"), nil
-	memory, err := memfd("vch-template", unix.MFD_ALLOW_SEALING)
+	memory, err := newMemory(s.memory)
 	if err != nil {
 		return nil, err
 	}
@@ -83,9 +85,6 @@ func (h *Hypervisor) makeTemplate(ctx context.Context, dir string, s shape) (t *
 			memory.Close()
 		}
 	}()
-	if err := memory.Truncate(int64((s.memory + portlayer.MiB - 1) / portlayer.MiB * portlayer.MiB)); err != nil {
-		return nil, kindOf(err)
-	}
 	p, q, err := h.launch(ctx, dir, s, memory)
 	if err != nil {
 		return nil, err
@@ -113,10 +112,10 @@ func (h *Hypervisor) makeTemplate(ctx context.Context, dir string, s shape) (t *
 	}
 	q.close()
 	h.end(p)
-	if _, err := unix.FcntlInt(memory.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL); err != nil {
-		return nil, fmt.Errorf("cannot seal the memory of a template: %w", err)
+	if err := seal(memory); err != nil {
+		return nil, err
 	}
-	t = &template{key: h.key(s), memory: memory}
+	t = &template{key: s.key, memory: memory}
 	if t.state, err = io.ReadAll(io.NewSectionReader(state, 0, maxState)); err != nil {
 		return nil, err
 	}
@@ -133,6 +132,26 @@ func memfd(name string, flags int) (*os.File, error) {
 		return nil, fmt.Errorf("cannot make a file in memory: %w", err)
 	}
 	return os.NewFile(uintptr(fd), name), nil
+}
+
+// newMemory makes the file that is a template's memory.
+func newMemory(size portlayer.Bytes) (*os.File, error) {
+	f, err := memfd("vch-template", unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Truncate(int64(size)); err != nil {
+		return nil, errors.Join(kindOf(err), f.Close())
+	}
+	return f, nil
+}
+
+// seal lets nobody write into a template's memory any more.
+func seal(memory *os.File) error {
+	if _, err := unix.FcntlInt(memory.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL); err != nil {
+		return fmt.Errorf("cannot seal the memory of a template: %w", err)
+	}
+	return nil
 }
 
 // migrate runs a migration command with the state in a file, and waits for its end.
@@ -164,53 +183,40 @@ func (q *qmp) migrate(ctx context.Context, command string, state *os.File) error
 }
 
 // save keeps a template on disk, in dir/KEY. Another daemon may have been quicker: then its own stays.
-func (t *template) save(dir string, a about) (err error) {
-	tmp, err := os.MkdirTemp(dir, makingPrefix)
-	if err != nil {
-		return kindOf(err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }() // renamed: not there any more
-	lock, err := lockDir(tmp, unix.LOCK_SH)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if t.held != lock {
-			lock.Close()
-		}
-	}()
-	if a.MemorySum, err = writeSummed(filepath.Join(tmp, templateMemory), t.writeMemory); err != nil {
-		return noRoom(kindOf(err), dir)
-	}
-	if a.StateSum, err = writeSummed(filepath.Join(tmp, templateState), func(w io.Writer) error { _, err := w.Write(t.state); return err }); err != nil {
-		return noRoom(kindOf(err), dir)
-	}
-	text, err := json.MarshalIndent(a, "", "\t")
-	if err != nil {
-		return err
-	}
-	if err := atomicfile.Write(filepath.Join(tmp, templateAbout), append(text, '\n'), 0o600); err != nil {
-		return noRoom(kindOf(err), dir)
-	}
-	if err := os.Rename(tmp, filepath.Join(dir, t.key)); errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
-		return nil
-	} else if err != nil {
-		return kindOf(err)
-	}
-	t.held = lock
-	return atomicfile.SyncDir(dir)
-}
-
-// writeSummed writes a file durably and gives the CRC-32C of what is in it.
-func writeSummed(path string, fill func(io.Writer) error) (uint32, error) {
-	sum := crc32.New(castagnoli)
-	err := atomicfile.WriteFrom(path, 0o600, func(w io.Writer) error {
-		buffered := bufio.NewWriterSize(io.MultiWriter(w, sum), 1<<20)
-		if err := fill(buffered); err != nil {
+func (t *template) save(dir string, a about) error {
+	path := filepath.Join(dir, t.key)
+	err := atomicfile.MakeDir(path, func(in *atomicfile.Dir) (err error) {
+		if a.MemorySum, err = writeSummed(in, templateMemory, t.writeMemory); err != nil {
 			return err
 		}
-		return buffered.Flush()
+		if a.StateSum, err = writeSummed(in, templateState, func(w io.Writer) error { _, err := w.Write(t.state); return err }); err != nil {
+			return err
+		}
+		text, err := json.MarshalIndent(a, "", "\t")
+		if err != nil {
+			return err
+		}
+		return in.Write(templateAbout, append(text, '\n'))
 	})
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return noRoom(kindOf(err), dir)
+	}
+	t.held, err = lockDir(path, unix.LOCK_SH)
+	return err
+}
+
+// writeSummed makes a file and gives the CRC-32C of what is in it.
+func writeSummed(in *atomicfile.Dir, name string, fill func(io.Writer) error) (uint32, error) {
+	f, err := in.Create(name)
+	if err != nil {
+		return 0, err
+	}
+	sum := crc32.New(castagnoli)
+	w := bufio.NewWriterSize(io.MultiWriter(f, sum), 1<<20)
+	if err := fill(w); err != nil {
+		return 0, err
+	}
+	err = w.Flush()
 	return sum.Sum32(), err
 }
 
@@ -282,11 +288,8 @@ func load(dir, key string, memory portlayer.Bytes) (_ *template, err error) {
 	if a.Key != key || a.Memory != memory {
 		return nil, damaged(templateAbout, errors.New("it is another's"))
 	}
-	if read.memory, err = memfd("vch-template", unix.MFD_ALLOW_SEALING); err != nil {
+	if read.memory, err = newMemory(memory); err != nil {
 		return nil, err
-	}
-	if err := read.memory.Truncate(int64(memory)); err != nil {
-		return nil, kindOf(err)
 	}
 	if err := readSummed(filepath.Join(held.Name(), templateMemory), a.MemorySum, func(r io.Reader) error { return readMemory(r, read.memory) }); err != nil {
 		return nil, damaged(templateMemory, err)
@@ -297,8 +300,8 @@ func load(dir, key string, memory portlayer.Bytes) (_ *template, err error) {
 	}); err != nil {
 		return nil, damaged(templateState, err)
 	}
-	if _, err := unix.FcntlInt(read.memory.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL); err != nil {
-		return nil, fmt.Errorf("cannot seal the memory of a template: %w", err)
+	if err := seal(read.memory); err != nil {
+		return nil, err
 	}
 	now := time.Now()
 	_ = os.Chtimes(held.Name(), now, now) // when it was used last

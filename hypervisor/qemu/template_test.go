@@ -108,18 +108,25 @@ busybox date +%s
 busybox ls /sys/class/net
 cat /sys/class/dmi/id/product_uuid 2>/dev/null || echo none`
 
+// kept is a Hypervisor that keeps warm machines of suiteShape ready, and an image.
+func kept(t *testing.T, warm int) (context.Context, sure, portlayer.DiskPath) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	t.Cleanup(cancel)
+	dir := t.TempDir()
+	h, _ := forking(t, dir, "", buildTether(t), warm)
+	t.Cleanup(func() { closed(t, h) })
+	image := busyboxImage(t, h.Hypervisor, portlayer.DiskPath(dir))
+	h.awaitWay(ctx, h.shape(suiteShape))
+	return ctx, h, image
+}
+
 // Fifty forks, half of them from the pool, have nothing in common that only one may have.
 func TestForksDiffer(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs QEMU")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-	defer cancel()
-	dir := t.TempDir()
-	h, _ := forking(t, dir, "", buildTether(t), 2)
-	defer closed(t, h)
-	image := busyboxImage(t, h.Hypervisor, portlayer.DiskPath(dir))
-	h.awaitWay(ctx, h.shape(suiteShape))
+	ctx, h, image := kept(t, 2)
 	time.Sleep(2 * time.Second) // that the clock of those that wait is wrong by
 	const forks, atOnce = 50, 4
 	var (
@@ -201,7 +208,7 @@ func TestTemplateOnDisk(t *testing.T) {
 				t.Errorf("the log says %q %d times, not %d:\n%s", text, got, n, log.text.String())
 			}
 		}
-		key = h.key(s)
+		key = s.key
 	}
 	use(t, tether, 0, 1, 0)
 	use(t, tether, 1, 0, 0)
@@ -234,13 +241,13 @@ func TestTemplateOnDisk(t *testing.T) {
 	b, _ := forking(t, t.TempDir(), cache, tether, 0)
 	defer closed(t, b)
 	b.awaitWay(ctx, b.shape(suiteShape))
-	if err := b.shelf.tidy(time.Now().Add(2 * unusedFor)); err != nil {
+	if err := b.shelf.tidy(ctx, time.Now().Add(2*unusedFor)); err != nil {
 		t.Error(err)
 	}
-	if left, err := Templates(cache); err != nil || len(left) != 1 || left[0].Key != old || !left[0].InUse {
+	if left, err := Templates(ctx, cache); err != nil || len(left) != 1 || left[0].Key != old || !left[0].InUse {
 		t.Errorf("after two days there are %+v, %v; %s is used", left, err, old)
 	}
-	if err := DropTemplate(cache, old); !fault.Is(err, fault.InUse) {
+	if err := DropTemplate(ctx, cache, old); !fault.Is(err, fault.InUse) {
 		t.Errorf("drop a template that is used: %v", err)
 	}
 }
@@ -298,13 +305,7 @@ func TestPoolLosesForks(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs QEMU")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	dir := t.TempDir()
-	h, _ := forking(t, dir, "", buildTether(t), 2)
-	defer closed(t, h)
-	image := busyboxImage(t, h.Hypervisor, portlayer.DiskPath(dir))
-	h.awaitWay(ctx, h.shape(suiteShape))
+	ctx, h, image := kept(t, 2)
 	for _, was := range processes(h.poolRoot()) {
 		if err := unix.Kill(was.pid, unix.SIGKILL); err != nil {
 			t.Error(err)

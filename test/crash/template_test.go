@@ -28,7 +28,7 @@ func TestTemplateKilled(t *testing.T) {
 	making := pool()
 	h.kill()
 	// As if it had been killed while it wrote it.
-	part := filepath.Join(h.cache, "templates", "making-1")
+	part := filepath.Join(h.cache, "templates", ".making-1")
 	if err := os.MkdirAll(part, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestTemplateKilled(t *testing.T) {
 	templates := func() (n int) {
 		list, _ := os.ReadDir(filepath.Join(h.cache, "templates"))
 		for _, e := range list {
-			if !strings.HasPrefix(e.Name(), "making-") {
+			if !strings.HasPrefix(e.Name(), ".making-") {
 				n++
 			}
 		}

@@ -102,8 +102,6 @@ func TestNames(t *testing.T) {
 // renames are the files that rename, and why that is not a durable file's way to its name.
 var renames = map[string]string{
 	"hypervisor/qemu/process.go":        "the directory of a fork that was kept ready becomes its machine's, while it is in it",
-	"hypervisor/qemu/shelf.go":          "a template goes out of sight before it is deleted",
-	"hypervisor/qemu/template.go":       "a template, a directory, comes into sight at once",
 	"internal/atomicfile/atomicfile.go": "the one place",
 	"internal/atomicfile/dir.go":        "the one place for a directory with its files",
 	"hypervisor/qemu/disks.go":          "moves and removes whole disks and directories; small files go through atomicfile",
