@@ -57,6 +57,18 @@ func (s *suite) hotplug(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.undefine(t, holder)
+	// A disk that comes to a machine without an image is no image: it can go again.
+	bare := s.define(t, portlayer.MachineSpec{ID: "bare", Memory: spec.Memory, CPUs: spec.CPUs, Devices: []portlayer.DeviceChange{{Op: portlayer.Add, Disk: portlayer.Disk{Serial: ownSerial, Size: portlayer.MinDisk}}}})
+	s.powerOn(t, bare)
+	for _, change := range []portlayer.DeviceChange{add("readable", ro, true), remove("readable")} {
+		if err := bare.Reconfigure(s.limit(t), []portlayer.DeviceChange{change}); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := bare.PowerOff(s.limit(t)); err != nil {
+		t.Fatal(err)
+	}
+	s.undefine(t, bare)
 	for _, bad := range []struct {
 		what    string
 		kind    fault.Kind
