@@ -25,7 +25,7 @@ type Handler interface {
 	// Changed returns a channel that is closed at the next change of Status.
 	Changed() <-chan struct{}
 	// Output forgets the frames up to acked, then waits for and returns the frame numbered n, which is after acked. io.EOF once the process has exited and
-	// n is past the last frame.
+	// n is past the last frame; then the Status says how that went.
 	Output(ctx context.Context, acked, n uint64) (Frame, error)
 	// Forget drops the frames up to acked.
 	Forget(acked uint64)
@@ -103,8 +103,8 @@ func (c *Client) Status(ctx context.Context) (st Status, err error) {
 func (c *Client) Watch(ctx context.Context, fn func(Status) bool) error { return c.watch(ctx, fn) }
 
 // Output calls fn for every frame after the one numbered after. When fn returns nil, the frame is acknowledged and the guest forgets it.
-// It returns nil when the output is complete.
-func (c *Client) Output(ctx context.Context, after uint64, fn func(Frame) error) error {
+// It returns when the output is complete, with the status of then.
+func (c *Client) Output(ctx context.Context, after uint64, fn func(Frame) error) (Status, error) {
 	return c.output(ctx, after, fn)
 }
 

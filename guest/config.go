@@ -5,25 +5,30 @@ import "time"
 // ExecutorConfig is all that a container VM must do, once: mounts, files, one process. The port layer writes it,
 // the tether reads it. Nothing in it names a host path.
 type ExecutorConfig struct {
-	ID       string `json:"id"`       // the container's id; "" is refused
-	Hostname string `json:"hostname"` // sethostname(2); at most 64 bytes
-	Domain   string `json:"domain,omitempty"`
-	Root     Root   `json:"root"`
-	// Serials gives, for disks that the machine shows under another serial than Sources name them by, that serial.
-	Serials map[string]string `json:"serials,omitempty"`
-	Mounts  []MountSpec       `json:"mounts,omitempty"` // in any order: the tether mounts parents before what lies below them
-	Files   []File            `json:"files,omitempty"`  // written over the image's: /etc/hosts, /etc/hostname, /etc/resolv.conf
-	Sysctls []Sysctl          `json:"sysctls,omitempty"`
-	ShmSize int64             `json:"shm_size"`           // bytes of /dev/shm; 0 means 64 MiB; Docker HostConfig.ShmSize
-	Memory  int64             `json:"memory,omitempty"`   // bytes; memory.max of the process's cgroup (cgroup-v2.rst); 0 means none
-	CPUs    int64             `json:"cpus,omitempty"`     // billionths of a processor; cpu.max of the process's cgroup; 0 means none
-	PidsMax int64             `json:"pids_max,omitempty"` // pids.max; 0 means none
-	Process *Process          `json:"process"`            // nil: mount, copy up, unmount, report exit 0 (a utility VM that populates a volume)
-	Serve   bool              `json:"serve,omitempty"`    // with a nil Process: mount, copy up, and be Running for Archives until Shutdown. No tmpfs of Mounts is mounted: what went there would be lost
+	ID       string          `json:"id"`       // the container's id; "" is refused
+	Hostname string          `json:"hostname"` // sethostname(2); at most 64 bytes
+	Domain   string          `json:"domain,omitempty"`
+	Root     Root            `json:"root"`
+	Seats    map[string]Seat `json:"seats,omitempty"`  // of the disks that are in one, by the serial that Sources name them by
+	Mounts   []MountSpec     `json:"mounts,omitempty"` // in any order: the tether mounts parents before what lies below them
+	Files    []File          `json:"files,omitempty"`  // written over the image's: /etc/hosts, /etc/hostname, /etc/resolv.conf
+	Sysctls  []Sysctl        `json:"sysctls,omitempty"`
+	ShmSize  int64           `json:"shm_size"`           // bytes of /dev/shm; 0 means 64 MiB; Docker HostConfig.ShmSize
+	Memory   int64           `json:"memory,omitempty"`   // bytes; memory.max of the process's cgroup (cgroup-v2.rst); 0 means none
+	CPUs     int64           `json:"cpus,omitempty"`     // billionths of a processor; cpu.max of the process's cgroup; 0 means none
+	PidsMax  int64           `json:"pids_max,omitempty"` // pids.max; 0 means none
+	Process  *Process        `json:"process"`            // nil: mount, copy up, unmount, report exit 0 (a utility VM that populates a volume)
+	Serve    bool            `json:"serve,omitempty"`    // with a nil Process: mount, copy up, and be Running for Archives until Shutdown. No tmpfs of Mounts is mounted: what went there would be lost
 	// Rehearsal: the process is not a container's. When it has exited, Reset makes the machine wait for a config again.
 	Rehearsal bool      `json:"rehearsal,omitempty"`
 	Clock     time.Time `json:"clock"`   // the host's time when it sent this; the guest sets its clock from it
 	Entropy   []byte    `json:"entropy"` // 32 to 512 random bytes, mixed into the guest's pool, from which it takes new keys before anything else runs
+}
+
+// Seat is where a disk is that came into a place which the machine had before, larger than any disk and with a serial of its own.
+type Seat struct {
+	Serial string `json:"serial"` // of the place
+	Size   int64  `json:"size"`   // bytes of the disk
 }
 
 // Root says which disks make the container's root: an overlay (overlayfs.rst) of a writable disk on the image's.
@@ -31,6 +36,8 @@ type Root struct {
 	Image    string `json:"image"`               // Source of the image's disk, read-only; "" with Serve: there is none, and nothing in the root but mounts
 	Writable string `json:"writable"`            // Source of the container's own disk; "" with a nil Process: the image alone, read-only
 	ReadOnly bool   `json:"read_only,omitempty"` // docker run --read-only: the merged root is mounted read-only
+	// Ephemeral: the writable disk is deleted when the process has exited, and nothing on it has to reach its medium.
+	Ephemeral bool `json:"ephemeral,omitempty"`
 }
 
 // A Source names what is mounted, independent of device names:

@@ -261,7 +261,7 @@ func TestConfigureCarriesEverything(t *testing.T) {
 	h := newHandler()
 	c := meet(t, h)
 	cfg := ExecutorConfig{
-		ID: "id", Hostname: "host", Domain: "dom", Serve: true, Rehearsal: true, Serials: map[string]string{"image": "seat"}, Root: Root{Image: "disk://image", Writable: "disk://own", ReadOnly: true},
+		ID: "id", Hostname: "host", Domain: "dom", Serve: true, Rehearsal: true, Seats: map[string]Seat{"image": {Serial: "seat", Size: 1 << 40}}, Root: Root{Image: "disk://image", Writable: "disk://own", ReadOnly: true, Ephemeral: true},
 		Mounts:  []MountSpec{{Source: "label://x", Target: "/data", Subpath: "s", ReadOnly: true, Copy: true, Options: []string{"size=1"}, Name: "data", Was: []string{"y"}, Absent: "elsewhere"}},
 		Files:   []File{{Path: "/etc/hosts", Content: []byte{0, 255}, Mode: 0o644}},
 		Sysctls: []Sysctl{{"a.b", "1"}}, ShmSize: 1, Memory: 2, CPUs: 3, PidsMax: 4,
@@ -468,7 +468,10 @@ func TestCallsEndWithTheConnection(t *testing.T) {
 	}
 	defer c.Close()
 	waiting := make(chan error, 1)
-	go func() { waiting <- c.Output(limited(t), 0, func(Frame) error { return nil }) }()
+	go func() {
+		_, err := c.Output(limited(t), 0, func(Frame) error { return nil })
+		waiting <- err
+	}()
 	if err := c.Watch(limited(t), func(Status) bool { leave(); return true }); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("watch: %v", err)
 	}

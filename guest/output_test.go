@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"reflect"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -77,10 +78,11 @@ func TestOutputSurvivesCuts(t *testing.T) {
 			}
 			err := once(h, left, func(c *Client) error {
 				last := uint64(len(kept))
-				return c.Output(context.Background(), last, func(f Frame) error {
+				_, err := c.Output(context.Background(), last, func(f Frame) error {
 					kept = append(kept, f)
 					return nil
 				})
+				return err
 			})
 			if err == nil {
 				break
@@ -130,12 +132,16 @@ func TestUnacknowledgedEndStays(t *testing.T) {
 	h.wrote(Stdout, []byte("last words"), true)
 	c := meet(t, h)
 	stop := errors.New("not kept")
-	if err := c.Output(limited(t), 0, func(Frame) error { return stop }); !errors.Is(err, stop) {
+	if _, err := c.Output(limited(t), 0, func(Frame) error { return stop }); !errors.Is(err, stop) {
 		t.Fatal(err)
 	}
 	var got []byte
-	if err := c.Output(limited(t), 0, func(f Frame) error { got = append(got, f.Data...); return nil }); err != nil || string(got) != "last words" {
+	st, err := c.Output(limited(t), 0, func(f Frame) error { got = append(got, f.Data...); return nil })
+	if err != nil || string(got) != "last words" {
 		t.Errorf("the second time: %q, %v", got, err)
+	}
+	if !reflect.DeepEqual(st, h.Status()) {
+		t.Errorf("with the status %+v, not %+v", st, h.Status())
 	}
 }
 
@@ -159,7 +165,7 @@ func TestWindowBoundsWhatIsOnItsWay(t *testing.T) {
 		return h.asked
 	}
 	var taken uint64
-	err := c.Output(limited(t), 0, func(f Frame) error {
+	_, err := c.Output(limited(t), 0, func(f Frame) error {
 		for taken == 0 && asked() < ahead {
 		}
 		if n := asked(); n > taken+ahead && n <= frames {
@@ -180,7 +186,7 @@ func TestAcknowledgedFrameIsGone(t *testing.T) {
 	h.wrote(Stdout, []byte("b"), true)
 	h.Forget(1)
 	c := meet(t, h)
-	if err := c.Output(limited(t), 0, func(Frame) error { return nil }); !fault.Is(err, fault.Invalid) {
+	if _, err := c.Output(limited(t), 0, func(Frame) error { return nil }); !fault.Is(err, fault.Invalid) {
 		t.Errorf("err = %v", err)
 	}
 }

@@ -272,7 +272,7 @@ func serveOutput(ctx context.Context, cancel context.CancelFunc, st *yamux.Strea
 				return errLeft // what it did not acknowledge stays for the next host
 			}
 			h.Forget(next - 1)
-			return writeMessage(st, msgEOF, nil)
+			return writeJSON(st, msgEOF, h.Status())
 		}
 		if err != nil {
 			return err

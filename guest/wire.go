@@ -379,10 +379,16 @@ func (s *session) watch(ctx context.Context, fn func(Status) bool) error {
 	})
 }
 
-func (s *session) output(ctx context.Context, after uint64, fn func(Frame) error) error {
-	return s.follow(ctx, "output", after, func(st io.Writer, kind byte, msg []byte) (bool, error) {
+func (s *session) output(ctx context.Context, after uint64, fn func(Frame) error) (last Status, err error) {
+	err = s.follow(ctx, "output", after, func(st io.Writer, kind byte, msg []byte) (bool, error) {
 		switch kind {
 		case msgEOF:
+			if len(msg) == 0 { // a guest of an earlier vch tells its status apart
+				return true, s.watch(ctx, func(st Status) bool { last = st; return st.Phase != Exited && st.Phase != Failed })
+			}
+			if err := json.Unmarshal(msg, &last); err != nil {
+				return true, fault.New(fault.Internal, "guest channel: %w", err)
+			}
 			return true, nil
 		case msgFrame:
 			f, err := decodeFrame(msg)
@@ -403,6 +409,7 @@ func (s *session) output(ctx context.Context, after uint64, fn func(Frame) error
 		}
 		return true, readAnswer(kind, msg, nil)
 	})
+	return last, err
 }
 
 // input is the host's writer of a process's stdin.

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"vch/guest"
 )
 
 // MachineSpec is a machine as it is to be defined.
@@ -69,8 +71,8 @@ type Machine interface {
 	// PowerOn starts the machine and returns when it executes. A second call on a running machine does nothing. The kinds: InUse when another
 	// machine holds a disk, NotFound when a disk file is missing, Conflict when one is damaged (shorter than its descriptor says).
 	PowerOn(ctx context.Context) error
-	// Serials gives, for disks that the guest of a machine that is on sees under another serial than Disk.Serial, that serial. Where there are none it is nil.
-	Serials() map[string]string
+	// Seats gives the places that disks of a machine came into when it was powered on, by Disk.Serial: their guest looks for them there. Where there are none it is nil.
+	Seats() map[string]guest.Seat
 	// PowerOff ends the machine at once, as pulling the plug. Off already: nothing happens. When it returns the machine's disks are free.
 	PowerOff(ctx context.Context) error
 	State(ctx context.Context) (PowerState, error)

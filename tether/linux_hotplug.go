@@ -40,6 +40,7 @@ func (l *Linux) Mount(ctx context.Context, m guest.MountSpec) (err error) {
 	if err != nil {
 		return err
 	}
+	l.leaveSeat(m, label)
 	if place, ok := l.forgotten[label]; ok { // at the same address only if it was never pulled; elsewhere it comes by itself
 		_ = os.WriteFile(place.scan, []byte(place.address), 0)
 		delete(l.forgotten, label)
@@ -91,6 +92,22 @@ func (l *Linux) Mount(ctx context.Context, m guest.MountSpec) (err error) {
 	l.binds[m.Target] = bind{spec: m, id: id}
 	l.show(m.Target, strings.TrimPrefix(path, rootDir))
 	return nil
+}
+
+// leaveSeat looks whether a volume that was unmounted is in its seat still.
+func (l *Linux) leaveSeat(m guest.MountSpec, label string) {
+	if _, mounted := l.volumes[m.Source]; mounted {
+		return
+	}
+	if seat, ok := l.seats[label]; ok {
+		sb, err := readSuper(diskWithSerial(seat.Serial))
+		if err == nil {
+			_, err = sb.isCalled(label, m.Was)
+		}
+		if err != nil {
+			delete(l.seats, label)
+		}
+	}
 }
 
 func sameMount(a, b guest.MountSpec) bool {
@@ -271,7 +288,7 @@ func (l *Linux) closeVolume(m guest.MountSpec) error {
 		delete(l.volumes, m.Source)
 		l.plug.Unlock()
 	}
-	dev := diskWithSerial(label)
+	dev, _ := l.disk(label)
 	if dev == "" {
 		return nil
 	}
@@ -293,8 +310,11 @@ func (l *Linux) closeVolume(m guest.MountSpec) error {
 	return nil
 }
 
-// forget has the kernel drop a disk, so that the next one with its serial is not taken for it. Where it cannot, the disk's end does it.
+// forget has the kernel drop a disk, so that the next one with its serial is not taken for it. Where it cannot, the disk's end does it. A seat stays.
 func (l *Linux) forget(label, dev string) {
+	if _, ok := l.seats[label]; ok {
+		return
+	}
 	device := filepath.Join("/sys/block", filepath.Base(dev), "device")
 	at, err := filepath.EvalSymlinks(device)
 	if err != nil {

@@ -2,6 +2,7 @@ package tether
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -150,11 +151,7 @@ func (l *Linux) openVolumes(ctx context.Context, mounts []guest.MountSpec) func(
 	return func() map[guest.Source]opening { work.Wait(); return opened }
 }
 
-// mountRoot puts the overlay of the container's own disk on the image's together. Without an image the root is empty, and in memory.
-func (l *Linux) mountRoot(ctx context.Context, root guest.Root) error {
-	if root.Image == "" {
-		return l.mount("tmpfs", rootDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755")
-	}
+func (l *Linux) mountImage(ctx context.Context, root guest.Root) error {
 	image, err := l.findDisk(ctx, root.Image, "the image")
 	if err != nil {
 		return err
@@ -162,15 +159,47 @@ func (l *Linux) mountRoot(ctx context.Context, root guest.Root) error {
 	if err := l.mount(image, imageDir, "ext4", unix.MS_RDONLY|unix.MS_NOATIME, "noload"); err != nil {
 		return fault.New(fault.Internal, "the image's disk cannot be mounted: %w", err)
 	}
-	if root.Writable == "" {
-		return l.mount(imageDir, rootDir, "", unix.MS_BIND, "")
-	}
+	return nil
+}
+
+func (l *Linux) mountOwn(ctx context.Context, root guest.Root) error {
 	own, err := l.findDisk(ctx, root.Writable, "the container's own disk")
 	if err != nil {
 		return err
 	}
-	if err := l.mount(own, ownDir, "ext4", unix.MS_NOATIME, "discard"); err != nil { // as a volume: what is deleted goes back to the host
+	data := "discard" // as a volume: what is deleted goes back to the host
+	if root.Ephemeral {
+		data += ",nobarrier"
+	}
+	if err := l.mount(own, ownDir, "ext4", unix.MS_NOATIME, data); err != nil {
 		return fault.New(fault.Internal, "the container's own disk cannot be mounted: %w", err)
+	}
+	if root.Ephemeral {
+		l.plug.Lock()
+		l.written = slices.DeleteFunc(l.written, func(at string) bool { return at == ownDir })
+		l.plug.Unlock()
+	}
+	return nil
+}
+
+// mountRoot puts the overlay of the container's own disk on the image's together. Without an image the root is empty, and in memory.
+func (l *Linux) mountRoot(ctx context.Context, root guest.Root) error {
+	if root.Image == "" {
+		return l.mount("tmpfs", rootDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755")
+	}
+	if root.Writable == "" {
+		if err := l.mountImage(ctx, root); err != nil {
+			return err
+		}
+		return l.mount(imageDir, rootDir, "", unix.MS_BIND, "")
+	}
+	var own error
+	var both sync.WaitGroup
+	both.Go(func() { own = l.mountOwn(ctx, root) })
+	image := l.mountImage(ctx, root)
+	both.Wait()
+	if image != nil || own != nil {
+		return cmp.Or(image, own)
 	}
 	upper, work := filepath.Join(ownDir, "upper"), filepath.Join(ownDir, "work")
 	if err := os.Mkdir(upper, 0o755); err == nil {
@@ -334,7 +363,8 @@ func (l *Linux) openVolume(ctx context.Context, m guest.MountSpec, all []guest.M
 	}
 	// A copy-up that was cut off left its part here; the content itself is untouched.
 	if !readOnly {
-		settle(at, dev, sb, label, own)
+		_, size := l.disk(label)
+		settle(at, size, sb, label, own)
 		if err := os.RemoveAll(content + copySuffix); err != nil {
 			return "", err
 		}
@@ -453,16 +483,13 @@ func (l *Linux) findDisk(ctx context.Context, source guest.Source, what string) 
 	if !ok {
 		return "", fault.New(fault.Invalid, "%s: %q is not a disk", what, source)
 	}
-	if seen := l.serials[serial]; seen != "" {
-		serial = seen
-	}
 	ctx, cancel := context.WithTimeout(ctx, diskWait)
 	defer cancel()
 	for {
 		// Subscribe before looking, so that a disk that comes in between is not missed.
 		news := l.uevents.news()
 		// A disk that is just coming has its name before it can be opened (block/genhd.c, device_add_disk); its uevent follows that.
-		if dev := diskWithSerial(serial); dev != "" && opens(dev) {
+		if dev, _ := l.disk(serial); dev != "" && opens(dev) {
 			return dev, nil
 		}
 		select {
@@ -471,6 +498,15 @@ func (l *Linux) findDisk(ctx context.Context, source guest.Source, what string) 
 			return "", fault.New(fault.NotFound, "the disk of %s (serial %s) did not appear in the machine", what, serial)
 		}
 	}
+}
+
+// disk looks for the disk with a serial: its device, "" if it is not there, and its size in bytes.
+func (l *Linux) disk(serial string) (dev string, size func() (int64, error)) {
+	if seat, ok := l.seats[serial]; ok {
+		return diskWithSerial(seat.Serial), func() (int64, error) { return seat.Size, nil }
+	}
+	dev = diskWithSerial(serial)
+	return dev, func() (int64, error) { return deviceSize(dev) }
 }
 
 // opens reports whether a device is there to be opened.
@@ -520,12 +556,17 @@ func (l *Linux) mount(source, at, fstype string, flags uintptr, data string) err
 // settleAll writes out every file system on a disk and makes it read-only, which leaves the disk as unmounting does, and takes half the time: the machine ends, and
 // what else there is to undo with it. (fs/ext4/super.c, __ext4_remount: the journal is emptied, and the file system marked clean.) After an error some are.
 func (l *Linux) settleAll() error {
-	for _, at := range slices.Backward(l.written) {
-		if err := unix.Mount("", at, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil && !errors.Is(err, unix.EINVAL) { // not mounted any more
-			return err
-		}
+	errs := make([]error, len(l.written))
+	var work sync.WaitGroup
+	for i, at := range l.written {
+		work.Go(func() {
+			if err := unix.Mount("", at, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); !errors.Is(err, unix.EINVAL) { // not mounted any more
+				errs[i] = err
+			}
+		})
 	}
-	return nil
+	work.Wait()
+	return errors.Join(errs...)
 }
 
 // unmountAll takes every mount of the container's back, last first, including those that the container made itself, and syncs.

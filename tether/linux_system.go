@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -34,9 +35,9 @@ type Linux struct {
 	reaper  *reaper
 	stage   *stageChild // started early, for the container's own process; nil once used
 
-	serials map[string]string // of the config
-	mounted []string          // in order
-	written []string          // of these, the file systems on disks that can be written
+	seats   map[string]guest.Seat // where disks are, by serial; one that was unmounted may have left
+	mounted []string              // in order
+	written []string              // of these, the file systems on disks that can be written
 	// plug guards mounted, written, volumes, shown and targets: archives look at them while a Mount or Unmount changes them, and volumes are opened at once. Who
 	// changes the mounts otherwise is one goroutine, and reads without it.
 	plug    sync.RWMutex
@@ -70,7 +71,7 @@ func (l *Linux) Prepare(ctx context.Context, cfg guest.ExecutorConfig) ([]guest.
 	if err := limitCgroup(cfg); err != nil {
 		return nil, err
 	}
-	l.serials = cfg.Serials
+	l.seats = maps.Clone(cfg.Seats)
 	copied, err := l.mountAll(ctx, cfg)
 	return []guest.Timing{{Name: "mount", Took: time.Since(began) - copied}, {Name: "copy", Took: copied}}, err
 }

@@ -155,7 +155,6 @@ func (c *Core) Configure(ctx context.Context, cfg guest.ExecutorConfig) error {
 		c.mu.Lock()
 		c.outcome = err
 		c.mu.Unlock()
-		c.finishOutput()
 		c.set(func(st *guest.Status) {
 			st.Phase, st.Timings, st.Finished = guest.Failed, timings, time.Now()
 			st.Error = &guest.Fault{Kind: fault.KindOf(err).String(), Text: err.Error()}
@@ -163,20 +162,21 @@ func (c *Core) Configure(ctx context.Context, cfg guest.ExecutorConfig) error {
 				st.Unclean = []guest.Source{u.Source}
 			}
 		})
+		c.finishOutput()
 		return err
 	}
 	if proc == nil && cfg.Serve {
-		c.finishOutput()
 		c.setCopies(newCopies())
 		c.mu.Lock()
 		c.running, c.ended = context.WithCancel(context.Background())
 		c.mu.Unlock()
 		c.set(func(st *guest.Status) { st.Phase, st.Timings, st.Started = guest.Running, timings, time.Now() })
+		c.finishOutput()
 		return nil
 	}
 	if proc == nil { // a utility machine: all is done
-		c.finishOutput()
 		c.set(func(st *guest.Status) { st.Phase, st.Timings, st.Finished = guest.Exited, timings, time.Now() })
+		c.finishOutput()
 		return nil
 	}
 	c.mu.Lock()
@@ -252,13 +252,13 @@ func (c *Core) attend(p Proc) {
 	c.endCopies(copyGrace)
 	err := c.sys.Release()
 	c.mounting.Unlock()
-	c.finishOutput()
 	c.set(func(st *guest.Status) {
 		st.Phase, st.Exit, st.Finished, st.Pid, st.Rooms = guest.Exited, exit, finished, 0, rooms
 		if err != nil {
 			st.Error = &guest.Fault{Kind: fault.KindOf(err).String(), Text: "not everything was unmounted: " + err.Error()}
 		}
 	})
+	c.finishOutput()
 }
 
 // pump hands on what r gives until its end.

@@ -187,7 +187,7 @@ func TestTerminal(t *testing.T) {
 		t.Error(err)
 	}
 	var got strings.Builder
-	err = m.c.Output(limited(t), 0, func(f guest.Frame) error {
+	_, err = m.c.Output(limited(t), 0, func(f guest.Frame) error {
 		if f.Stream != guest.Stdout {
 			t.Errorf("a terminal has stream %d", f.Stream)
 		}

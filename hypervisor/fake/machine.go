@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 
+	"vch/guest"
 	"vch/internal/atomicfile"
 	"vch/internal/fault"
 	"vch/portlayer"
@@ -302,8 +303,8 @@ func (m *Machine) WaitOff(ctx context.Context) error {
 	}
 }
 
-// Serials is portlayer.Machine.Serials: a disk has its own.
-func (m *Machine) Serials() map[string]string { return nil }
+// Seats is portlayer.Machine.Seats: there are none.
+func (m *Machine) Seats() map[string]guest.Seat { return nil }
 
 // Pid is portlayer.Machine.Pid: this process is the machine.
 func (m *Machine) Pid() int {

@@ -53,7 +53,7 @@ type suite struct {
 	image portlayer.DiskPath
 	h     portlayer.Hypervisor
 
-	serials sync.Map // Machine.Serials of those that were connected to, by *guest.Client
+	seats sync.Map // Machine.Seats of those that were connected to, by *guest.Client
 }
 
 // Run runs the suite.

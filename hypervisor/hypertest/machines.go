@@ -116,14 +116,14 @@ func (s *suite) connect(t *testing.T, m portlayer.Machine) *guest.Client {
 		t.Fatalf("%v; the machine said: %s", err, m.Diagnosis())
 	}
 	t.Cleanup(func() { c.Close() })
-	s.serials.Store(c, m.Serials())
+	s.seats.Store(c, m.Seats())
 	return c
 }
 
-// seen is cfg for the machine that c is connected to, which may show disks under other serials.
+// seen is cfg for the machine that c is connected to, whose disks may be in seats.
 func (s *suite) seen(c *guest.Client, cfg guest.ExecutorConfig) guest.ExecutorConfig {
-	if serials, ok := s.serials.Load(c); ok {
-		cfg.Serials = serials.(map[string]string)
+	if seats, ok := s.seats.Load(c); ok {
+		cfg.Seats = seats.(map[string]guest.Seat)
 	}
 	return cfg
 }
@@ -139,7 +139,7 @@ func (s *suite) configure(t *testing.T, c *guest.Client, cfg guest.ExecutorConfi
 func (s *suite) collect(t *testing.T, c *guest.Client, after uint64) (stdout, stderr string) {
 	t.Helper()
 	var out, err strings.Builder
-	if e := c.Output(s.limit(t), after, func(f guest.Frame) error {
+	if _, e := c.Output(s.limit(t), after, func(f guest.Frame) error {
 		if f.Stream == guest.Stderr {
 			err.Write(f.Data)
 		} else {
@@ -402,7 +402,7 @@ func (s *suite) restarted(t *testing.T, data portlayer.DiskPath) {
 	}
 
 	var last uint64
-	err := c.Output(s.limit(t), 0, func(f guest.Frame) error {
+	_, err := c.Output(s.limit(t), 0, func(f guest.Frame) error {
 		if last > 0 {
 			return errEnough // not acknowledged: it has to come again
 		}
@@ -439,7 +439,7 @@ func (s *suite) restarted(t *testing.T, data portlayer.DiskPath) {
 		t.Error(err)
 	}
 	var got strings.Builder
-	err = c.Output(s.limit(t), last, func(f guest.Frame) error {
+	_, err = c.Output(s.limit(t), last, func(f guest.Frame) error {
 		if got.Len() > len(rest)/4 {
 			return errEnough
 		}

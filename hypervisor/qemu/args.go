@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 
 	"vch/guest"
@@ -26,6 +27,7 @@ const (
 type drive struct {
 	serial   string
 	seat     string // of a template's, where it comes into one; ""
+	size     portlayer.Bytes
 	lun      int    // SCSI logical unit, unique in the machine
 	file     string // raw
 	readOnly bool
@@ -46,25 +48,30 @@ func diskID(serial string) string { return "disk-" + serial }
 func (d drive) node() string  { return "disk" + strconv.Itoa(d.lun) }
 func (d drive) group() string { return "throttle" + strconv.Itoa(d.lun) }
 
-// A template has two disks already, which its guest has looked at: a fork only has what is behind them exchanged, while a disk that is plugged has to be asked
+// A template has disks already, which its guest has looked at: a fork only has what is behind them exchanged, while a disk that is plugged has to be asked
 // twenty things by the guest's kernel. They are called by their seats, and are larger than what comes into them: a file system does not mind.
 const (
-	imageSeat = "seat-image" // read-only
-	ownSeat   = "seat-own"
-	seatSize  = 1 << 50 // bytes
+	imageSeat    = "seat-image" // read-only
+	ownSeat      = "seat-own"
+	volumeSeat   = "seat-volume"
+	readableSeat = "seat-readable" // a volume's that is read-only
+
+	seatSize  = 1 << 50              // bytes
+	firstSeat = luns + rehearsalLUNs // units are beyond those of disks that are plugged
 )
 
-// seatLUN gives the units of the seats, beyond those of disks that are plugged.
-var seatLUN = map[string]int{imageSeat: luns + rehearsalLUNs, ownSeat: luns + rehearsalLUNs + 1}
+var seats = []string{imageSeat, ownSeat, volumeSeat, readableSeat}
+
+func seatLUN(seat string) int { return firstSeat + slices.Index(seats, seat) }
 
 // emptySeat is the node behind a seat that nothing has come into.
 func emptySeat(seat string) string { return "empty-" + seat }
 
 // seatObjects are a seat's.
 func seatObjects(seat string) (block, device map[string]any) {
-	readOnly := seat == imageSeat
+	readOnly := seat == imageSeat || seat == readableSeat
 	block = map[string]any{"driver": "null-co", "node-name": emptySeat(seat), "size": int64(seatSize), "read-zeroes": true, "read-only": readOnly, "discard": "unmap"}
-	_, _, device = drive{serial: seat, lun: seatLUN[seat]}.objects()
+	_, _, device = drive{serial: seat, lun: seatLUN(seat)}.objects()
 	device["drive"], device["id"] = emptySeat(seat), seat
 	return block, device
 }
@@ -158,7 +165,7 @@ func arguments(s shape) []string {
 		args = append(args, "-object", memory+"off", "-incoming", "defer")
 	}
 	if s.life != booted {
-		for _, seat := range []string{imageSeat, ownSeat} {
+		for _, seat := range seats {
 			block, device := seatObjects(seat)
 			args = append(args, "-blockdev", object(block), "-device", object(device))
 		}

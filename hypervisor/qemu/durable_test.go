@@ -128,7 +128,7 @@ func newRig(t *testing.T, fork bool) *rig {
 	cfg := guest.ExecutorConfig{ID: "durable", Hostname: "durable", Root: guest.Root{Image: "disk://image", Writable: "disk://" + own}, Mounts: []guest.MountSpec{mount("data")},
 		Process: &guest.Process{Args: []string{"sh", "-c", "cat"}, Stdin: true}, Clock: time.Now(), Entropy: make([]byte, 64)}
 	_, _ = rand.Read(cfg.Entropy)
-	cfg.Serials = r.m.Serials()
+	cfg.Seats = r.m.Seats()
 	if _, err := r.c.Configure(ctx, cfg); err != nil {
 		t.Fatal(err)
 	}

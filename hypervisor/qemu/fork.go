@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vch/guest"
 	"vch/internal/fault"
 )
 
@@ -26,7 +27,14 @@ func (h *Hypervisor) fork(ctx context.Context, dir string, s shape, t *template)
 	}
 	stop := context.AfterFunc(ctx, q.hangUp)
 	defer stop()
-	if err := q.migrate(ctx, "migrate-incoming", state); err != nil {
+	err = q.migrate(ctx, "migrate-incoming", state)
+	// Until it has run, QEMU lets others write what comes into its seats (7.2 block/block-backend.c, blk_root_activate).
+	for _, command := range []string{"cont", "stop"} {
+		if err == nil {
+			err = q.call(ctx, command, nil, nil)
+		}
+	}
+	if err != nil {
 		q.close()
 		h.end(p)
 		return nil, nil, fault.New(fault.KindOf(err), "cannot go on from the template: %w%s", err, said(p.words()))
@@ -99,15 +107,15 @@ func forksFault(err error) bool {
 	return fault.KindOf(err) == fault.Internal
 }
 
-// serials are those that the disks in seats are seen under.
-func (d drives) serials() map[string]string {
-	seen := map[string]string{}
+// seats are those that disks come into.
+func (d drives) seats() map[string]guest.Seat {
+	taken := map[string]guest.Seat{}
 	for _, v := range d {
 		if v.seat != "" {
-			seen[v.serial] = v.seat
+			taken[v.serial] = guest.Seat{Serial: v.seat, Size: int64(v.size)}
 		}
 	}
-	return seen
+	return taken
 }
 
 // run has the stopped machine of p run with its disks.
@@ -116,13 +124,13 @@ func (d drives) run(ctx context.Context, p *process, q *qmp) error {
 	defer stop()
 	for i, v := range d {
 		if v.lun = i; v.seat != "" {
-			v.lun = seatLUN[v.seat]
+			v.lun = seatLUN(v.seat)
 		}
 		if err := v.plug(ctx, q); err != nil {
 			return err
 		}
 	}
-	p.serials = d.serials()
+	p.seats = d.seats()
 	return q.call(ctx, "cont", nil, nil)
 }
 

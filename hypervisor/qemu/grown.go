@@ -35,7 +35,7 @@ func (m *machine) Grown(ctx context.Context, serial string) error {
 		return err
 	}
 	defer done()
-	have, err := plugged(ctx, q, m.seats(def.Disks))
+	have, err := plugged(ctx, q)
 	if err != nil {
 		return err
 	}

@@ -78,7 +78,7 @@ func (m *machine) replug(ctx context.Context, p *process, def, was definition) (
 		}
 		err = errors.Join(err, uerr)
 	}()
-	have, err := plugged(ctx, q, m.seats(was.Disks))
+	have, err := plugged(ctx, q)
 	if err != nil {
 		return err
 	}
@@ -98,15 +98,14 @@ func (m *machine) replug(ctx context.Context, p *process, def, was definition) (
 	}
 	for serial, lun := range have {
 		if !slices.ContainsFunc(def.Disks, func(d portlayer.Disk) bool { return d.Serial == serial }) {
-			if lun >= luns {
-				return fault.New(fault.Unsupported, "disk %s cannot be removed from a machine that is on; switch it off", serial)
-			}
-			v := drive{serial: serial, lun: lun}
+			v := drive{serial: serial}
 			if i := slices.IndexFunc(was.Disks, func(d portlayer.Disk) bool { return d.Serial == serial }); i >= 0 {
 				if v, err = m.drive(was.Disks[i]); err != nil { // its file is away: it can go, and would not come back
 					v = drive{serial: serial}
 				}
-				v.lun = lun
+			}
+			if v.lun = lun; lun >= firstSeat {
+				v.seat = seats[lun-firstSeat]
 			}
 			remove = append(remove, v)
 		}
@@ -177,26 +176,32 @@ func (m *machine) write(def definition) error {
 	return nil
 }
 
-// seats says which of a machine's disks come into the seats of a fork, by seat: the first that is read-only, which is the image's, and the first of its own.
-func (m *machine) seats(disks []portlayer.Disk) map[string]string {
+// takeSeats says which of a machine's disks come into the seats of a fork, by serial: the first that is read-only, which is the image's, the first of its own, and the
+// first volume of either kind. One that is throttled does not: a seat's device would have to know.
+func takeSeats(disks []portlayer.Disk) map[string]string {
 	taken := map[string]string{}
+	free := slices.Clone(seats)
 	for _, d := range disks {
-		seat := ownSeat
-		switch {
-		case d.Throttle != (portlayer.Throttle{}), d.File != "" && !d.ReadOnly:
+		if d.Throttle != (portlayer.Throttle{}) {
 			continue
-		case d.ReadOnly:
-			seat = imageSeat
 		}
-		if taken[seat] == "" {
-			taken[seat] = d.Serial
+		fit := []string{volumeSeat}
+		switch {
+		case d.File == "":
+			fit = []string{ownSeat}
+		case d.ReadOnly:
+			fit = []string{imageSeat, readableSeat}
+		}
+		if i := slices.IndexFunc(free, func(seat string) bool { return slices.Contains(fit, seat) }); i >= 0 {
+			taken[d.Serial] = free[i]
+			free = slices.Delete(free, i, i+1)
 		}
 	}
 	return taken
 }
 
-// plugged gives the units of the disks that QEMU has, by serial. seats are those that came into its seats, if it has some.
-func plugged(ctx context.Context, q *qmp, seats map[string]string) (map[string]int, error) {
+// plugged gives the units of the disks that QEMU has, by serial.
+func plugged(ctx context.Context, q *qmp) (map[string]int, error) {
 	var devices []struct {
 		Name string `json:"name"`
 	}
@@ -204,18 +209,10 @@ func plugged(ctx context.Context, q *qmp, seats map[string]string) (map[string]i
 		return nil, refused("tell its disks", err)
 	}
 	have := map[string]int{}
+	seated := map[int]string{} // by their units, the disks whose descriptors came for a seat
 	for _, d := range devices {
 		get := func(property string, value any) error {
 			return refused("tell its disks", q.call(ctx, "qom-get", map[string]any{"path": "/machine/peripheral/" + d.Name, "property": property}, value))
-		}
-		if serial := seats[d.Name]; serial != "" {
-			var node string
-			if err := get("drive", &node); err != nil {
-				return nil, err
-			}
-			if node != emptySeat(d.Name) { // otherwise the disk came later, and sits elsewhere
-				have[serial] = seatLUN[d.Name]
-			}
 		}
 		if serial, ok := strings.CutPrefix(d.Name, diskID("")); ok {
 			var lun int
@@ -224,8 +221,45 @@ func plugged(ctx context.Context, q *qmp, seats map[string]string) (map[string]i
 			}
 			have[serial] = lun
 		}
+		if !slices.Contains(seats, d.Name) {
+			continue
+		}
+		var node string
+		if err := get("drive", &node); err != nil {
+			return nil, err
+		}
+		if node == emptySeat(d.Name) {
+			continue
+		}
+		if len(seated) == 0 {
+			var err error
+			if seated, err = q.descriptors(ctx); err != nil {
+				return nil, err
+			}
+		}
+		have[seated[seatLUN(d.Name)]] = seatLUN(d.Name)
 	}
 	return have, nil
+}
+
+// descriptors tells for which disks QEMU has descriptors, by their sets, which are called by units.
+func (q *qmp) descriptors(ctx context.Context) (map[int]string, error) {
+	var sets []struct {
+		ID    int `json:"fdset-id"`
+		Files []struct {
+			Opaque string `json:"opaque"`
+		} `json:"fds"`
+	}
+	if err := q.call(ctx, "query-fdsets", nil, &sets); err != nil {
+		return nil, refused("tell its disks", err)
+	}
+	all := map[int]string{}
+	for _, s := range sets {
+		for _, f := range s.Files {
+			all[s.ID] = f.Opaque
+		}
+	}
+	return all, nil
 }
 
 // plug gives QEMU the disk. After an error it has nothing of it.
@@ -241,7 +275,7 @@ func (d drive) plug(ctx context.Context, q *qmp) (err error) {
 		return kindOf(err)
 	}
 	defer f.Close()
-	if err := q.send(ctx, "add-fd", map[string]any{"fdset-id": d.lun}, nil, f); err != nil {
+	if err := q.send(ctx, "add-fd", map[string]any{"fdset-id": d.lun, "opaque": d.serial}, nil, f); err != nil {
 		return err
 	}
 	back.Push(func(ctx context.Context) error { return d.letGo(ctx, q) })

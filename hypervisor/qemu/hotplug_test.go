@@ -59,7 +59,7 @@ func TestInterruptedPlug(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer q.close()
-		have, err := plugged(ctx, q, nil)
+		have, err := plugged(ctx, q)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vch/guest"
 	"vch/internal/atomicfile"
 	"vch/internal/fault"
 	"vch/portlayer"
@@ -236,17 +237,13 @@ func (m *machine) PowerOn(ctx context.Context) error {
 	}
 	s := m.h.shape(def)
 	s.name = processName(string(m.id))
-	seats := m.seats(def.Disks)
+	seats := takeSeats(def.Disks)
 	for _, d := range def.Disks {
 		v, err := m.drive(d)
 		if err != nil {
 			return err
 		}
-		for seat, serial := range seats {
-			if serial == d.Serial {
-				v.seat = seat
-			}
-		}
+		v.seat = seats[d.Serial]
 		s.drives = append(s.drives, v)
 	}
 	p, err := m.come(ctx, s)
@@ -299,9 +296,11 @@ func (m *machine) come(ctx context.Context, s shape) (*process, error) {
 
 // drive finds the file of a disk. The unit is the caller's to say.
 func (m *machine) drive(d portlayer.Disk) (v drive, err error) {
-	v = drive{serial: d.Serial, file: m.ownDisk(d), readOnly: d.ReadOnly, throttle: d.Throttle}
+	v = drive{serial: d.Serial, file: m.ownDisk(d), size: d.Size, readOnly: d.ReadOnly, throttle: d.Throttle}
 	if d.File != "" {
-		v.file, _, err = locate(string(d.File))
+		var info portlayer.DiskInfo
+		v.file, info, err = locate(string(d.File))
+		v.size = info.Size
 	} else if _, serr := os.Stat(v.file); serr != nil {
 		err = fault.As(fault.NotFound, serr)
 	}
@@ -329,10 +328,10 @@ func (m *machine) last() *process {
 	return m.h.running[m.id]
 }
 
-// Serials is portlayer.Machine.Serials.
-func (m *machine) Serials() map[string]string {
+// Seats is portlayer.Machine.Seats.
+func (m *machine) Seats() map[string]guest.Seat {
 	if p := m.process(); p != nil {
-		return p.serials
+		return p.seats
 	}
 	return nil
 }

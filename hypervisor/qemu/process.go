@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vch/guest"
 	"vch/internal/fault"
 )
 
@@ -36,7 +37,7 @@ type process struct {
 	child *os.Process   // nil for one found again
 	ended chan struct{} // closed when the process is gone
 
-	serials map[string]string // of disks that the guest sees under another; set before the process is known
+	seats map[string]guest.Seat // that disks came into when it began, by serial; set before the process is known
 
 	mu      sync.Mutex // guards below
 	dir     string     // where its sockets are, and its words

@@ -96,7 +96,7 @@ func (h *Hypervisor) rehearse(ctx context.Context, p *process, q *qmp, fork bool
 		}
 		defer client.Close()
 	}
-	if err := actOut(ctx, client, disks.serials()); err != nil {
+	if err := actOut(ctx, client, disks.seats()); err != nil {
 		return err
 	}
 	if err := client.Reset(ctx); err != nil {
@@ -121,14 +121,14 @@ func (h *Hypervisor) rehearsalDrives(ctx context.Context, dir string) (all drive
 		drive
 		fill func(file string) error
 	}{
-		{drive{serial: rehearsalImage, seat: imageSeat, readOnly: true}, func(file string) error { return h.disks.writeRehearsalImage(ctx, file) }},
-		{drive{serial: rehearsalOwn, seat: ownSeat}, func(file string) error { return h.disks.pour(ctx, file, rehearsalSize, "", "", "") }},
-		{drive{serial: rehearsalLabel}, func(file string) error {
+		{drive{serial: rehearsalImage, seat: imageSeat, readOnly: true, size: rehearsalImageSize}, func(file string) error { return h.disks.writeRehearsalImage(ctx, file) }},
+		{drive{serial: rehearsalOwn, seat: ownSeat, size: rehearsalSize}, func(file string) error { return h.disks.pour(ctx, file, rehearsalSize, "", "", "") }},
+		{drive{serial: rehearsalLabel, seat: volumeSeat, size: rehearsalSize}, func(file string) error {
 			return h.disks.pour(ctx, file, rehearsalSize, rehearsalLabel[:16], uuid, guest.VolumeDir)
 		}},
 	}
-	for i, d := range make {
-		d.lun, d.file = luns+i, filepath.Join(dir, d.serial+".img")
+	for _, d := range make {
+		d.lun, d.file = seatLUN(d.seat), filepath.Join(dir, d.serial+".img")
 		all = append(all, d.drive)
 		if err := d.fill(d.file); err != nil {
 			return nil, noRoom(kindOf(err), dir)
@@ -167,27 +167,24 @@ func (p *process) hello(ctx context.Context) error {
 }
 
 // actOut runs the program of a rehearsal as a container's process.
-func actOut(ctx context.Context, client *guest.Client, serials map[string]string) error {
+func actOut(ctx context.Context, client *guest.Client, seats map[string]guest.Seat) error {
 	var entropy [64]byte
 	rand.Read(entropy[:])
 	cfg := guest.ExecutorConfig{
 		ID: "rehearsal", Hostname: "rehearsal", Rehearsal: true, Clock: time.Now(), Entropy: entropy[:],
-		Serials: serials,
-		Root:    guest.Root{Image: "disk://" + rehearsalImage, Writable: "disk://" + rehearsalOwn},
-		Mounts:  []guest.MountSpec{{Source: "label://" + rehearsalLabel, Target: "/data", Copy: true, Name: "rehearsal"}},
-		Files:   []guest.File{{Path: "/etc/hostname", Content: []byte("rehearsal\n"), Mode: 0o644}, {Path: "/etc/hosts", Content: []byte("127.0.0.1\tlocalhost\n"), Mode: 0o644}, {Path: "/etc/resolv.conf", Mode: 0o644}},
-		Memory:  int64(rehearsalSize), CPUs: 1e9,
+		Seats:  seats,
+		Root:   guest.Root{Image: "disk://" + rehearsalImage, Writable: "disk://" + rehearsalOwn},
+		Mounts: []guest.MountSpec{{Source: "label://" + rehearsalLabel, Target: "/data", Copy: true, Name: "rehearsal"}},
+		Files:  []guest.File{{Path: "/etc/hostname", Content: []byte("rehearsal\n"), Mode: 0o644}, {Path: "/etc/hosts", Content: []byte("127.0.0.1\tlocalhost\n"), Mode: 0o644}, {Path: "/etc/resolv.conf", Mode: 0o644}},
+		Memory: int64(rehearsalSize), CPUs: 1e9,
 		Process: &guest.Process{Args: []string{"true"}, Env: []string{"PATH=/bin"}, Cwd: "/", Capabilities: []string{"CAP_CHOWN", "CAP_KILL"}},
 	}
 	if _, err := client.Configure(ctx, cfg); err != nil {
 		return err
 	}
 	var said []byte
-	if err := client.Output(ctx, 0, func(f guest.Frame) error { said = append(said, f.Data...); return nil }); err != nil {
-		return err
-	}
-	var last guest.Status
-	if err := client.Watch(ctx, func(st guest.Status) bool { last = st; return st.Phase != guest.Exited }); err != nil {
+	last, err := client.Output(ctx, 0, func(f guest.Frame) error { said = append(said, f.Data...); return nil })
+	if err != nil {
 		return err
 	}
 	if string(said) != "ok\n" || last.Exit.Code != 0 || last.Error != nil {

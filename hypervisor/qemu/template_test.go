@@ -88,14 +88,14 @@ func (h sure) speak(ctx context.Context, m portlayer.Machine, id, script string)
 		return "", err
 	}
 	defer c.Close()
-	cfg := guest.ExecutorConfig{ID: id, Hostname: id, Serials: m.Serials(), Root: guest.Root{Image: "disk://image", Writable: "disk://own"}, Clock: time.Now(), Entropy: make([]byte, 64),
+	cfg := guest.ExecutorConfig{ID: id, Hostname: id, Seats: m.Seats(), Root: guest.Root{Image: "disk://image", Writable: "disk://own"}, Clock: time.Now(), Entropy: make([]byte, 64),
 		Process: &guest.Process{Args: []string{"sh", "-c", script}, Capabilities: []string{"CAP_SYS_ADMIN"}}}
 	rand.Read(cfg.Entropy)
 	if _, err := c.Configure(ctx, cfg); err != nil {
 		return "", err
 	}
 	var said []byte
-	err = c.Output(ctx, 0, func(f guest.Frame) error { said = append(said, f.Data...); return nil })
+	_, err = c.Output(ctx, 0, func(f guest.Frame) error { said = append(said, f.Data...); return nil })
 	return string(said), err
 }
 
@@ -332,4 +332,51 @@ func TestClass(t *testing.T) {
 			t.Fatalf("class(%d) is %d", m, c)
 		}
 	})
+}
+
+// What comes into the seat of a fork is held before the fork goes on: of two that come at once with the same disk, one does not get it.
+func TestSeatHoldsItsDisk(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs QEMU")
+	}
+	ctx, h, _ := kept(t, 0)
+	s := h.shape(suiteShape)
+	file := filepath.Join(t.TempDir(), "disk")
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	template := h.shelf.find(ctx, s)
+	if template == nil {
+		t.Fatal("no template")
+	}
+	defer h.shelf.release(template)
+	plug := func(name string, readOnly bool) error {
+		dir := filepath.Join(h.poolRoot(), name)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		s.name = processName(name)
+		p, q, err := h.fork(ctx, dir, s, template)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			q.close()
+			h.end(p)
+		})
+		d := drive{serial: name, seat: volumeSeat, file: file, readOnly: readOnly}
+		if readOnly {
+			d.seat = readableSeat
+		}
+		d.lun = seatLUN(d.seat)
+		return d.plug(ctx, q)
+	}
+	if err := plug("first", false); err != nil {
+		t.Fatal(err)
+	}
+	for name, readOnly := range map[string]bool{"writer": false, "reader": true} {
+		if err := plug(name, readOnly); !fault.Is(err, fault.InUse) {
+			t.Errorf("%s beside a writer: %v", name, err)
+		}
+	}
 }

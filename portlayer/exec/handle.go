@@ -112,7 +112,7 @@ func executorConfig(id portlayer.ContainerID, spec portlayer.ContainerSpec) gues
 		ID:       string(id),
 		Hostname: spec.Hostname,
 		Domain:   spec.Domain,
-		Root:     guest.Root{ReadOnly: spec.ReadOnly},
+		Root:     guest.Root{ReadOnly: spec.ReadOnly, Ephemeral: spec.AutoRemove},
 		Files: []guest.File{
 			{Path: "/etc/hostname", Content: []byte(spec.Hostname + "\n"), Mode: 0o644},
 			{Path: "/etc/hosts", Content: hostsFile(spec), Mode: 0o644},
@@ -439,7 +439,7 @@ func (s *Service) utility(ctx context.Context, id portlayer.ContainerID, image p
 
 // atStart adds to a config what is only true at the moment of sending it to m.
 func atStart(cfg guest.ExecutorConfig, m portlayer.Machine) guest.ExecutorConfig {
-	cfg.Serials = m.Serials()
+	cfg.Seats = m.Seats()
 	cfg.Entropy = make([]byte, 64)
 	rand.Read(cfg.Entropy)
 	cfg.Clock = time.Now()

@@ -446,21 +446,13 @@ func (u *unit) shutDown(r *run, client *guest.Client) {
 
 // listen keeps output and status until the guest says that the process has ended and the log holds all it wrote.
 func (u *unit) listen(ctx context.Context, client *guest.Client, after *uint64) (guest.Status, error) {
-	if err := client.Output(ctx, *after, func(f guest.Frame) error {
+	return client.Output(ctx, *after, func(f guest.Frame) error {
 		if err := u.keep(f); err != nil {
 			return err
 		}
 		*after = f.Number
 		return nil
-	}); err != nil {
-		return guest.Status{}, err
-	}
-	var last guest.Status
-	err := client.Watch(ctx, func(st guest.Status) bool {
-		last = st
-		return st.Phase != guest.Exited && st.Phase != guest.Failed
 	})
-	return last, err
 }
 
 // off makes sure that a run's machine is off, however long it takes.
