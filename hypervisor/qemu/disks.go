@@ -348,8 +348,11 @@ func settled(now time.Time, changed int64, kind int64) bool {
 	return now.UnixNano()-changed >= int64(wait)
 }
 
-// lookers is how many disks are looked at at once.
-const lookers = 8
+// lookers is how many disks are looked at at once, by at least so many each: a look is a few microseconds, or the time of a network.
+const (
+	lookers  = 8
+	fewLooks = 16
+)
 
 // Look is portlayer.Disks.Look: for each disk three calls of stat(2), from the directory on, for a path from the root takes longer than the file. They tell the change times of
 // descriptor and small file, which no one can set back, and size and number of all three files.
@@ -365,7 +368,7 @@ func (d Disks) Look(_ context.Context, dir portlayer.DiskPath, disks []string, b
 		return looks
 	}
 	now := time.Now()
-	atonce.Do(len(disks), lookers, func(i int) {
+	atonce.Do(len(disks), min(lookers, 1+len(disks)/fewLooks), func(i int) {
 		var descriptor, extent, small unix.Stat_t
 		file := disks[i]
 		if unix.Fstatat(from, file, &descriptor, 0) != nil || unix.Fstatat(from, extentPath(file), &extent, 0) != nil ||

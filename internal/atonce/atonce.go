@@ -9,16 +9,18 @@ import (
 	"sync/atomic"
 )
 
-// Do calls do with each number from 0 to n-1, at most most of them at once, and returns when all calls have.
+// Do calls do with each number from 0 to n-1, at most most of them at once, and returns when all calls have. One of those who call is the caller.
 func Do(n, most int, do func(i int)) {
 	var next atomic.Int64
-	var wg sync.WaitGroup
-	for range min(n, most) {
-		wg.Go(func() {
-			for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
-				do(int(i))
-			}
-		})
+	work := func() {
+		for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
+			do(int(i))
+		}
 	}
+	var wg sync.WaitGroup
+	for range min(n, most) - 1 {
+		wg.Go(work)
+	}
+	work()
 	wg.Wait()
 }
