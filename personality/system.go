@@ -149,6 +149,9 @@ func (s *Server) driverStatus(m portlayer.HypervisorInfo, stores []portlayer.Sto
 	if m.Detail != "" {
 		rows = slices.Insert(rows, 2, [2]string{"Acceleration Detail", m.Detail})
 	}
+	if m.Starts != "" {
+		rows = append(rows, [2]string{"Machine Starts", m.Starts})
+	}
 	for _, st := range stores {
 		text := fmt.Sprintf("%s %s, %s free of %s", st.Driver, st.Location, units.BytesSize(float64(st.Status.Free)), units.BytesSize(float64(st.Status.Total)))
 		if st.Status.Degraded != "" {

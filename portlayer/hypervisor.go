@@ -33,6 +33,7 @@ type HypervisorInfo struct {
 	Accel   string // "kvm", "tcg"; "" where it has no meaning
 	Kernel  string // the guests' kernel release
 	Detail  string // a sentence for the administrator, e.g. why not kvm
+	Starts  string // another: how machines start now; "" where there is one way only
 }
 
 // Hypervisor makes machines. Definitions and power survive the process that uses it: after a restart, Machine finds

@@ -71,6 +71,7 @@ func examine(ctx context.Context, s settings) []check {
 	for _, c := range qemu.Checks(ctx, machineOptions(s, slog.New(slog.DiscardHandler))) {
 		checks = append(checks, check{c.Name, verdictOf(c.OK), c.Detail})
 	}
+	checks = append(checks, templateCheck(ctx, s))
 	found, err := lookAtState(s.State)
 	checks = append(checks, rowOf("state", found, err))
 	checks = append(checks, storeChecks(s.Stores)...)
@@ -103,6 +104,22 @@ func tetherCheck(program []byte) check {
 		return check{"vch", fail, noTether}
 	}
 	return check{"vch", ok, fmt.Sprintf("%s, tether of %s inside", version, size(portlayer.Bytes(len(program))))}
+}
+
+// templateCheck says what starts are made of. That there is no template yet keeps nobody from starting.
+func templateCheck(ctx context.Context, s settings) check {
+	if !s.Template {
+		return check{"templates", ok, "off: every machine boots"}
+	}
+	all, err := qemu.Templates(ctx, s.Cache)
+	if err != nil {
+		return check{"templates", warn, fmt.Sprintf("%v; machines boot", err)}
+	}
+	warm := s.Warm
+	if warm < 0 {
+		warm = qemu.DefaultWarm()
+	}
+	return check{"templates", ok, fmt.Sprintf("%d in %s, more come as they are wanted; machines kept ready: %d", len(all), s.Cache, warm)}
 }
 
 func storeChecks(stores []storePlace) (checks []check) {

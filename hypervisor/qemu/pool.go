@@ -106,6 +106,13 @@ func (l *pool) begin() (done func()) {
 	}
 }
 
+// count is how many forks are ready.
+func (l *pool) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.ready)
+}
+
 // take gives a fork of a template, or nil.
 func (l *pool) take(key string) *paused {
 	l.mu.Lock()

@@ -235,7 +235,14 @@ func (h *Hypervisor) Close() error {
 }
 
 // Info is portlayer.Hypervisor.Info.
-func (h *Hypervisor) Info(context.Context) (portlayer.HypervisorInfo, error) { return h.info, nil }
+func (h *Hypervisor) Info(context.Context) (portlayer.HypervisorInfo, error) {
+	info := h.info
+	info.Starts = "every machine boots, for templates are off"
+	if h.shelf != nil {
+		info.Starts = fmt.Sprintf("forks of templates, %d in memory; %d of %d machines kept ready", h.shelf.count(), h.pool.count(), h.pool.size)
+	}
+	return info, nil
+}
 
 // Disks is portlayer.Hypervisor.Disks.
 func (h *Hypervisor) Disks() portlayer.Disks { return h.disks }

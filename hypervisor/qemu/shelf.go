@@ -169,6 +169,18 @@ func (f *shelf) close() {
 	}
 }
 
+// count is how many templates are in memory.
+func (f *shelf) count() (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.known {
+		if p.t != nil {
+			n++
+		}
+	}
+	return n
+}
+
 // want has the template for s read or made, if it is neither there nor on its way.
 func (f *shelf) want(s shape) *spot {
 	f.mu.Lock()
