@@ -143,7 +143,10 @@ func beside(ctx context.Context, dir string, o options, r *results) (err error) 
 		}
 		r.ways = append(r.ways, way{w.name, phases})
 	}
-	return perContainer(ctx, r, pooled, forked, moby)
+	if err := perContainer(ctx, r, pooled, forked, moby); err != nil {
+		return err
+	}
+	return density(ctx, r, forked)
 }
 
 // warmUp is how long the pool has before the first turn.
@@ -416,6 +419,29 @@ func perContainer(ctx context.Context, r *results, pooled, forked, moby *host) e
 		}
 	}
 	return nil
+}
+
+// density measures how much less memory the host has for others with a hundred that sleep, and says how many of them that would make.
+func density(ctx context.Context, r *results, h *host) error {
+	const many, atOnce = 100, 4
+	before, err := kibibytes("/proc/meminfo", "MemAvailable:")
+	if err != nil {
+		return err
+	}
+	name := func(i int) string { return fmt.Sprintf("bench-%d", i) }
+	if err := each(many, atOnce, func(i int) error {
+		return h.docker(ctx, "run", "-d", "--name", name(i), image, "sleep", "1000000")
+	}); err != nil {
+		return err
+	}
+	time.Sleep(rest)
+	after, err := kibibytes("/proc/meminfo", "MemAvailable:")
+	if err != nil {
+		return err
+	}
+	took := max(1, (before-after)/many)
+	r.memory = append(r.memory, amount{fmt.Sprintf("what each of a hundred that sleep, forks made at their start, took of the host's available memory, into all of which %d would fit", before/took), took})
+	return each(many, atOnce, func(i int) error { return h.remove(ctx, name(i)) })
 }
 
 func parentOf(pid int) (parent int, err error) {
