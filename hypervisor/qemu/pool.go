@@ -27,7 +27,9 @@ type pool struct {
 	mu       sync.Mutex // guards below
 	ready    []*paused
 	recent   []shape   // that were asked for, the last one last
-	starting int       // machines that are being powered on
+	starting int       // machines that were powered on less than afterStart ago
+	urgent   int       // less than firstMoments ago
+	filling  *process  // that is being made ready; stopped by a signal while something is urgent
 	short    time.Time // when memory was short last
 }
 
@@ -49,6 +51,8 @@ const (
 	shortFor = 30 * time.Second
 	// afterStart is how long after a start the pool waits before it is refilled: the container has the processors first.
 	afterStart = 500 * time.Millisecond
+	// firstMoments is how long after a start even a fork that is being made stands still: giving way is not enough where processors share a core.
+	firstMoments = 200 * time.Millisecond
 	niceRefill = 19 // nice(2): gives way to everything
 )
 
@@ -58,15 +62,22 @@ func DefaultWarm() int {
 }
 
 // available is how much memory can still be had without swapping (proc(5) meminfo, MemAvailable).
-func available() portlayer.Bytes {
-	for line := range strings.Lines(readFile("/proc/meminfo")) {
+func available() portlayer.Bytes { return meminfo(readFile("/proc/meminfo"), "MemAvailable") }
+
+// meminfo reads a value of /proc/meminfo; 0 if it is not there.
+func meminfo(text, name string) portlayer.Bytes {
+	for line := range strings.Lines(text) {
 		var kib int64
-		if n, _ := fmt.Sscanf(line, "MemAvailable: %d kB", &kib); n == 1 {
+		if n, _ := fmt.Sscanf(line, name+": %d kB", &kib); n == 1 {
 			return portlayer.Bytes(kib) << 10
 		}
 	}
 	return 0
 }
+
+// plenty says that an eighth of the memory and more can be had. Whoever stalls for memory then, as within a limit of its own, or for pages that lie side by side, would not be
+// helped by more of it.
+func plenty(text string) bool { return meminfo(text, "MemAvailable") >= meminfo(text, "MemTotal")/8 }
 
 func newPool(h *Hypervisor, size int) *pool {
 	return &pool{h: h, size: size, kick: make(chan struct{}, 1)}
@@ -96,7 +107,18 @@ func (l *pool) begin() (done func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.starting++
+	l.urgent++
+	if l.filling != nil {
+		l.filling.signal(unix.SIGSTOP)
+	}
 	return func() {
+		time.AfterFunc(firstMoments, func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if l.urgent--; l.urgent == 0 && l.filling != nil {
+				l.filling.signal(unix.SIGCONT)
+			}
+		})
 		time.AfterFunc(afterStart, func() {
 			l.mu.Lock()
 			l.starting--
@@ -111,6 +133,18 @@ func (l *pool) count() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.ready)
+}
+
+// fill says which process is being made ready; nil: none.
+func (l *pool) fill(p *process) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.filling != nil {
+		l.filling.signal(unix.SIGCONT)
+	}
+	if l.filling = p; p != nil && l.urgent > 0 {
+		p.signal(unix.SIGSTOP)
+	}
 }
 
 // take gives a fork of a template, or nil.
@@ -181,6 +215,7 @@ func (l *pool) refill(ctx context.Context) bool {
 	if t == nil {
 		return false // its coming wakes the pool
 	}
+	began := time.Now()
 	w, err := l.prepare(ctx, s, t)
 	l.h.shelf.release(t)
 	switch {
@@ -200,6 +235,7 @@ func (l *pool) refill(ctx context.Context) bool {
 	l.mu.Lock()
 	l.ready = append(l.ready, w)
 	l.mu.Unlock()
+	l.h.o.Log.Debug("a machine is kept ready", "took", time.Since(began))
 	return true
 }
 
@@ -223,6 +259,8 @@ func (l *pool) prepare(ctx context.Context, s shape, t *template) (_ *paused, er
 		return nil, err
 	}
 	p.prioritize(niceRefill)
+	l.fill(p)
+	defer l.fill(nil)
 	stop := context.AfterFunc(ctx, q.hangUp)
 	defer stop()
 	if err = l.h.rehearse(ctx, p, q, true); err == nil {
@@ -312,7 +350,7 @@ func (l *pool) watchMemory() {
 		if fds[1].Revents != 0 {
 			return
 		}
-		if fds[0].Revents&unix.POLLPRI != 0 {
+		if fds[0].Revents&unix.POLLPRI != 0 && !plenty(readFile("/proc/meminfo")) {
 			l.giveBack()
 		}
 	}

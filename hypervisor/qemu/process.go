@@ -288,11 +288,13 @@ func (p *process) await(closing <-chan struct{}) {
 }
 
 // kill ends the process; what its guest has written is in the host's page cache, and stays.
-func (p *process) kill() {
+func (p *process) kill() { p.signal(unix.SIGKILL) }
+
+func (p *process) signal(s unix.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.pidfd >= 0 {
-		_ = unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
+		_ = unix.PidfdSendSignal(p.pidfd, s, nil, 0)
 	}
 }
 

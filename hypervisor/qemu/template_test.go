@@ -324,6 +324,15 @@ func TestPoolLosesForks(t *testing.T) {
 	}
 }
 
+func TestPlenty(t *testing.T) {
+	const total = "MemTotal:       16000000 kB\nMemFree:          100000 kB\n"
+	for text, want := range map[string]bool{total + "MemAvailable:    2000000 kB\n": true, total + "MemAvailable:    1999999 kB\n": false, total: false} {
+		if plenty(text) != want {
+			t.Errorf("plenty is %v for\n%s", !want, text)
+		}
+	}
+}
+
 func TestClass(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := portlayer.Bytes(rapid.Int64Range(16<<20, 1<<40).Draw(t, "memory"))
