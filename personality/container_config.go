@@ -54,12 +54,12 @@ func mergeImage(c container.Config, img portlayer.ImageConfig) (container.Config
 	if c.StopSignal == "" {
 		c.StopSignal = img.StopSignal
 	}
-	if c.Healthcheck == nil && len(img.Healthcheck) > 0 {
+	if len(img.Healthcheck) > 0 {
 		var h container.HealthConfig
 		if err := json.Unmarshal(img.Healthcheck, &h); err != nil {
 			return c, fault.New(fault.Conflict, "the image's health check cannot be read: %w", err)
 		}
-		c.Healthcheck = &h
+		c.Healthcheck = mergeHealth(c.Healthcheck, &h)
 	}
 	if len(c.Entrypoint) == 1 && c.Entrypoint[0] == "" { // docker run --entrypoint ""
 		c.Entrypoint = nil

@@ -74,9 +74,6 @@ func forVersion(req *createRequest, v apiVersion) {
 
 // refuseRequest refuses what vch cannot do, whatever the image says.
 func refuseRequest(req createRequest) error {
-	if err := refuseConfig(req.Config); err != nil {
-		return err
-	}
 	if err := refuseHost(req.HostConfig); err != nil {
 		return err
 	}
@@ -123,8 +120,8 @@ func specOf(req createRequest, at around) (spec portlayer.ContainerSpec, warning
 	if wantsBridge(req) {
 		warnings = append(warnings, noNetwork+": the network bridge was asked for, and the container gets none")
 	}
-	if config.Healthcheck != nil && !noHealthcheck(config.Healthcheck) {
-		warnings = append(warnings, "the image's health check is not run: vch does not run health checks in this version")
+	if spec.Health, err = healthOf(config.Healthcheck, config.Shell); err != nil {
+		return spec, nil, err
 	}
 	spec.Door, err = json.Marshal(doorOf(config, *h))
 	if err != nil {

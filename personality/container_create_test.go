@@ -2,9 +2,11 @@ package personality
 
 import (
 	"encoding/json"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -233,7 +235,6 @@ func TestAcceptedAsItIs(t *testing.T) {
 }
 
 func TestCreateWarnings(t *testing.T) {
-	healthy := portlayer.Image{Config: portlayer.ImageConfig{Healthcheck: []byte(`{"Test":["CMD","true"]}`)}}
 	for _, c := range []struct {
 		body string
 		img  portlayer.Image
@@ -241,15 +242,45 @@ func TestCreateWarnings(t *testing.T) {
 	}{
 		{`{"HostConfig":{"NetworkMode":"bridge"}}`, portlayer.Image{}, "the network bridge was asked for"},
 		{`{"NetworkingConfig":{"EndpointsConfig":{"bridge":{}}}}`, portlayer.Image{}, "the network bridge was asked for"},
-		{`{}`, healthy, "health check is not run"},
 	} {
 		_, warnings, err := translate(t, c.body, c.img)
 		if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], c.want) {
 			t.Errorf("%s: %q, %v", c.body, warnings, err)
 		}
 	}
-	if _, warnings, err := translate(t, `{"Healthcheck":{"Test":["NONE"]}}`, healthy); err != nil || len(warnings) > 0 {
-		t.Errorf("health check switched off: %q, %v", warnings, err)
+}
+
+// A health check is the container's own, filled up with its image's.
+func TestCreateHealth(t *testing.T) {
+	image := portlayer.Image{Config: portlayer.ImageConfig{Healthcheck: []byte(`{"Test":["CMD-SHELL","ask"],"Interval":2000000000,"Retries":7}`)}}
+	shell := []string{"/bin/sh", "-c", "ask"}
+	for _, c := range []struct {
+		body string
+		img  portlayer.Image
+		want *portlayer.Healthcheck
+	}{
+		{`{}`, portlayer.Image{}, nil},
+		{`{}`, image, &portlayer.Healthcheck{Args: shell, Interval: 2 * time.Second, Retries: 7}},
+		{`{"Healthcheck":{"Test":["NONE"]}}`, image, nil},
+		{`{"Healthcheck":{"Retries":2,"StartPeriod":1000000000}}`, image, &portlayer.Healthcheck{Args: shell, Interval: 2 * time.Second, Retries: 2, StartPeriod: time.Second}},
+		{`{"Healthcheck":{"Test":["CMD","a","b"],"Timeout":1000000}}`, portlayer.Image{}, &portlayer.Healthcheck{Args: []string{"a", "b"}, Timeout: time.Millisecond}},
+		{`{"Shell":["ash"],"Healthcheck":{"Test":["CMD-SHELL","a b"]}}`, portlayer.Image{}, &portlayer.Healthcheck{Args: []string{"ash", "a b"}}},
+	} {
+		spec, warnings, err := translate(t, c.body, c.img)
+		if err != nil || len(warnings) > 0 || !reflect.DeepEqual(spec.Health, c.want) {
+			t.Errorf("%s: %+v, %q, %v", c.body, spec.Health, warnings, err)
+		}
+	}
+	for body, want := range map[string]string{
+		`{"Healthcheck":{"Test":["HTTP","/"]}}`:                   `unknown type of health check "HTTP": it is NONE, CMD or CMD-SHELL`,
+		`{"Healthcheck":{"Test":["CMD"]}}`:                        "the health check CMD says no command",
+		`{"Healthcheck":{"Test":["CMD","x"],"Interval":1}}`:       "Interval in Healthcheck cannot be less than 1ms",
+		`{"Healthcheck":{"Test":["CMD","x"],"StartInterval":-5}}`: "StartInterval in Healthcheck cannot be less than 1ms",
+		`{"Healthcheck":{"Test":["CMD","x"],"Retries":-1}}`:       "Retries in Healthcheck cannot be negative",
+	} {
+		if _, _, err := translate(t, body, portlayer.Image{}); !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", body, err)
+		}
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/moby/api/types/blkiodev"
@@ -59,7 +58,7 @@ func configRows() map[string]fieldRow {
 		"StdinOnce":       row(acts, func(c conf) { c.StdinOnce = true }),
 		"Env":             row(acts, func(c conf) { c.Env = []string{"A=b"} }),
 		"Cmd":             row(acts, func(c conf) { c.Cmd = []string{"other"} }),
-		"Healthcheck":     row(refuses, func(c conf) { c.Healthcheck = &container.HealthConfig{Interval: time.Second} }),
+		"Healthcheck":     row(acts, func(c conf) { c.Healthcheck = &container.HealthConfig{Test: []string{"CMD", "true"}} }),
 		"ArgsEscaped":     row(shown, func(c conf) { c.ArgsEscaped = true }),
 		"Image":           row(acts, func(c conf) { c.Image = "other" }),
 		"Volumes":         row(acts, func(c conf) { c.Volumes = map[string]struct{}{"/v": {}} }),
@@ -85,7 +84,7 @@ func hostRows() map[string]fieldRow {
 		"LogConfig":            row(acts, func(h host) { h.LogConfig.Config = map[string]string{"max-size": "1m"} }),
 		"NetworkMode":          row(refuses, func(h host) { h.NetworkMode = "host" }),
 		"PortBindings":         row(refuses, func(h host) { h.PortBindings = network.PortMap{network.MustParsePort("80"): nil} }),
-		"RestartPolicy":        row(refuses, func(h host) { h.RestartPolicy.Name = "always" }),
+		"RestartPolicy":        row(acts, func(h host) { h.RestartPolicy.Name = "always" }),
 		"AutoRemove":           row(acts, func(h host) { h.AutoRemove = true }),
 		"VolumeDriver":         row(acts, func(h host) { h.VolumeDriver = "qemu-vmdk"; h.Binds = []string{"vol:/v"} }),
 		"VolumesFrom":          row(acts, func(h host) { h.VolumesFrom = []string{"c"} }),
@@ -258,7 +257,6 @@ func TestEveryCreateFieldIsHonouredOrRefused(t *testing.T) {
 func TestRefusedByName(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"HostConfig":{"NetworkMode":"container:abc"}}`:                                 "HostConfig.NetworkMode (--network container:abc)",
-		`{"HostConfig":{"RestartPolicy":{"Name":"on-failure","MaximumRetryCount":3}}}`:   "HostConfig.RestartPolicy (--restart)",
 		`{"HostConfig":{"SecurityOpt":["seccomp=/p.json"]}}`:                             "HostConfig.SecurityOpt (--security-opt seccomp=/p.json)",
 		`{"HostConfig":{"SecurityOpt":["label=user:x"]}}`:                                "HostConfig.SecurityOpt (--security-opt label=user:x)",
 		`{"HostConfig":{"LogConfig":{"Type":"syslog"}}}`:                                 "HostConfig.LogConfig (--log-driver syslog)",
@@ -273,7 +271,6 @@ func TestRefusedByName(t *testing.T) {
 		`{"HostConfig":{"KernelMemory":1000000}}`:                                        "HostConfig.KernelMemory",
 		`{"HostConfig":{"Frobnicate":{"a":[0,{"b":"x"}]}}}`:                              "HostConfig.Frobnicate",
 		`{"MacAddress":"02:42:ac:11:00:02"}`:                                             "MacAddress",
-		`{"Healthcheck":{"Test":["CMD","true"]}}`:                                        "Config.Healthcheck (--health-*)",
 		`{"NetworkingConfig":{"EndpointsConfig":{"mynet":{}}}}`:                          "NetworkingConfig.EndpointsConfig (--network mynet)",
 		`{"NetworkingConfig":{"EndpointsConfig":{"bridge":{"Aliases":["a"]}}}}`:          "EndpointsConfig[bridge].Aliases (--network-alias)",
 		`{"HostConfig":{"IpcMode":"none"}}`:                                              "HostConfig.IpcMode (--ipc)",

@@ -51,7 +51,7 @@ func applyHost(spec *portlayer.ContainerSpec, h *container.HostConfig) error {
 	}
 	spec.ShmSize = portlayer.Bytes(h.ShmSize)
 	steps := []func(*portlayer.ContainerSpec, *container.HostConfig) error{
-		applyCapabilities, applySecurity, applyNames, applySysctls, applyLog, applyMemory, applyCPU, applyLimits,
+		applyRestart, applyCapabilities, applySecurity, applyNames, applySysctls, applyLog, applyMemory, applyCPU, applyLimits,
 	}
 	for _, step := range steps {
 		if err := step(spec, h); err != nil {
@@ -65,6 +65,21 @@ func applyHost(spec *portlayer.ContainerSpec, h *container.HostConfig) error {
 func consoleSize(size [2]uint) (rows, cols uint16) {
 	const most = 1<<16 - 1
 	return uint16(min(size[0], most)), uint16(min(size[1], most))
+}
+
+func applyRestart(spec *portlayer.ContainerSpec, h *container.HostConfig) error {
+	p := h.RestartPolicy
+	if err := container.ValidateRestartPolicy(p); err != nil {
+		return fault.New(fault.Invalid, "%w", err)
+	}
+	if p.Name == "" || p.IsNone() {
+		return nil
+	}
+	if h.AutoRemove {
+		return fault.New(fault.Invalid, "can't create 'AutoRemove' container with restart policy")
+	}
+	spec.Restart = portlayer.RestartPolicy{When: portlayer.RestartWhen(p.Name), Most: p.MaximumRetryCount}
+	return nil
 }
 
 func applyCapabilities(spec *portlayer.ContainerSpec, h *container.HostConfig) (err error) {

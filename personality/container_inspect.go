@@ -83,20 +83,21 @@ func inspectOf(c portlayer.Container, d door, stores map[portlayer.StoreName]str
 	host := d.HostConfig
 	answer := inspectResponse{
 		InspectResponse: container.InspectResponse{
-			ID:          string(c.ID),
-			Created:     c.Created.UTC().Format(time.RFC3339Nano),
-			Path:        args[0],
-			Args:        append([]string{}, args[1:]...),
-			State:       stateOf(c.State),
-			Image:       string(c.Image),
-			LogPath:     c.LogPath,
-			Name:        "/" + c.Spec.Name,
-			Driver:      storageDriver,
-			Platform:    "linux",
-			ExecIDs:     c.Execs,
-			GraphDriver: &storage.DriverData{Name: storageDriver},
-			Mounts:      mountPoints(c.Spec.Mounts, stores),
-			Config:      &d.Config,
+			ID:           string(c.ID),
+			Created:      c.Created.UTC().Format(time.RFC3339Nano),
+			Path:         args[0],
+			Args:         append([]string{}, args[1:]...),
+			State:        stateOf(c.State),
+			Image:        string(c.Image),
+			LogPath:      c.LogPath,
+			Name:         "/" + c.Spec.Name,
+			Driver:       storageDriver,
+			Platform:     "linux",
+			ExecIDs:      c.Execs,
+			RestartCount: c.State.Restarts,
+			GraphDriver:  &storage.DriverData{Name: storageDriver},
+			Mounts:       mountPoints(c.Spec.Mounts, stores),
+			Config:       &d.Config,
 		},
 		HostConfig:      hostConfig{HostConfig: host},
 		NetworkSettings: networkSettings{Ports: network.PortMap{}, Networks: networksOf(c)},
@@ -111,10 +112,11 @@ func inspectOf(c portlayer.Container, d door, stores map[portlayer.StoreName]str
 // stateOf is a container's state in Docker's words.
 func stateOf(st portlayer.State) *container.State {
 	return &container.State{
-		Status:     statusWord(st),
-		Running:    st.Phase == portlayer.Running,
-		Restarting: st.Restarting,
+		Status:     container.ContainerState(st.Phase), // the port layer's words are Docker's too
+		Running:    alive(st),
+		Restarting: st.Phase == portlayer.Restarting,
 		OOMKilled:  st.OOMKilled,
+		Health:     healthShown(st.Health),
 		Dead:       st.Phase == portlayer.Dead,
 		Pid:        st.Pid,
 		ExitCode:   st.ExitCode,
@@ -124,18 +126,16 @@ func stateOf(st portlayer.State) *container.State {
 	}
 }
 
-func statusWord(st portlayer.State) container.ContainerState {
-	if st.Restarting {
-		return container.StateRestarting
-	}
-	return container.ContainerState(st.Phase) // the port layer's five words are Docker's too
+// alive says whether Docker counts a container as running, as it does one that is about to be started again.
+func alive(st portlayer.State) bool {
+	return st.Phase == portlayer.Running || st.Phase == portlayer.Restarting
 }
 
 // statusText is the STATUS column of docker ps.
 func statusText(st portlayer.State, now time.Time) string {
 	switch {
 	case st.Phase == portlayer.Running:
-		return "Up " + units.HumanDuration(now.Sub(st.StartedAt))
+		return "Up " + units.HumanDuration(now.Sub(st.StartedAt)) + healthText(st.Health)
 	case st.Phase == portlayer.Removing:
 		return "Removal In Progress"
 	case st.Phase == portlayer.Dead:
@@ -145,7 +145,11 @@ func statusText(st portlayer.State, now time.Time) string {
 	case st.FinishedAt.IsZero():
 		return ""
 	}
-	return "Exited (" + strconv.Itoa(st.ExitCode) + ") " + units.HumanDuration(now.Sub(st.FinishedAt)) + " ago"
+	word := "Exited"
+	if st.Phase == portlayer.Restarting {
+		word = "Restarting"
+	}
+	return word + " (" + strconv.Itoa(st.ExitCode) + ") " + units.HumanDuration(now.Sub(st.FinishedAt)) + " ago"
 }
 
 // networksOf is the one network that a container is on: none.

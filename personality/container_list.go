@@ -39,12 +39,15 @@ func (s *Server) containerList(w http.ResponseWriter, r *http.Request) error {
 	stores, images := s.Volumes.Locations(), imageNames{s: s, known: map[string]portlayer.Image{}}
 	list := []container.Summary{}
 	for _, c := range all {
-		if !stopped && c.State.Phase != portlayer.Running || !pick(c) {
+		if !stopped && !alive(c.State) || !pick(c) {
 			continue
 		}
 		summary, err := summaryOf(c, stores, time.Now())
 		if err != nil {
 			return err
+		}
+		if versionOf(r).atLeast(1, 52) {
+			summary.Health = healthSummary(c.State.Health)
 		}
 		named := images.get(r.Context(), c.Spec.Image)
 		if named.ID != c.Image { // the name is another image's by now
@@ -89,7 +92,7 @@ func summaryOf(c portlayer.Container, stores map[portlayer.StoreName]string, now
 		Created:         c.Created.Unix(),
 		Ports:           []container.PortSummary{},
 		Labels:          d.Config.Labels,
-		State:           statusWord(c.State),
+		State:           container.ContainerState(c.State.Phase),
 		Status:          statusText(c.State, now),
 		NetworkSettings: &container.NetworkSettingsSummary{Networks: networksOf(c)},
 		Mounts:          mountPoints(c.Spec.Mounts, stores),
@@ -158,14 +161,14 @@ func (s *Server) containerFilter(ctx context.Context, f filters) (func(portlayer
 			return nil, fault.New(fault.Invalid, "invalid filter 'status=[%s]': %w", v, err)
 		}
 	}
-	add("status", func(c portlayer.Container, v string) bool { return string(statusWord(c.State)) == v })
+	add("status", func(c portlayer.Container, v string) bool { return string(c.State.Phase) == v })
 
 	for _, v := range f["health"] {
 		if err := container.ValidateHealthStatus(container.HealthStatus(v)); err != nil {
 			return nil, fault.New(fault.Invalid, "invalid filter 'health=[%s]': %w", v, err)
 		}
 	}
-	add("health", func(_ portlayer.Container, v string) bool { return v == string(container.NoHealthcheck) })
+	add("health", func(c portlayer.Container, v string) bool { return string(healthSummary(c.State.Health).Status) == v })
 
 	ancestors := map[portlayer.ImageID]bool{}
 	for _, v := range f["ancestor"] {

@@ -7,7 +7,6 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"vch/internal/fault"
-	"vch/portlayer"
 )
 
 // containerPrune is POST /containers/prune: it removes what does not run, and leaves volumes alone.
@@ -29,7 +28,7 @@ func (s *Server) containerPrune(w http.ResponseWriter, r *http.Request) error {
 	}
 	report := container.PruneReport{ContainersDeleted: []string{}}
 	for _, c := range all {
-		if c.State.Phase == portlayer.Running || !f.labels(c.Spec.Labels) || !before.IsZero() && !c.Created.Before(before) {
+		if alive(c.State) || !f.labels(c.Spec.Labels) || !before.IsZero() && !c.Created.Before(before) {
 			continue
 		}
 		written, err := s.written(r.Context(), c)

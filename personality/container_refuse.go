@@ -45,18 +45,6 @@ func first(rows []refusal) error {
 	return nil
 }
 
-// refuseConfig refuses what vch cannot do of a container's own configuration.
-func refuseConfig(c container.Config) error {
-	return first([]refusal{
-		{c.Healthcheck != nil && !noHealthcheck(c.Healthcheck), "Config.Healthcheck", "--health-*", "health checks are not run in this version of vch; use --no-healthcheck"},
-	})
-}
-
-// noHealthcheck reports whether h switches health checks off.
-func noHealthcheck(h *container.HealthConfig) bool {
-	return len(h.Test) == 1 && h.Test[0] == "NONE"
-}
-
 // refuseHost refuses what vch cannot do of a HostConfig. What is honoured, or depends on a value's finer form, is in container_host.go.
 func refuseHost(h *container.HostConfig) error {
 	if err := first([]refusal{
@@ -64,7 +52,6 @@ func refuseHost(h *container.HostConfig) error {
 		{len(h.PortBindings) > 0, "HostConfig.PortBindings", "-p, --publish", noNetwork},
 		{h.PublishAllPorts, "HostConfig.PublishAllPorts", "-P, --publish-all", noNetwork},
 		{len(h.Links) > 0, "HostConfig.Links", "--link", noNetwork},
-		{!h.RestartPolicy.IsNone() || h.RestartPolicy.MaximumRetryCount != 0, "HostConfig.RestartPolicy", "--restart", "containers are not restarted by themselves in this version of vch; use --restart no"},
 		{h.CgroupnsMode.IsHost() || !h.CgroupnsMode.Valid(), "HostConfig.CgroupnsMode", "--cgroupns", noShare},
 		{h.Cgroup != "", "HostConfig.Cgroup", "", noShare},
 		{!slices.Contains([]container.IpcMode{"", container.IPCModePrivate, container.IPCModeShareable}, h.IpcMode), "HostConfig.IpcMode", "--ipc", noShare},

@@ -117,7 +117,7 @@ func (s *Server) info(w http.ResponseWriter, r *http.Request) error {
 		Warnings:           storeWarnings(stores),
 	}
 	for _, c := range containers {
-		if c.State.Phase == portlayer.Running {
+		if alive(c.State) {
 			v.ContainersRunning++
 		} else {
 			v.ContainersStopped++

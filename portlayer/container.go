@@ -20,7 +20,8 @@ type ContainerSpec struct {
 	StopSignal  int           // signal(7) number; 0: SIGTERM
 	StopTimeout *int          // seconds; nil: 10; -1: for ever
 	StdinOnce   bool          // close the process's stdin when the first attached client leaves
-	AutoRemove  bool          // remove it, with its anonymous volumes, when it exits
+	AutoRemove  bool          // remove it, with its anonymous volumes, when it exits; not with a Restart
+	Restart     RestartPolicy
 
 	Mounts   []Mount // explicit ones and those of the image's VOLUMEs, targets unique, sorted by target
 	ReadOnly bool    // the root file system
@@ -35,12 +36,31 @@ type ContainerSpec struct {
 	DNSOptions []string
 	Sysctls    map[string]string
 
+	Health *Healthcheck // nil: nobody asks
+
 	Labels map[string]string
 	LogMax LogLimit
 
 	// Door is what the door that made the container wants back when it shows it. The port layer keeps it and never reads it.
 	Door json.RawMessage
 }
+
+// RestartPolicy says when a container that has exited is started again; the zero value never.
+type RestartPolicy struct {
+	When RestartWhen
+	Most int // RestartOnFailure: how often since its user started it; 0: no limit
+}
+
+// RestartWhen is a restart policy's name.
+type RestartWhen string
+
+// The restart policies. What its user has stopped is not started again before vch itself is, and by RestartUnlessStopped not then.
+const (
+	RestartNever         RestartWhen = ""
+	RestartAlways        RestartWhen = "always"
+	RestartUnlessStopped RestartWhen = "unless-stopped"
+	RestartOnFailure     RestartWhen = "on-failure" // an exit code other than 0; not when vch starts
+)
 
 // LogLimit bounds a container's log; the zero value does not.
 type LogLimit struct {
@@ -51,28 +71,32 @@ type LogLimit struct {
 // Phase is a container's state.
 //
 //	created ──start──▶ running ──exit, stop, kill──▶ exited ──start──▶ running …
-//	   └────────────remove───────▶ (gone) ◀──remove──┘
+//	   │                  └──exit──▶ restarting ──after a while──▶ running …
+//	   └────────────remove───────▶ (gone) ◀──remove── exited
 type Phase string
 
 // The phases. A start that fails leaves the phase that was, with State.Error set and, as in Docker, an exit code of 127, 126 or 128.
 const (
-	Created  Phase = "created"
-	Running  Phase = "running"
-	Exited   Phase = "exited"
-	Removing Phase = "removing"
-	Dead     Phase = "dead" // could not be removed whole; State.Error says why
+	Created    Phase = "created"
+	Running    Phase = "running"
+	Restarting Phase = "restarting" // it has exited, and its Restart policy has it started again
+	Exited     Phase = "exited"
+	Removing   Phase = "removing"
+	Dead       Phase = "dead" // could not be removed whole; State.Error says why
 )
 
 // State is what has become of a container.
 type State struct {
 	Phase      Phase
-	Restarting bool
-	Pid        int // of the machine's process on this host; 0 when not running or on another host
+	Restarts   int  // by the Restart policy, since its user started it
+	ByHand     bool // its user ended it last; told only where the Restart policy asks
+	Pid        int  // of the machine's process on this host; 0 when not running or on another host
 	ExitCode   int
 	OOMKilled  bool
 	Error      string // why the last start failed, or why the machine ended without a report
 	StartedAt  time.Time
 	FinishedAt time.Time
+	Health     *Health        // as of the last probe; nil without Healthcheck. After a restart of vch it is Starting
 	Timings    []guest.Timing // of the last start, host phases (define, boot) and guest phases in order
 }
 

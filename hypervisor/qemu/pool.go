@@ -53,7 +53,7 @@ const (
 	afterStart = 500 * time.Millisecond
 	// firstMoments is how long after a start even a fork that is being made stands still: giving way is not enough where processors share a core.
 	firstMoments = 200 * time.Millisecond
-	niceRefill = 19 // nice(2): gives way to everything
+	niceRefill   = 19 // nice(2): gives way to everything
 )
 
 // DefaultWarm is the size of a pool where nobody says: what fits into a twentieth of the memory that is free now, and a handful at most.

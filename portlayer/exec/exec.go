@@ -55,6 +55,8 @@ type Service struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // owners, runs, detached execs
 
+	restarting chan struct{} // by each of the restartsAtOnce that start a container again
+
 	frozen keylock.Set[portlayer.Label] // by whoever has a volume stand still: the next one waits for its turn
 
 	mu    sync.Mutex // guards below; never held across I/O
@@ -70,6 +72,8 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		units: map[portlayer.ContainerID]*unit{},
 		names: map[string]portlayer.ContainerID{},
 		execs: map[string]*execution{},
+
+		restarting: make(chan struct{}, restartsAtOnce),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	var err error

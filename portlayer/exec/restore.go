@@ -82,6 +82,7 @@ func (u *unit) refind(ctx context.Context) error {
 		u.run = newRun(m)
 		u.c.State.Pid = m.Pid()
 		u.show(false, false)
+		u.keepWell(u.run)
 		s.o.Log.Info("container found again", "container", short(u.c.ID), "name", u.c.Spec.Name, "pid", m.Pid(), "frames", last)
 		s.wg.Add(1)
 		go u.follow(u.run, last)
@@ -90,23 +91,37 @@ func (u *unit) refind(ctx context.Context) error {
 		}
 	case running:
 		s.o.Log.Warn("container's machine ended while vch was away", "container", short(u.c.ID), "name", u.c.Spec.Name)
-		err := u.save(func(c *portlayer.Container) {
-			c.State.Phase, c.State.Pid, c.State.ExitCode = portlayer.Exited, 0, exitUnknown
-			c.State.FinishedAt = time.Now().UTC()
-			c.State.Error = "the machine ended while vch was not running"
+		again, err := u.saveEnd(func(st *portlayer.State) {
+			st.ExitCode, st.FinishedAt = exitUnknown, time.Now().UTC()
+			st.Error = "the machine ended while vch was not running"
 			if m != nil {
-				c.State.Error += diagnosis(m)
+				st.Error += diagnosis(m)
 			}
 		})
 		if err != nil {
 			return err
+		}
+		if again {
+			u.startLater()
 		}
 		if u.c.Spec.AutoRemove {
 			return u.remove(true)
 		}
 	case power == portlayer.PoweredOn: // a start was cut off before it was recorded
 		s.o.Log.Info("ending a machine whose start was cut off", "container", short(u.c.ID), "name", u.c.Spec.Name)
-		return m.PowerOff(ctx)
+		if err := m.PowerOff(ctx); err != nil {
+			return err
+		}
+		fallthrough
+	default:
+		if restartsWithVCH(u.c.Spec.Restart, u.c.State) {
+			if err := u.save(func(c *portlayer.Container) { c.State.Phase = portlayer.Restarting }); err != nil {
+				return err
+			}
+		}
+		if u.c.State.Phase == portlayer.Restarting {
+			u.startLater()
+		}
 	}
 	return nil
 }

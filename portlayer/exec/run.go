@@ -141,7 +141,7 @@ func (s *Service) Start(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	return u.alone(ctx, u.start)
+	return u.alone(ctx, u.startByHand)
 }
 
 // start runs the container. Owner only. It does not stop because its client left: the outcome is recorded either way.
@@ -166,6 +166,9 @@ func (u *unit) start() (err error) {
 		if serr := u.save(func(c *portlayer.Container) {
 			c.State.Error, c.State.ExitCode = text, startExitCode(err)
 			c.State.FinishedAt = time.Now().UTC()
+			if c.State.Phase == portlayer.Restarting {
+				c.State.Phase = portlayer.Exited
+			}
 		}); serr != nil {
 			s.o.Log.Error("failed start is not recorded", "container", string(u.c.ID), "err", serr)
 		}
@@ -216,13 +219,14 @@ func (u *unit) start() (err error) {
 	r.reached(client)
 	u.run = r
 	err = u.save(func(c *portlayer.Container) {
-		c.State = portlayer.State{Phase: portlayer.Running, Pid: machine.Pid(), StartedAt: time.Now().UTC(), Timings: timings}
+		c.State = portlayer.State{Phase: portlayer.Running, Pid: machine.Pid(), StartedAt: time.Now().UTC(), Timings: timings, Restarts: c.State.Restarts}
 	})
 	if err != nil {
 		u.run = nil
 		return err
 	}
 	back.Keep()
+	u.keepWell(r)
 	s.publish(u.c, "start")
 	attrs := []any{"container", short(u.c.ID), "name", u.c.Spec.Name, "took", time.Since(began)}
 	for _, t := range timings {
@@ -478,10 +482,14 @@ func (u *unit) exited(r *run, rep exitReport) error {
 	if err := u.settle(s.ctx); err != nil { // nothing of the guest is left to settle, only the entry
 		s.o.Log.Warn("journal entry stays until the next start", "container", string(u.c.ID), "err", err)
 	}
-	err := u.save(func(c *portlayer.Container) {
-		c.State.Phase, c.State.Pid = portlayer.Exited, 0
-		c.State.ExitCode, c.State.OOMKilled = rep.exit.Code, rep.exit.OOM
-		c.State.Error, c.State.FinishedAt = rep.err, rep.finished
+	again, err := u.saveEnd(func(st *portlayer.State) {
+		st.ExitCode, st.OOMKilled = rep.exit.Code, rep.exit.OOM
+		st.Error, st.FinishedAt = rep.err, rep.finished
+		if st.Health != nil {
+			last := *st.Health
+			last.Is = portlayer.Unhealthy
+			st.Health = &last
+		}
 	})
 	if err != nil {
 		// Memory goes on telling the truth; the next start finds the machine off and says so.
@@ -497,6 +505,9 @@ func (u *unit) exited(r *run, rep exitReport) error {
 	s.o.Log.Info("container exited", "container", short(u.c.ID), "name", u.c.Spec.Name, "code", rep.exit.Code, "oom", rep.exit.OOM, "err", rep.err)
 	close(r.ended)
 	u.show(true, false)
+	if again {
+		u.startLater()
+	}
 	if u.c.Spec.AutoRemove {
 		if err := u.remove(true); err != nil {
 			s.o.Log.Error("container could not be removed after its exit", "container", string(u.c.ID), "err", err)
@@ -509,6 +520,9 @@ func (u *unit) exited(r *run, rep exitReport) error {
 func (s *Service) end(ctx context.Context, u *unit, r *run, signal int, wait time.Duration) error {
 	if r == nil {
 		return nil
+	}
+	if err := u.byHand(ctx); err != nil {
+		return err
 	}
 	if signal != sigkill {
 		if client, err := r.talk(ctx); err == nil {
@@ -574,6 +588,17 @@ func (s *Service) Stop(ctx context.Context, ref string, signal int, timeout *int
 		return err
 	}
 	snap := u.snapshot()
+	if snap.container.State.Phase == portlayer.Restarting {
+		err := u.ask(ctx, u.stay)
+		if err == nil {
+			s.publish(u.snapshot().container, "stop")
+			return nil
+		}
+		if !errors.Is(err, portlayer.ErrNotModified) {
+			return err
+		}
+		snap = u.snapshot() // it was started just then
+	}
 	if snap.run == nil {
 		return portlayer.ErrNotModified
 	}
@@ -610,7 +635,7 @@ func (s *Service) Restart(ctx context.Context, ref string, signal int, timeout *
 	if err := s.Stop(ctx, ref, signal, timeout); err != nil && !errors.Is(err, portlayer.ErrNotModified) {
 		return err
 	}
-	if err := u.alone(ctx, u.start); err != nil && !errors.Is(err, portlayer.ErrNotModified) {
+	if err := u.alone(ctx, u.startByHand); err != nil && !errors.Is(err, portlayer.ErrNotModified) {
 		return err
 	}
 	s.publish(u.snapshot().container, "restart")
@@ -619,9 +644,20 @@ func (s *Service) Restart(ctx context.Context, ref string, signal int, timeout *
 
 // Kill is portlayer.Containers.Kill.
 func (s *Service) Kill(ctx context.Context, ref string, signal int) error {
+	u, err := s.find(ref)
+	if err == nil && u.snapshot().container.State.Phase == portlayer.Restarting {
+		if err = u.ask(ctx, u.stay); !errors.Is(err, portlayer.ErrNotModified) {
+			return err
+		}
+	}
 	u, r, err := s.running(ref)
 	if err != nil {
 		return fault.Wrap("kill container", ref, err)
+	}
+	if ends := u.snapshot().container.Spec.StopSignal; signal == sigkill || ends == 0 || signal == ends {
+		if err := u.byHand(ctx); err != nil {
+			return err
+		}
 	}
 	if signal == sigkill {
 		err = s.kill(context.WithoutCancel(ctx), u, r)
@@ -645,6 +681,9 @@ func (s *Service) running(ref string) (*unit, *run, error) {
 		return nil, nil, err
 	}
 	snap := u.snapshot()
+	if snap.container.State.Phase == portlayer.Restarting {
+		return nil, nil, fault.New(fault.Conflict, "container %s is restarting, wait until the container is running", snap.container.ID)
+	}
 	if snap.run == nil {
 		return nil, nil, fault.New(fault.Conflict, "container %s is not running", snap.container.ID)
 	}

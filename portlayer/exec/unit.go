@@ -2,6 +2,7 @@ package exec
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"sync"
 	"sync/atomic"
@@ -24,9 +25,11 @@ type unit struct {
 	starting atomic.Pointer[context.CancelCauseFunc] // gives up the start that is under way; nil when none is
 	serving  atomic.Pointer[serving]                 // the machine that serves the files of a container that does not run; nil when none does. The owner opens it
 
-	c       portlayer.Container // owner
-	run     *run                // owner; nil when no machine runs
-	pending *entry              // owner; a change of the running container that is under way, or not known to be recorded or taken back
+	c         portlayer.Container // owner
+	run       *run                // owner; nil when no machine runs
+	wait      time.Duration       // owner; before its last restart
+	calledOff context.CancelFunc  // owner; of the start that a container which is Restarting waits for
+	pending   *entry              // owner; a change of the running container that is under way, or not known to be recorded or taken back
 }
 
 // snapshot is a container at one moment. changed is closed when the next one is there.
@@ -156,7 +159,8 @@ func (s *Service) Wait(ctx context.Context, ref string, until portlayer.WaitUnti
 		case portlayer.UntilRemoved:
 			return now.gone
 		default:
-			return now.gone || now.container.State.Phase != portlayer.Running
+			phase := now.container.State.Phase
+			return now.gone || now.exits > first.exits || phase != portlayer.Running && phase != portlayer.Restarting
 		}
 	})
 	return snap.container.State, err
@@ -202,6 +206,16 @@ func (s *Service) Remove(ctx context.Context, ref string, force, volumes bool) e
 				return fault.New(fault.Conflict, "cannot remove container %q: container is running: stop the container before removing or force remove", "/"+snap.container.Spec.Name)
 			}
 			if err := s.end(ctx, u, snap.run, sigkill, 0); err != nil {
+				return err
+			}
+		}
+		if snap.container.State.Phase == portlayer.Restarting {
+			if !force {
+				return fault.New(fault.Conflict, "cannot remove container %q: container is restarting: stop the container before removing or force remove", "/"+snap.container.Spec.Name)
+			}
+			if err := u.ask(ctx, u.stay); errors.Is(err, portlayer.ErrNotModified) {
+				continue
+			} else if err != nil {
 				return err
 			}
 		}

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"vch/portlayer"
 )
 
@@ -110,6 +112,7 @@ func beside(ctx context.Context, dir string, o options, r *results) (err error) 
 			return err
 		}
 	}
+	unix.Sync() // what was measured before has the host's disk busy
 	time.Sleep(warmUp)
 	b := &turner{ctx: ctx, n: o.runs, r: r}
 	runRM := func(h *host, _ int) (time.Duration, error) {
@@ -150,7 +153,7 @@ func beside(ctx context.Context, dir string, o options, r *results) (err error) 
 }
 
 // warmUp is how long the pool has before the first turn.
-const warmUp = 10 * time.Second
+const warmUp = 20 * time.Second
 
 // rest is what vch's pool has to be filled again between two turns: whoever starts containers all the time has no pool.
 const rest = 1500 * time.Millisecond
