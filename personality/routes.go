@@ -30,7 +30,7 @@ func routes() []route {
 		{"POST", "/containers/create", (*Server).containerCreate, "TestContainerCreate volume_named_made_by_create.txtar container_refused_options.txtar"},
 		{"GET", "/containers/json", (*Server).containerList, "TestContainerList container_ps.txtar"},
 		{"GET", "/containers/{id}/json", (*Server).containerInspect, "TestContainerInspect container_inspect.txtar"},
-		{"POST", "/containers/{id}/start", (*Server).containerStart, "TestContainerLife container_lifecycle.txtar container_start_twice.txtar"},
+		{"POST", "/containers/{id}/start", (*Server).containerStart, "TestContainerLife container_lifecycle.txtar container_start_twice.txtar container_restart_policy.txtar container_health.txtar"},
 		{"POST", "/containers/{id}/stop", (*Server).containerStop, "TestContainerLife container_stop_timeout.txtar container_stop_signal.txtar"},
 		{"POST", "/containers/{id}/restart", (*Server).containerRestart, "TestContainerLife container_restart.txtar"},
 		{"POST", "/containers/{id}/kill", (*Server).containerKill, "TestContainerLife container_kill.txtar"},
