@@ -274,6 +274,7 @@ func (u *unit) serve() (_ *serving, err error) {
 		return nil, err
 	}
 	h.Config.Process, h.Config.Serve = nil, true
+	h.Config.Root.Ephemeral = false // what is copied is there for the process, after another start of the machine
 	if err := s.checkParts(ctx, u.c, absent); err != nil {
 		return nil, err
 	}

@@ -27,6 +27,7 @@ func main() {
 	flag.StringVar(&o.vch, "vch", "bin/vch", "the vch to measure")
 	flag.StringVar(&o.into, "into", "", "file to write the page to, beside standard output")
 	flag.StringVar(&o.accel, "accel", "auto", "as vch serve --accel")
+	flag.StringVar(&o.template, "template", "auto", "as vch serve --template")
 	flag.IntVar(&o.mib, "mib", 64, "the file that is written and read, in MiB")
 	flag.IntVar(&o.rounds, "n", 11, "rounds of every setting")
 	flag.IntVar(&o.pairs, "pairs", 30, "more rounds of vch and the machines by hand that have its settings")
@@ -42,9 +43,9 @@ func main() {
 }
 
 type options struct {
-	vch, into, accel   string
-	mib, rounds, pairs int
-	limit              time.Duration
+	vch, into, accel, template string
+	mib, rounds, pairs         int
+	limit                      time.Duration
 }
 
 // place is where work is done: the container, or a machine by hand.

@@ -40,7 +40,7 @@ func serve(ctx context.Context, dir string, o options) (*host, error) {
 	if h.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
 		return nil, err
 	}
-	h.daemon = exec.Command(o.vch, "serve", "--state", filepath.Join(dir, "state"), "--listen", "unix://"+h.socket(), "--volume-store", h.store()+":default", "--accel", o.accel)
+	h.daemon = exec.Command(o.vch, "serve", "--state", filepath.Join(dir, "state"), "--listen", "unix://"+h.socket(), "--volume-store", h.store()+":default", "--accel", o.accel, "--template", o.template)
 	h.daemon.Stdout, h.daemon.Stderr = h.log, h.log
 	h.daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is for this program, which then ends containers and daemon in order
 	if err := h.daemon.Start(); err != nil {
