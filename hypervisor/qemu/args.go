@@ -151,7 +151,7 @@ func arguments(s shape) []string {
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d,server=on,wait=off", fdConsole), "-serial", "chardev:console",
 		"-chardev", fmt.Sprintf("socket,id=channel,fd=%d,server=on,wait=off", fdChannel),
 		"-device", "virtio-serial-pci,max_ports=2,ioeventfd=off", "-device", "virtserialport,id=port,chardev=channel,name=" + guest.PortName,
-		"-device", "virtio-scsi-pci,id=scsi0,ioeventfd=off",
+		"-device", "virtio-scsi-pci,id=scsi0",
 	}
 	boot := []string{"-kernel", inherited(fdKernel), "-initrd", inherited(fdInitrd), "-append", s.append}
 	memory := "memory-backend-file,id=memory,size=" + s.size() + ",mem-path=" + inherited(fdMemory) + ",share="
