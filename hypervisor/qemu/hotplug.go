@@ -83,7 +83,7 @@ func (m *machine) replug(ctx context.Context, p *process, def, was definition) (
 		return err
 	}
 	if len(have) == 0 && len(was.Disks) > 0 {
-		return fault.New(fault.Unsupported, "this machine was started by an earlier vch, which gave its disks no names: restart the container, then its disks can be changed")
+		return errNameless
 	}
 	// What can be wrong with a disk is found out before anything is done.
 	var add, remove []drive
@@ -200,6 +200,8 @@ func takeSeats(disks []portlayer.Disk) map[string]string {
 	return taken
 }
 
+var errNameless = fault.New(fault.Unsupported, "this machine was started by an earlier vch, which gave its disks no names: restart the container, then its disks can be changed")
+
 // plugged gives the units of the disks that QEMU has, by serial.
 func plugged(ctx context.Context, q *qmp) (map[string]int, error) {
 	var devices []struct {
@@ -237,7 +239,11 @@ func plugged(ctx context.Context, q *qmp) (map[string]int, error) {
 				return nil, err
 			}
 		}
-		have[seated[seatLUN(d.Name)]] = seatLUN(d.Name)
+		serial := seated[seatLUN(d.Name)]
+		if serial == "" {
+			return nil, errNameless
+		}
+		have[serial] = seatLUN(d.Name)
 	}
 	return have, nil
 }
