@@ -1,6 +1,7 @@
 package personality
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -9,26 +10,20 @@ import (
 	"vch/portlayer"
 )
 
-// mergeHealth gives a container's health check what it does not say itself from its image's, as Moby does.
+// mergeHealth gives a container's health check, nil or not, what it does not say itself from its image's, as Moby does.
 func mergeHealth(own, image *container.HealthConfig) *container.HealthConfig {
-	if own == nil || image == nil {
-		if own == nil {
-			return image
-		}
-		return own
+	if own == nil {
+		return image
 	}
 	merged := *own
 	if len(merged.Test) == 0 {
 		merged.Test = image.Test
 	}
-	if merged.Retries == 0 {
-		merged.Retries = image.Retries
-	}
-	for own, image := range map[*time.Duration]time.Duration{&merged.Interval: image.Interval, &merged.Timeout: image.Timeout, &merged.StartPeriod: image.StartPeriod, &merged.StartInterval: image.StartInterval} {
-		if *own == 0 {
-			*own = image
-		}
-	}
+	merged.Interval = cmp.Or(own.Interval, image.Interval)
+	merged.Timeout = cmp.Or(own.Timeout, image.Timeout)
+	merged.StartPeriod = cmp.Or(own.StartPeriod, image.StartPeriod)
+	merged.StartInterval = cmp.Or(own.StartInterval, image.StartInterval)
+	merged.Retries = cmp.Or(own.Retries, image.Retries)
 	return &merged
 }
 

@@ -288,7 +288,7 @@ func (l *Linux) closeVolume(m guest.MountSpec) error {
 		delete(l.volumes, m.Source)
 		l.plug.Unlock()
 	}
-	dev, _ := l.disk(label)
+	dev := l.disk(label)
 	if dev == "" {
 		return nil
 	}

@@ -365,8 +365,7 @@ func (l *Linux) openVolume(ctx context.Context, m guest.MountSpec, all []guest.M
 	}
 	// A copy-up that was cut off left its part here; the content itself is untouched.
 	if !readOnly {
-		_, size := l.disk(label)
-		settle(at, size, sb, label, own)
+		l.settle(at, dev, sb, label, own)
 		if err := os.RemoveAll(content + copySuffix); err != nil {
 			return "", err
 		}
@@ -491,7 +490,7 @@ func (l *Linux) findDisk(ctx context.Context, source guest.Source, what string) 
 		// Subscribe before looking, so that a disk that comes in between is not missed.
 		news := l.uevents.news()
 		// A disk that is just coming has its name before it can be opened (block/genhd.c, device_add_disk); its uevent follows that.
-		if dev, _ := l.disk(serial); dev != "" && opens(dev) {
+		if dev := l.disk(serial); dev != "" && opens(dev) {
 			return dev, nil
 		}
 		select {
@@ -502,13 +501,20 @@ func (l *Linux) findDisk(ctx context.Context, source guest.Source, what string) 
 	}
 }
 
-// disk looks for the disk with a serial: its device, "" if it is not there, and its size in bytes.
-func (l *Linux) disk(serial string) (dev string, size func() (int64, error)) {
+// disk looks for the disk with a serial, in its seat if it has one: its device, or "".
+func (l *Linux) disk(serial string) string {
 	if seat, ok := l.seats[serial]; ok {
-		return diskWithSerial(seat.Serial), func() (int64, error) { return seat.Size, nil }
+		serial = seat.Serial
 	}
-	dev = diskWithSerial(serial)
-	return dev, func() (int64, error) { return deviceSize(dev) }
+	return diskWithSerial(serial)
+}
+
+// diskSize is the size in bytes of the disk with a serial, whose device is dev.
+func (l *Linux) diskSize(serial, dev string) (int64, error) {
+	if seat, ok := l.seats[serial]; ok {
+		return seat.Size, nil
+	}
+	return deviceSize(dev)
 }
 
 // opens reports whether a device is there to be opened.

@@ -94,8 +94,8 @@ func deviceSize(dev string) (int64, error) {
 
 // settle makes a file system that was just mounted writable what its disk and its volume say: as large, and called so. What cannot be done now is no harm: it is
 // tried again at the next mount, and Grow says why.
-func settle(at string, size func() (int64, error), s super, label string, own bool) {
-	if size, err := size(); err == nil && size/s.blockSize > s.blocks {
+func (l *Linux) settle(at, dev string, s super, label string, own bool) {
+	if size, err := l.diskSize(label, dev); err == nil && size/s.blockSize > s.blocks {
 		if err := resizeTo(at, size/s.blockSize); err != nil {
 			console("the file system of %s stays at %d blocks: %v", label, s.blocks, err)
 		}
@@ -156,7 +156,7 @@ func (l *Linux) writable(source guest.Source) (at, dev string, err error) {
 		return "", "", fault.New(fault.Conflict, "%s is mounted read-only", source)
 	}
 	label := strings.TrimPrefix(source, "label://")
-	if dev, _ = l.disk(label); dev == "" {
+	if dev = l.disk(label); dev == "" {
 		return "", "", fault.New(fault.NotFound, "the disk of %s is gone", source)
 	}
 	return filepath.Join(volumesDir, label), dev, nil

@@ -68,10 +68,11 @@ It ends with exit code 1 if a check says FAIL. One that says warn does not keep 
 // examine looks at everything that a vch serve with s would need.
 func examine(ctx context.Context, s settings) []check {
 	checks := []check{tetherCheck(tetherProgram())}
-	for _, c := range qemu.Checks(ctx, machineOptions(s, slog.New(slog.DiscardHandler))) {
+	o := machineOptions(s, slog.New(slog.DiscardHandler))
+	for _, c := range qemu.Checks(ctx, o) {
 		checks = append(checks, check{c.Name, verdictOf(c.OK), c.Detail})
 	}
-	checks = append(checks, templateCheck(ctx, s))
+	checks = append(checks, templateCheck(ctx, o))
 	found, err := lookAtState(s.State)
 	checks = append(checks, rowOf("state", found, err))
 	checks = append(checks, storeChecks(s.Stores)...)
@@ -107,19 +108,15 @@ func tetherCheck(program []byte) check {
 }
 
 // templateCheck says what starts are made of. That there is no template yet keeps nobody from starting.
-func templateCheck(ctx context.Context, s settings) check {
-	if !s.Template {
+func templateCheck(ctx context.Context, o qemu.Options) check {
+	if !o.Template {
 		return check{"templates", ok, "off: every machine boots"}
 	}
-	all, err := qemu.Templates(ctx, s.Cache)
+	all, err := qemu.Templates(ctx, o.Cache)
 	if err != nil {
 		return check{"templates", warn, fmt.Sprintf("%v; machines boot", err)}
 	}
-	warm := s.Warm
-	if warm < 0 {
-		warm = qemu.DefaultWarm()
-	}
-	return check{"templates", ok, fmt.Sprintf("%d in %s, more come as they are wanted; machines kept ready: %d", len(all), s.Cache, warm)}
+	return check{"templates", ok, fmt.Sprintf("%d in %s, more come as they are wanted; machines kept ready: %d", len(all), o.Cache, o.Warm)}
 }
 
 func storeChecks(stores []storePlace) (checks []check) {
