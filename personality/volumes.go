@@ -92,11 +92,11 @@ func volumeStatus(d portlayer.VolumeDetail) map[string]any {
 }
 
 // storeState is a store's state in words.
-func storeState(st portlayer.StoreInfo) string {
-	if st.Status.Degraded != "" {
-		return "degraded: " + st.Status.Degraded
+func storeState(st portlayer.StoreStatus) string {
+	if st.Degraded != "" {
+		return "degraded: " + st.Degraded
 	}
-	return "ok, " + units.BytesSize(float64(st.Status.Free)) + " free of " + units.BytesSize(float64(st.Status.Total))
+	return "ok, " + units.BytesSize(float64(st.Free)) + " free of " + units.BytesSize(float64(st.Total))
 }
 
 // volumeInspect answers docker volume inspect.
@@ -107,9 +107,7 @@ func (s *Server) volumeInspect(w http.ResponseWriter, r *http.Request) error {
 	}
 	shown := showVolume(d.Volume, s.Volumes.Locations())
 	shown.Status = volumeStatus(d)
-	if st, err := s.Volumes.Store(r.Context(), d.Store); err == nil {
-		shown.Status["StoreState"] = storeState(st)
-	}
+	shown.Status["StoreState"] = storeState(d.Status)
 	return writeJSON(w, http.StatusOK, shown)
 }
 

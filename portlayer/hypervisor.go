@@ -127,7 +127,7 @@ type Disks interface {
 	// Join is path elements put together in this hypervisor's way.
 	Join(dir DiskPath, elem ...string) DiskPath
 	MakeDir(ctx context.Context, dir DiskPath) error // with parents; existing: nothing happens
-	// RemoveDir removes dir and all in it; missing: nothing happens. The name is gone, durably, before the content.
+	// RemoveDir removes dir and all in it; missing: nothing happens. The name is gone, durably, before the content; of a few MiB, and where there is much room, that goes a moment later.
 	RemoveDir(ctx context.Context, dir DiskPath) error
 	// MoveDir gives a directory another path on the same medium, at once and durably. Conflict if something is at to; NotFound if from is missing.
 	MoveDir(ctx context.Context, from, to DiskPath) error
@@ -156,6 +156,9 @@ type DirSpec struct {
 	Name string // of the disk's descriptor, NAME.vmdk
 	File string // name of the small file
 	Data []byte // what the small file holds
+	// Again says that more like it may be asked for in the same place, so that something for these may be kept ready there, which no one sees who looks by this contract.
+	// It is gone when the hypervisor is closed.
+	Again bool
 }
 
 // Look is what Disks.Look saw of one disk.

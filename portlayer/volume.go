@@ -205,7 +205,8 @@ type VolumeDetail struct {
 	Refs     []ContainerID // containers that refer to it, sorted
 	Attached []Attachment  // running containers that hold its disk
 	Usage    VolumeUsage
-	Inside   *Inside // nil: nobody has looked
+	Status   StoreStatus // of its store; Get only
+	Inside   *Inside     // nil: nobody has looked
 }
 
 // Inside is how full a volume's file system is, as the last machine said that had it.

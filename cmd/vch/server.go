@@ -37,10 +37,8 @@ type request struct {
 func newServer(handler http.Handler, log *slog.Logger) *server {
 	s := &server{handler: handler, open: map[*request]struct{}{}}
 	s.http = &http.Server{
-		Handler:           s,
-		ReadHeaderTimeout: 30 * time.Second, // a client that says nothing does not hold a connection; bodies may take their time
-		IdleTimeout:       5 * time.Minute,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		Handler:  s, // without timeouts: who may open the socket may do anything, and each request would wind two clocks
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	return s
 }

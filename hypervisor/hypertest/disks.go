@@ -2,9 +2,11 @@ package hypertest
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,6 +20,7 @@ func (s *suite) testDisks(t *testing.T) {
 	t.Run("a new disk is thin, as large as asked, and two files", s.newDisk)
 	t.Run("of many that create one disk, one does", s.createAtOnce)
 	t.Run("a directory with a disk is there whole or not at all", s.createDir)
+	t.Run("one of many directories with disks is like one of few", s.createDirAgain)
 	t.Run("a look tells what was changed", s.look)
 	t.Run("a disk that cannot be made leaves nothing", s.badDisks)
 	t.Run("a damaged disk is told from a missing one", s.damagedDisks)
@@ -138,6 +141,60 @@ func (s *suite) createDir(t *testing.T) {
 	}
 }
 
+// createDirAgain: what may be kept ready changes nothing of what is made, and is never seen.
+func (s *suite) createDirAgain(t *testing.T) {
+	d := s.h.Disks()
+	at := d.Join(s.disks, "again")
+	if err := d.MakeDir(t.Context(), at); err != nil {
+		t.Fatal(err)
+	}
+	make := func(i int, size portlayer.Bytes) (name string, err error) {
+		name = fmt.Sprintf("home%02d", i)
+		return name, d.CreateDir(t.Context(), d.Join(at, name), portlayer.DirSpec{
+			Disk: portlayer.DiskSpec{Size: size, Label: label(name)}, Name: name + ".vmdk", File: "note", Data: []byte(strings.Repeat(name, i+1)), Again: true})
+	}
+	const many = 24
+	size := func(i int) portlayer.Bytes { return portlayer.Bytes(4+i%2) * portlayer.MiB }
+	var wanted []string
+	for i := range many {
+		name, err := make(i, size(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		wanted = append(wanted, name)
+		if i > many/2 {
+			time.Sleep(50 * time.Millisecond) // so that some may be ready
+		}
+		_, err = make(i, size(i))
+		want(t, "the same again", err, fault.Conflict)
+		if names, err := d.List(t.Context(), at); err != nil || !slices.Equal(names, wanted) {
+			t.Fatalf("there are %v, %v", names, err)
+		}
+	}
+	for i, name := range wanted {
+		dir := d.Join(at, name)
+		names, err := d.List(t.Context(), dir)
+		if err != nil || !slices.Equal(names, []string{name + "-flat.vmdk", name + ".vmdk", "note"}) {
+			t.Errorf("%s has %v, %v", name, names, err)
+		}
+		if is, err := d.Stat(t.Context(), d.Join(dir, name+".vmdk")); err != nil || is.Size != size(i) {
+			t.Errorf("%s: disk %+v, %v", name, is, err)
+		}
+		if text, err := d.ReadFile(t.Context(), d.Join(dir, "note")); err != nil || string(text) != strings.Repeat(name, i+1) {
+			t.Errorf("%s: note %q, %v", name, text, err)
+		}
+		if err := d.RemoveDir(t.Context(), dir); err != nil {
+			t.Error(err)
+		}
+	}
+	if names, err := d.List(t.Context(), at); err != nil || len(names) != 0 {
+		t.Errorf("left: %v, %v", names, err)
+	}
+	if err := d.RemoveDir(t.Context(), at); err != nil {
+		t.Error(err)
+	}
+}
+
 // look: what is changed in any of a disk's files is seen. An implementation may see nothing at all.
 func (s *suite) look(t *testing.T) {
 	d := s.h.Disks()
@@ -161,6 +218,16 @@ func (s *suite) look(t *testing.T) {
 		t.Errorf("nothing changed: %v, then %v", was, again)
 	}
 	file := func(name string) string { return filepath.Join(string(dir), name) }
+	for i := range 500 { // faster than a clock ticks
+		before := look()
+		if err := os.WriteFile(file("note"), []byte(fmt.Sprintf("t%03d", i)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if after := look(); before != zero && after.Mark == before.Mark {
+			t.Fatalf("change %d at once after a look: not seen", i)
+		}
+	}
+	was = settled()
 	for _, c := range []struct {
 		what   string
 		stays  bool // the disk is whole afterwards

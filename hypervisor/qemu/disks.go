@@ -36,6 +36,7 @@ type Disks struct {
 	golden        *goldens
 	swept         *sync.Map // of directories: what an earlier process left there of directories that it was making or removing is gone
 	tried         *sync.Map // of directories that took a file, their inode
+	errands       *errands  // nil: all is done at once
 }
 
 // FindDisks finds the programs that make file systems. NotFound says what to install.
@@ -49,6 +50,9 @@ func FindDisks() (d Disks, err error) {
 
 // directories are Disks that make no file systems.
 func directories() Disks { return Disks{golden: &goldens{}, swept: &sync.Map{}, tried: &sync.Map{}} }
+
+// volumeDir is the directory that a volume's file system has from the start.
+const volumeDir = guest.VolumeDir
 
 // tombPrefix begins the names of directories that are being removed.
 const tombPrefix = ".removed-"
@@ -96,13 +100,20 @@ func (d Disks) CreateDir(ctx context.Context, dir portlayer.DiskPath, spec portl
 	if err != nil {
 		return err
 	}
+	done, err := d.createAtOnce(string(dir), spec, size, uuid)
+	if errors.Is(err, fs.ErrExist) {
+		return fault.New(fault.Conflict, "%s exists already", dir)
+	}
+	if done {
+		return nil
+	}
 	extent := extentPath(spec.Name)
 	err = d.makeDir(string(dir), func(in *atomicfile.Dir) error {
 		f, err := in.Create(extent)
 		if err != nil {
 			return err
 		}
-		if err := d.formatFile(ctx, f, fsShape{size, guest.VolumeDir}, string(spec.Disk.Label[:16]), uuid); err != nil {
+		if err := d.formatFile(ctx, f, fsShape{size, volumeDir}, string(spec.Disk.Label[:16]), uuid); err != nil {
 			return err
 		}
 		return errors.Join(in.Write(spec.Name, []byte(descriptor(extent, size))), in.Write(spec.File, spec.Data))
@@ -330,23 +341,34 @@ func locate(path string) (extent string, info portlayer.DiskInfo, err error) {
 }
 
 // How old a change must be before the next is sure to look different: two in one tick of a file system's clock do not. The file systems of this host take the kernel's, which ticks at
-// least every 10 ms (CONFIG_HZ, current_time in fs/inode.c). Those of others, and inodes that have whole seconds only, may be as coarse as FAT's, 2 s.
+// least every 10 ms (CONFIG_HZ, current_time in fs/inode.c); since Linux 6.13 a change after a look never has the time of the one before it (Documentation/filesystems/multigrain-ts.rst).
+// Those of others, and inodes that have whole seconds only, may be as coarse as FAT's, 2 s.
 const (
 	tick       = 20 * time.Millisecond
 	coarseTick = 2 * time.Second
 )
 
 // settled says whether a change at that time is old enough, on a file system of that kind (statfs(2)).
-func settled(now time.Time, changed int64, kind int64) bool {
-	wait := coarseTick
-	switch kind {
-	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.TMPFS_MAGIC:
-		if changed%int64(time.Second) != 0 {
-			wait = tick
-		}
+func settled(now time.Time, changed int64, kind func() int64) bool {
+	age := time.Duration(now.UnixNano() - changed)
+	if age >= coarseTick || changed%int64(time.Second) == 0 {
+		return age >= coarseTick
 	}
-	return now.UnixNano()-changed >= int64(wait)
+	switch kind() {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.TMPFS_MAGIC:
+		return age >= tick || fineTimes()
+	}
+	return false
 }
+
+// fineTimes reports whether this kernel is Linux 6.13 or later.
+var fineTimes = sync.OnceValue(func() bool {
+	var name unix.Utsname
+	var major, minor int
+	_ = unix.Uname(&name)
+	n, _ := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor)
+	return n == 2 && (major > 6 || major == 6 && minor >= 13)
+})
 
 // lookers is how many disks are looked at at once, by at least so many each: a look is a few microseconds, or the time of a network.
 const (
@@ -363,10 +385,11 @@ func (d Disks) Look(_ context.Context, dir portlayer.DiskPath, disks []string, b
 		return looks
 	}
 	defer unix.Close(from)
-	var fsst unix.Statfs_t
-	if err := unix.Fstatfs(from, &fsst); err != nil {
-		return looks
-	}
+	kind := sync.OnceValue(func() int64 { // few are so new that it matters
+		var fsst unix.Statfs_t
+		_ = unix.Fstatfs(from, &fsst) // an unknown kind is a coarse one
+		return fsst.Type
+	})
 	now := time.Now()
 	atonce.Do(len(disks), min(lookers, 1+len(disks)/fewLooks), func(i int) {
 		var descriptor, extent, small unix.Stat_t
@@ -375,7 +398,7 @@ func (d Disks) Look(_ context.Context, dir portlayer.DiskPath, disks []string, b
 			unix.Fstatat(from, file[:strings.LastIndexByte(file, '/')+1]+beside, &small, 0) != nil {
 			return
 		}
-		if !settled(now, descriptor.Ctim.Nano(), fsst.Type) || !settled(now, small.Ctim.Nano(), fsst.Type) {
+		if !settled(now, descriptor.Ctim.Nano(), kind) || !settled(now, small.Ctim.Nano(), kind) {
 			return
 		}
 		looks[i] = portlayer.Look{
@@ -505,7 +528,7 @@ func (d Disks) RemoveDir(_ context.Context, dir portlayer.DiskPath) error {
 	if err == nil {
 		err = atomicfile.SyncDir(parent)
 	}
-	if err == nil {
+	if err == nil && (d.errands == nil || !d.errands.bury(tomb)) {
 		err = os.RemoveAll(tomb)
 	}
 	if err != nil {

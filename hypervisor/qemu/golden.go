@@ -107,6 +107,33 @@ func (g golden) pour(f *os.File, size int64, label string, uuid [16]byte) error 
 	return nil
 }
 
+// rechristen gives a file system that was poured another name, and other secrets.
+func rechristen(f *os.File, size int64, label, uuid string) error {
+	id, err := uuidBytes(uuid)
+	if err != nil {
+		return err
+	}
+	var seed [16]byte
+	rand.Read(seed[:]) // never fails (crypto/rand)
+	super := make([]byte, superSize)
+	for _, at := range supersOf(size) {
+		if at+superSize > size {
+			continue
+		}
+		if _, err := f.ReadAt(super, at); err != nil {
+			return err
+		}
+		if binary.LittleEndian.Uint16(super[superMagicAt:]) != superMagic {
+			continue
+		}
+		christen(super, label, id, seed)
+		if _, err := f.WriteAt(super, at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // ext4's superblock (kernel Documentation/filesystems/ext4, "The Super Block"), in a file system with blocks of 4 KiB, sparse_super and metadata_csum_seed.
 const (
 	superSize     = 1024

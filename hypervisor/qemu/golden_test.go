@@ -32,7 +32,15 @@ func TestGolden(t *testing.T) {
 		for i := range 3 {
 			label := portlayer.Label(fmt.Sprintf("%032x", 0xabcdef00+i))
 			p := portlayer.DiskPath(filepath.Join(dir, fmt.Sprintf("%d-%d.vmdk", size, i)))
-			if err := d.Create(t.Context(), p, portlayer.DiskSpec{Size: size, Label: label}); err != nil {
+			spec := portlayer.DiskSpec{Size: size, Label: label}
+			if i < 2 {
+				err = d.Create(t.Context(), p, spec)
+			} else { // the third gets its name in a directory that was ready
+				home := strings.TrimSuffix(string(p), ".vmdk")
+				p = portlayer.DiskPath(filepath.Join(home, "x.vmdk"))
+				err = makeReady(d, home, portlayer.DirSpec{Disk: spec, Name: "x.vmdk", File: "note", Data: []byte("text")})
+			}
+			if err != nil {
 				t.Fatal(err)
 			}
 			if _, known := d.golden.get(fsShape{(size + 511) / 512 * 512, guest.VolumeDir}); !known {

@@ -83,6 +83,8 @@ func Open(ctx context.Context, o Options, found Host) (*Hypervisor, error) {
 	h := &Hypervisor{o: o, closing: make(chan struct{}), running: map[portlayer.ContainerID]*process{}, locks: map[portlayer.ContainerID]*sync.Mutex{}}
 	h.work, h.endWork = context.WithCancel(context.Background())
 	h.qemu, h.disks = found.qemu, found.disks
+	h.disks.errands = newErrands(h.work, h.disks.buildReady)
+	h.workers.Go(func() { h.disks.errands.run(func(tomb string) { h.disks.swept.Delete(filepath.Dir(tomb)) }) })
 	h.pool = newPool(h, o.Warm)
 	kernel := found.kernel
 	if err := os.MkdirAll(h.root(), 0o700); err != nil {

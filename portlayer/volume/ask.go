@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"time"
 
@@ -32,6 +33,12 @@ func ask[T any](ctx context.Context, s *Service, st portlayer.VolumeStore, quest
 		v, err := question(ctx)
 		came <- answer{v, err}
 	}()
+	runtime.Gosched() // most questions are answered at once, and no clock is wound for them
+	select {
+	case a := <-came:
+		return a.value, a.err
+	default:
+	}
 	for late := time.NewTimer(patience); ; late.Reset(patience) {
 		select {
 		case a := <-came:
@@ -94,22 +101,30 @@ func (s *Service) get(ctx context.Context, st portlayer.VolumeStore, name portla
 	return ask(ctx, s, st, func(ctx context.Context) (portlayer.Volume, error) { return st.Get(ctx, name) })
 }
 
-// sight is a volume, and what it takes where its store tells both at once.
+// sight is a volume, and what else its store tells at once.
 type sight struct {
-	vol   portlayer.Volume
-	usage *portlayer.VolumeUsage
+	vol  portlayer.Volume
+	more *beside // nil: nothing
 }
 
-// see is get, with the volume's usage where that comes from the same look at it.
+// beside is what a volume takes, and how its store is.
+type beside struct {
+	usage  portlayer.VolumeUsage
+	status portlayer.StoreStatus
+}
+
+// see is get, with what comes from the same look at the volume.
 func (s *Service) see(ctx context.Context, st portlayer.VolumeStore, name portlayer.VolumeName) (sight, error) {
-	l, ok := st.(usageLister)
+	l, ok := st.(inspector)
 	if !ok {
 		vol, err := s.get(ctx, st, name)
 		return sight{vol: vol}, err
 	}
 	return ask(ctx, s, st, func(ctx context.Context) (sight, error) {
-		vol, use, err := l.GetUsage(ctx, name)
-		return sight{vol, &use}, err
+		var more beside
+		vol, use, status, err := l.Inspect(ctx, name)
+		more.usage, more.status = use, status
+		return sight{vol, &more}, err
 	})
 }
 

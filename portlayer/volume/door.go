@@ -38,10 +38,12 @@ func (s *Service) Get(ctx context.Context, id portlayer.VolumeID) (portlayer.Vol
 		return portlayer.VolumeDetail{}, err
 	}
 	var d portlayer.VolumeDetail
-	if p.usage != nil {
-		d = s.knownNow(p.volume, *p.usage)
+	if p.more != nil {
+		d = s.knownNow(p.volume, p.more.usage)
+		d.Status = p.more.status
 	} else {
 		d, err = s.detail(ctx, p.store, p.volume)
+		d.Status = s.status(ctx, p.store)
 	}
 	if content, cerr := s.reached(); err == nil && cerr == nil {
 		d.Inside = content.Inside(ctx, d.Volume)
@@ -64,28 +66,37 @@ func (s *Service) knownNow(vol portlayer.Volume, use portlayer.VolumeUsage) port
 	return s.known(vol, use)
 }
 
-// usageLister is what a store can be beside: one that tells volumes and what each takes without one more look at each.
-type usageLister interface {
-	// GetUsage is VolumeStore.Get and Usage.
-	GetUsage(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, portlayer.VolumeUsage, error)
+// inspector is what a store can be beside: one that tells volumes and what each takes without one more look at each.
+type inspector interface {
+	// Inspect is VolumeStore.Get, Usage and Status. An error is that of Get.
+	Inspect(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, portlayer.VolumeUsage, portlayer.StoreStatus, error)
 	// ListUsage is VolumeStore.List and, in the same order, Usage of each.
 	ListUsage(ctx context.Context) ([]portlayer.Volume, []portlayer.VolumeUsage, error)
 }
 
+// listed is what ListUsage tells.
+type listed struct {
+	vols []portlayer.Volume
+	uses []portlayer.VolumeUsage
+}
+
 // details are all volumes of a store with what the service knows of them; err names what is damaged.
 func (s *Service) details(ctx context.Context, st portlayer.VolumeStore) ([]portlayer.VolumeDetail, error) {
-	if err := s.answers(ctx, st); err != nil {
-		return nil, err
-	}
-	if l, ok := st.(usageLister); ok {
-		vols, uses, err := l.ListUsage(ctx)
-		all := make([]portlayer.VolumeDetail, len(vols))
+	if l, ok := st.(inspector); ok {
+		found, err := ask(ctx, s, st, func(ctx context.Context) (found listed, err error) {
+			found.vols, found.uses, err = l.ListUsage(ctx)
+			return found, err
+		})
+		all := make([]portlayer.VolumeDetail, len(found.vols))
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		for i, vol := range vols {
-			all[i] = s.known(vol, uses[i])
+		for i, vol := range found.vols {
+			all[i] = s.known(vol, found.uses[i])
 		}
 		return all, err
+	}
+	if err := s.answers(ctx, st); err != nil {
+		return nil, err
 	}
 	vols, err := st.List(ctx)
 	errs := []error{err}

@@ -12,9 +12,9 @@ import (
 // place is where a volume is.
 type place struct {
 	store  portlayer.VolumeStore
-	volume portlayer.Volume       // but for Name and Store nothing, if harm is not nil
-	usage  *portlayer.VolumeUsage // nil: its store did not tell
-	harm   error                  // the Conflict with which its store describes the damage; nil for a good one
+	volume portlayer.Volume // but for Name and Store nothing, if harm is not nil
+	more   *beside          // nil: its store did not tell
+	harm   error            // the Conflict with which its store describes the damage; nil for a good one
 }
 
 // find looks for a volume: in its store, or, by a plain name, in every one. The kinds: NotFound when it is in none; Unavailable when a degraded store
@@ -58,7 +58,7 @@ func (s *Service) find(ctx context.Context, id portlayer.VolumeID) (place, error
 				return place{}, err
 			}
 		}
-		found = append(found, place{store: st, volume: vol, usage: answers[i].usage, harm: err})
+		found = append(found, place{store: st, volume: vol, more: answers[i].more, harm: err})
 	}
 	if len(found) > 0 && id.Store == "" {
 		return s.meant(found, away)

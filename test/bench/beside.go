@@ -158,6 +158,9 @@ const warmUp = 20 * time.Second
 // rest is what vch's pool has to be filled again between two turns: whoever starts containers all the time has no pool.
 const rest = 1500 * time.Millisecond
 
+// lull is what both engines have before each turn with volumes to be done with what they do when nobody waits.
+const lull = 100 * time.Millisecond
+
 // turner measures by turns until something goes wrong.
 type turner struct {
 	ctx context.Context
@@ -169,6 +172,10 @@ type turner struct {
 // turns does one thing on a and on b, n times each, in alternating order.
 func (t *turner) turns(what string, bar float64, vch, moby *host, do func(h *host, i int) (time.Duration, error)) {
 	p := pair{what: what, bar: bar}
+	before, after := time.Duration(0), rest
+	if strings.HasPrefix(what, "volume ") {
+		before, after = lull, 0
+	}
 	for i := range t.n {
 		order := []*host{vch, moby}
 		if i%2 == 1 {
@@ -178,6 +185,7 @@ func (t *turner) turns(what string, bar float64, vch, moby *host, do func(h *hos
 			if t.err != nil {
 				return
 			}
+			time.Sleep(before)
 			took, err := do(h, i)
 			if err != nil {
 				t.err = fmt.Errorf("%s: %w", what, err)
@@ -189,9 +197,7 @@ func (t *turner) turns(what string, bar float64, vch, moby *host, do func(h *hos
 				p.moby = append(p.moby, took)
 			}
 		}
-		if !strings.Contains(what, "volume") {
-			time.Sleep(rest)
-		}
+		time.Sleep(after)
 	}
 	t.r.beside = append(t.r.beside, p)
 }
@@ -204,11 +210,8 @@ func (t *turner) volumes(n int, vch, moby *host) {
 		return h.api(t.ctx, "POST", "/volumes/create", map[string]any{"Name": name(i)}, nil)
 	}
 	drop := func(h *host, i int) error { return h.api(t.ctx, "DELETE", "/volumes/"+name(i), nil, nil) }
-	for _, h := range []*host{vch, moby} {
-		if err := each(n, clients, func(i int) error { return add(h, i) }); err != nil {
-			t.err = errors.Join(t.err, err)
-			return
-		}
+	if t.inARow("create", n, clients, vch, moby, add); t.err != nil {
+		return
 	}
 	for _, how := range []struct {
 		many int
@@ -229,11 +232,25 @@ func (t *turner) volumes(n int, vch, moby *host) {
 		t.turns(fmt.Sprintf(says, "ls"), 1, vch, moby, of(func(h *host, _ int) error { return h.api(t.ctx, "GET", "/volumes", nil, nil) }))
 		t.turns(fmt.Sprintf(says, "rm"), 0, vch, moby, of(drop))
 	}
+	t.inARow("rm", n, clients, vch, moby, drop)
+}
+
+// inARow measures one thing done to n volumes, by so many clients without a pause: once, for it is many.
+func (t *turner) inARow(what string, n, clients int, vch, moby *host, do func(h *host, i int) error) {
+	p := pair{what: fmt.Sprintf("volume %s, %d in a row by %d clients", what, n, clients)}
 	for _, h := range []*host{vch, moby} {
-		if err := each(n, clients, func(i int) error { return drop(h, i) }); err != nil {
+		took, err := timed(func() error { return each(n, clients, func(i int) error { return do(h, i) }) })
+		if err != nil {
 			t.err = errors.Join(t.err, err)
+			return
+		}
+		if h == vch {
+			p.vch = append(p.vch, took)
+		} else {
+			p.moby = append(p.moby, took)
 		}
 	}
+	t.r.beside = append(t.r.beside, p)
 }
 
 // each does n things, so many at once.

@@ -43,7 +43,7 @@ func (s *Store) change(ctx context.Context, name portlayer.VolumeName, do func(*
 
 // Source is portlayer.VolumeStore.Source.
 func (s *Store) Source(ctx context.Context, name portlayer.VolumeName, snapshot string) (portlayer.VolumeSource, error) {
-	vol, _, err := s.lockedLook(ctx, name)
+	vol, err := s.Get(ctx, name)
 	if err != nil {
 		return portlayer.VolumeSource{}, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"reflect"
 	"sync"
 	"testing"
 	"time"
@@ -97,8 +98,19 @@ func TestNothingIsReadTwice(t *testing.T) {
 			t.Errorf("listing %d volumes made the calls %v, want %v", want, got, wanted)
 		}
 	}
+	list(many, 0)
+	made := s
+	s = mustOpen(t, c, "/s")
+	c.taken()
 	list(many, many)
 	list(many, 0)
+	for _, name := range []portlayer.VolumeName{"v03", "v33"} {
+		was, err := made.Get(t.Context(), name)
+		is, ierr := s.Get(t.Context(), name)
+		if err != nil || ierr != nil || !reflect.DeepEqual(was, is) {
+			t.Errorf("known as made %+v, %v; as read %+v, %v", was, err, is, ierr)
+		}
+	}
 	if _, err := s.Get(t.Context(), "v07"); err != nil {
 		t.Error(err)
 	}

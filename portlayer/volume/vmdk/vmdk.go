@@ -147,19 +147,22 @@ func (s *Store) Status(ctx context.Context) portlayer.StoreStatus {
 	return portlayer.StoreStatus{Total: total, Free: free}
 }
 
-// reach is nil if the store's medium is there and can be written, and Unavailable with the reason otherwise.
-func (s *Store) reach(ctx context.Context) error {
+// space is Status of a store that is not degraded; else it is Unavailable with the reason.
+func (s *Store) space(ctx context.Context) (portlayer.StoreStatus, error) {
 	if err := ctx.Err(); err != nil {
-		return err
+		return portlayer.StoreStatus{}, err
 	}
-	if _, _, err := s.o.Disks.Space(ctx, s.volumes); err != nil {
-		return s.degraded(err)
+	status := s.Status(ctx)
+	if status.Degraded != "" {
+		return status, fault.New(fault.Unavailable, "volume store %s is degraded: %s", s.o.Name, status.Degraded)
 	}
-	return nil
+	return status, nil
 }
 
-func (s *Store) degraded(err error) error {
-	return fault.New(fault.Unavailable, "volume store %s is degraded: %s", s.o.Name, s.why(err))
+// reach is nil if the store's medium is there and can be written, and Unavailable with the reason otherwise.
+func (s *Store) reach(ctx context.Context) error {
+	_, err := s.space(ctx)
+	return err
 }
 
 // why says what is the matter with the store's medium.

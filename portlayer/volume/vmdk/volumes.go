@@ -95,11 +95,22 @@ func (s *Store) makeEmpty(ctx context.Context, name portlayer.VolumeName, rec re
 		return portlayer.Volume{}, err
 	}
 	d := s.o.Disks
-	err = d.CreateDir(ctx, s.dir(name), portlayer.DirSpec{Disk: portlayer.DiskSpec{Size: rec.Size, Label: rec.Label}, Name: fileOf(name), File: recordFile, Data: data})
+	err = d.CreateDir(ctx, s.dir(name), portlayer.DirSpec{Disk: portlayer.DiskSpec{Size: rec.Size, Label: rec.Label}, Name: fileOf(name), File: recordFile, Data: data, Again: true})
 	if err != nil && !fault.Is(err, fault.Conflict) { // of which nothing came; what is there then is another VCH's
 		err = errors.Join(err, d.RemoveDir(context.WithoutCancel(ctx), s.dir(name)))
 	}
-	return s.volume(name, rec, rec.Size), err
+	vol := s.volume(name, rec, rec.Size)
+	if err != nil {
+		return vol, err
+	}
+	// Most are asked for next. s.busy is held: what is there is what was made.
+	look := s.look(ctx, name)[0]
+	if err := json.Unmarshal(data, &rec); err != nil {
+		return vol, err
+	}
+	vol = s.volume(name, rec, rec.Size)
+	s.remember(look, vol)
+	return vol, nil
 }
 
 // fill makes the disk of a new volume: as a copy, or of a packed one.
@@ -190,32 +201,27 @@ func (s *Store) unmade(ctx context.Context, name portlayer.VolumeName, err error
 
 // Get is portlayer.VolumeStore.Get.
 func (s *Store) Get(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, error) {
-	vol, _, err := s.lockedLook(ctx, name)
+	vol, _, _, err := s.Inspect(ctx, name)
 	return vol, err
 }
 
 // Usage is portlayer.VolumeStore.Usage.
 func (s *Store) Usage(ctx context.Context, name portlayer.VolumeName) (portlayer.VolumeUsage, error) {
-	_, use, err := s.GetUsage(ctx, name)
+	_, use, _, err := s.Inspect(ctx, name)
 	return use, err
 }
 
-// GetUsage is Get and Usage in one look.
-func (s *Store) GetUsage(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, portlayer.VolumeUsage, error) {
-	vol, info, err := s.lockedLook(ctx, name)
-	return vol, portlayer.VolumeUsage{Capacity: vol.Capacity, Allocated: info.Allocated}, err
-}
-
-func (s *Store) lockedLook(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, portlayer.DiskInfo, error) {
-	leave, err := s.enter(ctx, name)
+// Inspect is Get, Usage and Status in one look.
+func (s *Store) Inspect(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, portlayer.VolumeUsage, portlayer.StoreStatus, error) {
+	status, err := s.space(ctx)
 	if err != nil {
-		return portlayer.Volume{}, portlayer.DiskInfo{}, err
+		return portlayer.Volume{}, portlayer.VolumeUsage{}, status, err
 	}
-	defer leave()
 	if !volumeName(name) {
-		return portlayer.Volume{}, portlayer.DiskInfo{}, s.missing(name)
+		return portlayer.Volume{}, portlayer.VolumeUsage{}, status, s.missing(name)
 	}
-	return s.load(ctx, name)
+	vol, use, err := s.lockedLoad(ctx, name)
+	return vol, use, status, err
 }
 
 // List is portlayer.VolumeStore.List.
