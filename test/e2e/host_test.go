@@ -304,17 +304,18 @@ func (h *host) end() (wrong []string) {
 			wrong = append(wrong, err.Error())
 		}
 	}
-	for _, dir := range []string{"state/machines", "a/volumes", "b/volumes"} {
-		if left, _ := os.ReadDir(filepath.Join(h.dir, dir)); len(left) > 0 {
-			wrong = append(wrong, fmt.Sprintf("%s is not empty: %v", dir, left))
-		}
-	}
 	state, err := h.signal(syscall.SIGTERM)
 	if err != nil {
 		return append(wrong, err.Error())
 	}
 	if !state.Success() {
 		wrong = append(wrong, fmt.Sprintf("SIGTERM ended the daemon with %v", state))
+	}
+	// Only now: what is ready for the next volumes, and what is being deleted, goes with the daemon.
+	for _, dir := range []string{"state/machines", "a/volumes", "b/volumes"} {
+		if left, _ := os.ReadDir(filepath.Join(h.dir, dir)); len(left) > 0 {
+			wrong = append(wrong, fmt.Sprintf("%s is not empty: %v", dir, left))
+		}
 	}
 	return wrong
 }
