@@ -59,6 +59,10 @@ type Handler interface {
 	Grow(ctx context.Context, source Source, size int64) error
 	// Rooms says how full the file systems of the mounted volumes are.
 	Rooms(ctx context.Context) ([]Room, error)
+	// SetNetwork gives the running container other interfaces: those that it has and that n names by their tags stay as they are. Conflict while it does not run.
+	SetNetwork(ctx context.Context, n Network) error
+	// Host tells who is to be asked from now on; nil: nobody is there.
+	Host(a Asker)
 	// Archives work while the container's mounts are there: Conflict before, and once its process has ended.
 	Archives
 	// Shutdown unmounts what is still mounted, syncs and powers the machine off. It may not return.

@@ -12,6 +12,7 @@ type ExecutorConfig struct {
 	Seats    map[string]Seat `json:"seats,omitempty"`  // of the disks that are in one, by the serial that Sources name them by
 	Mounts   []MountSpec     `json:"mounts,omitempty"` // in any order: the tether mounts parents before what lies below them
 	Files    []File          `json:"files,omitempty"`  // written over the image's: /etc/hosts, /etc/hostname, /etc/resolv.conf
+	Network  Network         `json:"network,omitzero"`
 	Sysctls  []Sysctl        `json:"sysctls,omitempty"`
 	ShmSize  int64           `json:"shm_size"`           // bytes of /dev/shm; 0 means 64 MiB; Docker HostConfig.ShmSize
 	Memory   int64           `json:"memory,omitempty"`   // bytes; memory.max of the process's cgroup (cgroup-v2.rst); 0 means none

@@ -30,6 +30,7 @@ type handler struct {
 	busy chan struct{} // closed when an exec's context ended, or an archive was not taken any more
 
 	extracted chan string
+	host      chan Asker
 
 	mu      sync.Mutex // guards below
 	config  ExecutorConfig
@@ -43,7 +44,7 @@ type handler struct {
 }
 
 func newHandler() *handler {
-	return &handler{in: make(chan []byte, 100), eof: make(chan struct{}), busy: make(chan struct{}), extracted: make(chan string, 100), changed: make(chan struct{}), status: Status{Phase: Waiting}, first: 1}
+	return &handler{in: make(chan []byte, 100), eof: make(chan struct{}), busy: make(chan struct{}), extracted: make(chan string, 100), host: make(chan Asker, 100), changed: make(chan struct{}), status: Status{Phase: Waiting}, first: 1}
 }
 
 // wrote appends output.
@@ -188,6 +189,14 @@ func (h *handler) Grow(_ context.Context, source Source, size int64) error {
 	return h.note("grow %s %d", source, size)
 }
 
+func (h *handler) SetNetwork(_ context.Context, n Network) error { return h.note("network %+v", n) }
+
+func (h *handler) Host(a Asker) {
+	if a != nil {
+		h.host <- a
+	}
+}
+
 func (h *handler) Rooms(context.Context) ([]Room, error) {
 	return []Room{{Source: "label://x", Total: 1 << 40, Free: 3}}, h.note("rooms")
 }
@@ -264,6 +273,7 @@ func TestConfigureCarriesEverything(t *testing.T) {
 		ID: "id", Hostname: "host", Domain: "dom", Serve: true, Rehearsal: true, Seats: map[string]Seat{"image": {Serial: "seat", Size: 1 << 40}}, Root: Root{Image: "disk://image", Writable: "disk://own", ReadOnly: true, Ephemeral: true},
 		Mounts:  []MountSpec{{Source: "label://x", Target: "/data", Subpath: "s", ReadOnly: true, Copy: true, Options: []string{"size=1"}, Name: "data", Was: []string{"y"}, Absent: "elsewhere"}},
 		Files:   []File{{Path: "/etc/hosts", Content: []byte{0, 255}, Mode: 0o644}},
+		Network: Network{Resolver: true, Interfaces: []Interface{{Name: "eth0", Tag: 1, MAC: "m", Address: "a", Gateway: "g", MTU: 2}}},
 		Sysctls: []Sysctl{{"a.b", "1"}}, ShmSize: 1, Memory: 2, CPUs: 3, PidsMax: 4,
 		Process: &Process{Args: []string{"a", "é\n"}, Env: []string{"A=b"}, Cwd: "/c", User: "u:g", Groups: []string{"w"}, TTY: true, Rows: 1, Cols: 2, Stdin: true,
 			Rlimits: []Rlimit{{"nofile", 1, 1<<64 - 1}}, Capabilities: []string{"CAP_CHOWN"}, NoNewPrivs: true, Init: true, OOMScoreAdj: -5},

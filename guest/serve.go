@@ -30,6 +30,8 @@ func serve(ctx context.Context, conn net.Conn, h Handler) error {
 	}
 	host := &freezing{Handler: h, held: map[Source]bool{}}
 	defer host.end()
+	h.Host(&asker{mux})
+	defer h.Host(nil)
 	ctx, cancel := context.WithCancel(ctx)
 	// Calls are cancelled but not waited for: one that hangs in a process that takes no input must not keep the next host out.
 	defer cancel()
@@ -162,6 +164,12 @@ func dispatch(ctx context.Context, cancel context.CancelFunc, st *yamux.Stream, 
 		return nil, serveVolume(ctx, h, req)
 	case "rooms":
 		return h.Rooms(ctx)
+	case "network":
+		n, err := decodeBody[Network](req)
+		if err != nil {
+			return nil, err
+		}
+		return nil, h.SetNetwork(ctx, n)
 	case "mount", "unmount":
 		return nil, serveMount(ctx, h, req)
 	case "watch":
@@ -189,6 +197,29 @@ func dispatch(ctx context.Context, cancel context.CancelFunc, st *yamux.Stream, 
 	}
 	return nil, fault.New(fault.Unsupported, "guest channel: unknown call %q", req.Op)
 }
+
+// asker is the host at the other end of a session.
+type asker struct{ mux *yamux.Session }
+
+// Resolve is Asker.Resolve.
+func (a *asker) Resolve(ctx context.Context, query []byte) ([]byte, error) {
+	st, err := a.mux.OpenStream()
+	if err != nil {
+		return nil, err
+	}
+	defer context.AfterFunc(ctx, func() { reset(st) })()
+	defer reset(st)
+	if err := writeMessage(st, msgData, query); err != nil {
+		return nil, err
+	}
+	kind, body, err := readMessage(st)
+	if err == nil && kind != msgData {
+		err = errUnanswered
+	}
+	return body, err
+}
+
+var errUnanswered = fault.New(fault.Unavailable, "the host has no answer")
 
 // drain reads until the host leaves the stream, then cancels.
 func drain(cancel context.CancelFunc, st *yamux.Stream) {

@@ -332,6 +332,45 @@ func (s *session) call(ctx context.Context, op string, body, out any) error {
 	return readAnswer(kind, msg, out)
 }
 
+// asking bounds how many questions of a guest are answered at once: it waits with more.
+const asking = 64
+
+// answer gives a the guest's questions, each a stream with one message, and sends one back. What has no answer gets an empty message of another kind.
+func (s *session) answer(a Asker) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	busy := make(chan struct{}, asking)
+	for {
+		st, err := s.mux.AcceptStream()
+		if err != nil {
+			return // the guest is gone
+		}
+		busy <- struct{}{}
+		go func() {
+			defer func() { <-busy }()
+			defer reset(st)
+			_ = st.SetDeadline(time.Now().Add(askLimit))
+			kind, query, err := readMessage(st)
+			if err != nil || kind != msgData || len(query) > maxQuery {
+				return
+			}
+			reply, err := a.Resolve(ctx, query)
+			kind = msgData
+			if err != nil {
+				kind, reply = msgEOF, nil
+			}
+			if writeMessage(st, kind, reply) == nil {
+				_, _, _ = readMessage(st) // the guest closes first
+			}
+		}()
+	}
+}
+
+const (
+	askLimit = time.Minute
+	maxQuery = 65535 // bytes of a DNS message (RFC 1035 section 4.2.2)
+)
+
 // ended prefers the reason of ctx to the broken stream that it caused.
 func ended(ctx context.Context, err error) error {
 	if ctx.Err() != nil {

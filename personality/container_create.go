@@ -77,7 +77,14 @@ func refuseRequest(req createRequest) error {
 	if err := refuseHost(req.HostConfig); err != nil {
 		return err
 	}
-	return refuseNetworking(req.NetworkingConfig)
+	for name, e := range req.NetworkingConfig.EndpointsConfig {
+		if e != nil {
+			if _, err := endpointOf(portlayer.NetworkName(name), e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // around is what a create request's meaning depends on.
@@ -117,9 +124,11 @@ func specOf(req createRequest, at around) (spec portlayer.ContainerSpec, warning
 	if err != nil {
 		return spec, nil, err
 	}
-	if wantsBridge(req) {
-		warnings = append(warnings, noNetwork+": the network bridge was asked for, and the container gets none")
+	more, err := applyNetworks(&spec, req, config.ExposedPorts)
+	if err != nil {
+		return spec, nil, err
 	}
+	warnings = append(warnings, more...)
 	if spec.Health, err = healthOf(config.Healthcheck, config.Shell); err != nil {
 		return spec, nil, err
 	}

@@ -2,6 +2,7 @@ package personality
 
 import (
 	"encoding/json"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -79,11 +80,12 @@ func TestCreateTranslations(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			c.want.Networks = []portlayer.Endpoint{{Name: portlayer.DefaultNetwork}} // of all that ask for none
 			got, warnings, err := specOf(req, around{image: theImage, version: maxVersion})
 			if err != nil || len(warnings) > 0 {
 				t.Fatal(err, warnings)
 			}
-			if d := cmp.Diff(c.want, got, cmpopts.EquateEmpty(), cmpopts.IgnoreFields(portlayer.ContainerSpec{}, "Door")); d != "" {
+			if d := cmp.Diff(c.want, got, cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Addr{}), cmpopts.IgnoreFields(portlayer.ContainerSpec{}, "Door")); d != "" {
 				t.Error(d)
 			}
 		})
@@ -240,8 +242,8 @@ func TestCreateWarnings(t *testing.T) {
 		img  portlayer.Image
 		want string
 	}{
-		{`{"HostConfig":{"NetworkMode":"bridge"}}`, portlayer.Image{}, "the network bridge was asked for"},
-		{`{"NetworkingConfig":{"EndpointsConfig":{"bridge":{}}}}`, portlayer.Image{}, "the network bridge was asked for"},
+		{`{"HostConfig":{"NetworkMode":"none","PublishAllPorts":true}}`, portlayer.Image{}, "Published ports are discarded"},
+		{`{"NetworkDisabled":true,"HostConfig":{"PortBindings":{"80/tcp":[{}]}}}`, portlayer.Image{}, "Published ports are discarded"},
 	} {
 		_, warnings, err := translate(t, c.body, c.img)
 		if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], c.want) {
@@ -332,7 +334,7 @@ func TestDoorKeeps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"Hostname":"h"`, `"80/tcp":{}`, `"Dns":["1.1.1.1"]`, `"Binds":["vol:/v"]`, `"NetworkMode":"none"`, `"MemorySwap":67108864`, `"ShmSize":67108864`, `"Type":"json-file"`, `"Volumes":{"/data":{}}`, `"Runtime":"vch"`, `"MaskedPaths":[]`} {
+	for _, want := range []string{`"Hostname":"h"`, `"80/tcp":{}`, `"Dns":["1.1.1.1"]`, `"Binds":["vol:/v"]`, `"NetworkMode":"bridge"`, `"MemorySwap":67108864`, `"ShmSize":67108864`, `"Type":"json-file"`, `"Volumes":{"/data":{}}`, `"Runtime":"vch"`, `"MaskedPaths":[]`} {
 		if !strings.Contains(string(got), want) {
 			t.Errorf("%s is not in %s", want, got)
 		}

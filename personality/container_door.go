@@ -17,9 +17,14 @@ type door struct {
 }
 
 // doorOf is a configuration, merged with its image's, and a HostConfig, with what was left open filled in as it came to be. Where Docker's
-// engine would say something that is not so here (bridge, masked paths, twice the memory as swap), it says what is.
+// engine would say something that is not so here (masked paths, twice the memory as swap), it says what is.
 func doorOf(c container.Config, h container.HostConfig) door {
-	h.NetworkMode = network.NetworkNone
+	if h.NetworkMode == "" || h.NetworkMode == network.NetworkDefault {
+		h.NetworkMode = network.NetworkBridge
+	}
+	if c.NetworkDisabled {
+		h.NetworkMode = network.NetworkNone
+	}
 	if h.LogConfig.Type == "" {
 		h.LogConfig.Type = logJSON
 	}

@@ -121,8 +121,9 @@ func applyNames(spec *portlayer.ContainerSpec, h *container.HostConfig) error {
 		if !ok || name == "" || strings.ContainsAny(name, " \t\n") {
 			return fault.New(fault.Invalid, "bad format for add-host: %q", line)
 		}
-		if addr == "host-gateway" {
-			return refused("HostConfig.ExtraHosts", "--add-host "+line, noNetwork+", so there is no way to the host")
+		if addr == portlayer.HostGateway {
+			spec.ExtraHosts = append(spec.ExtraHosts, line)
+			continue
 		}
 		ip, err := netip.ParseAddr(strings.Trim(addr, "[]"))
 		if err != nil {

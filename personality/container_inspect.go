@@ -30,7 +30,7 @@ type hostConfig struct {
 	KernelMemoryTCP *int64 `json:",omitempty"`
 }
 
-// networkSettings adds the addresses on the default bridge, gone with 1.52. They are empty: there is no network card.
+// networkSettings adds the addresses on the default bridge, gone with 1.52. They are empty for a container that is not on it.
 type networkSettings struct {
 	Bridge                 string
 	SandboxID              string
@@ -62,7 +62,11 @@ func (s *Server) containerInspect(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	answer := inspectOf(c, d, s.Volumes.Locations(), versionOf(r))
+	all, err := s.nets(r.Context())
+	if err != nil {
+		return err
+	}
+	answer := inspectOf(c, d, s.Volumes.Locations(), all, versionOf(r))
 	if boolValue(r, "size") {
 		written, err := s.Containers.Written(r.Context(), string(c.ID))
 		if err != nil {
@@ -78,7 +82,7 @@ func (s *Server) containerInspect(w http.ResponseWriter, r *http.Request) error 
 }
 
 // inspectOf is what inspect shows of a container. It is pure.
-func inspectOf(c portlayer.Container, d door, stores map[portlayer.StoreName]string, v apiVersion) inspectResponse {
+func inspectOf(c portlayer.Container, d door, stores map[portlayer.StoreName]string, all nets, v apiVersion) inspectResponse {
 	args := c.Spec.Process.Args
 	host := d.HostConfig
 	answer := inspectResponse{
@@ -100,7 +104,7 @@ func inspectOf(c portlayer.Container, d door, stores map[portlayer.StoreName]str
 			Config:       &d.Config,
 		},
 		HostConfig:      hostConfig{HostConfig: host},
-		NetworkSettings: networkSettings{Ports: network.PortMap{}, Networks: networksOf(c)},
+		NetworkSettings: settingsOf(c, d.Config.ExposedPorts, all),
 	}
 	if !v.atLeast(1, 42) {
 		none := int64(0)
@@ -150,11 +154,6 @@ func statusText(st portlayer.State, now time.Time) string {
 		word = "Restarting"
 	}
 	return word + " (" + strconv.Itoa(st.ExitCode) + ") " + units.HumanDuration(now.Sub(st.FinishedAt)) + " ago"
-}
-
-// networksOf is the one network that a container is on: none.
-func networksOf(portlayer.Container) map[string]*network.EndpointSettings {
-	return map[string]*network.EndpointSettings{network.NetworkNone: {NetworkID: noneID()}}
 }
 
 // mountPoints is what Docker calls a container's Mounts. Those of --tmpfs are in HostConfig.Tmpfs only, as in Moby.

@@ -37,12 +37,16 @@ func (s *Server) containerList(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	stores, images := s.Volumes.Locations(), imageNames{s: s, known: map[string]portlayer.Image{}}
+	on, err := s.nets(r.Context())
+	if err != nil {
+		return err
+	}
 	list := []container.Summary{}
 	for _, c := range all {
 		if !stopped && !alive(c.State) || !pick(c) {
 			continue
 		}
-		summary, err := summaryOf(c, stores, time.Now())
+		summary, err := summaryOf(c, stores, on, time.Now())
 		if err != nil {
 			return err
 		}
@@ -78,7 +82,7 @@ func (s *Server) written(ctx context.Context, c portlayer.Container) (portlayer.
 }
 
 // summaryOf is a container's line in a list.
-func summaryOf(c portlayer.Container, stores map[portlayer.StoreName]string, now time.Time) (container.Summary, error) {
+func summaryOf(c portlayer.Container, stores map[portlayer.StoreName]string, all nets, now time.Time) (container.Summary, error) {
 	d, err := openDoor(c)
 	if err != nil {
 		return container.Summary{}, err
@@ -90,11 +94,11 @@ func summaryOf(c portlayer.Container, stores map[portlayer.StoreName]string, now
 		ImageID:         string(c.Image),
 		Command:         commandLine(c.Spec.Process.Args),
 		Created:         c.Created.Unix(),
-		Ports:           []container.PortSummary{},
+		Ports:           portSummaries(c, d.Config.ExposedPorts),
 		Labels:          d.Config.Labels,
 		State:           container.ContainerState(c.State.Phase),
 		Status:          statusText(c.State, now),
-		NetworkSettings: &container.NetworkSettingsSummary{Networks: networksOf(c)},
+		NetworkSettings: &container.NetworkSettingsSummary{Networks: networksOf(c, all)},
 		Mounts:          mountPoints(c.Spec.Mounts, stores),
 	}
 	summary.HostConfig.NetworkMode = string(d.HostConfig.NetworkMode)
@@ -204,8 +208,18 @@ func (s *Server) containerFilter(ctx context.Context, f filters) (func(portlayer
 			return m.Kind == portlayer.VolumeMount && (m.VolumeRef() == v || m.ID().String() == v || m.Target == v)
 		})
 	})
-	add("network", func(_ portlayer.Container, v string) bool { return v == network.NetworkNone })
-	add("publish", func(portlayer.Container, string) bool { return false }) // no container publishes a port
+	add("network", func(c portlayer.Container, v string) bool {
+		if len(c.Spec.Networks) == 0 {
+			return v == network.NetworkNone
+		}
+		return slices.ContainsFunc(c.Spec.Networks, func(e portlayer.Endpoint) bool { return string(e.Name) == v || string(e.Network) == v })
+	})
+	add("publish", func(c portlayer.Container, v string) bool {
+		r, err := network.ParsePortRange(v)
+		return err == nil && slices.ContainsFunc(c.State.Ports, func(p portlayer.Published) bool {
+			return string(r.Proto()) == string(p.Proto) && p.Port >= r.Start() && p.Port <= r.End()
+		})
+	})
 	task, err := f.boolean("is-task", false)
 	if err != nil {
 		return nil, err

@@ -1,20 +1,17 @@
 package personality
 
 import (
-	"fmt"
 	"slices"
-	"sort"
-	"strings"
 
 	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/api/types/network"
 
 	"vch/internal/fault"
 )
 
 // The reasons that several options share.
 const (
-	noNetwork  = "containers have no network card in this version of vch"
+	noIPv6     = "networks have IPv4 addresses only"
+	noLinks    = "containers on one network of your own (docker network create) find each other by their names, and by --network-alias"
 	noShare    = "every container is a machine of its own and shares nothing with the host or another container"
 	noIOLimit  = "vch does not limit the input and output of a container's disks"
 	noDevice   = "a container's machine has no devices of the host"
@@ -48,10 +45,9 @@ func first(rows []refusal) error {
 // refuseHost refuses what vch cannot do of a HostConfig. What is honoured, or depends on a value's finer form, is in container_host.go.
 func refuseHost(h *container.HostConfig) error {
 	if err := first([]refusal{
-		{!slices.Contains([]container.NetworkMode{"", network.NetworkDefault, network.NetworkNone, network.NetworkBridge}, h.NetworkMode), "HostConfig.NetworkMode", "--network " + string(h.NetworkMode), noNetwork + "; use --network none"},
-		{len(h.PortBindings) > 0, "HostConfig.PortBindings", "-p, --publish", noNetwork},
-		{h.PublishAllPorts, "HostConfig.PublishAllPorts", "-P, --publish-all", noNetwork},
-		{len(h.Links) > 0, "HostConfig.Links", "--link", noNetwork},
+		{h.NetworkMode.IsHost(), "HostConfig.NetworkMode", "--network host", noShare + "; publish its ports with -p"},
+		{h.NetworkMode.IsContainer(), "HostConfig.NetworkMode", "--network " + string(h.NetworkMode), "one machine has one network stack; put both on a network of your own, where they find each other by name"},
+		{len(h.Links) > 0, "HostConfig.Links", "--link", noLinks},
 		{h.CgroupnsMode.IsHost() || !h.CgroupnsMode.Valid(), "HostConfig.CgroupnsMode", "--cgroupns", noShare},
 		{h.Cgroup != "", "HostConfig.Cgroup", "", noShare},
 		{!slices.Contains([]container.IpcMode{"", container.IPCModePrivate, container.IPCModeShareable}, h.IpcMode), "HostConfig.IpcMode", "--ipc", noShare},
@@ -96,50 +92,4 @@ func refuseResources(r container.Resources) error {
 		{r.IOMaximumIOps != 0, "HostConfig.IOMaximumIOps", "--io-maxiops", noWindows},
 		{r.IOMaximumBandwidth != 0, "HostConfig.IOMaximumBandwidth", "--io-maxbandwidth", noWindows},
 	})
-}
-
-// refuseNetworking refuses every wish that only a network card could fulfil. Operational fields, which only an engine fills in, are none.
-func refuseNetworking(n *network.NetworkingConfig) error {
-	names := make([]string, 0, len(n.EndpointsConfig))
-	for name := range n.EndpointsConfig {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	for _, name := range names {
-		if name != network.NetworkDefault && name != network.NetworkNone && name != network.NetworkBridge {
-			return refused("NetworkingConfig.EndpointsConfig", "--network "+name, noNetwork+"; use --network none")
-		}
-		e := n.EndpointsConfig[name]
-		if e == nil {
-			continue
-		}
-		field := func(f string) string { return fmt.Sprintf("NetworkingConfig.EndpointsConfig[%s].%s", name, f) }
-		ipam := e.IPAMConfig
-		if err := first([]refusal{
-			{ipam != nil && (ipam.IPv4Address.IsValid() || ipam.IPv6Address.IsValid() || len(ipam.LinkLocalIPs) > 0), field("IPAMConfig"), "--ip, --ip6, --link-local-ip", noNetwork},
-			{len(e.Links) > 0, field("Links"), "--link", noNetwork},
-			{len(e.Aliases) > 0, field("Aliases"), "--network-alias", noNetwork},
-			{len(e.DriverOpts) > 0, field("DriverOpts"), "--network driver-opt", noNetwork},
-			{e.GwPriority != 0, field("GwPriority"), "--network gw-priority", noNetwork},
-			{len(e.MacAddress) > 0, field("MacAddress"), "--mac-address", noNetwork},
-			{e.NetworkID != "", field("NetworkID"), "", noNetwork},
-			{e.EndpointID != "", field("EndpointID"), "", noNetwork},
-			{e.Gateway.IsValid(), field("Gateway"), "", noNetwork},
-			{e.IPAddress.IsValid(), field("IPAddress"), "", noNetwork},
-			{e.IPPrefixLen != 0, field("IPPrefixLen"), "", noNetwork},
-			{e.IPv6Gateway.IsValid(), field("IPv6Gateway"), "", noNetwork},
-			{e.GlobalIPv6Address.IsValid(), field("GlobalIPv6Address"), "", noNetwork},
-			{e.GlobalIPv6PrefixLen != 0, field("GlobalIPv6PrefixLen"), "", noNetwork},
-			{len(e.DNSNames) > 0, field("DNSNames"), "", noNetwork},
-		}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// wantsBridge reports whether a request asks for the bridge by name; the default is nobody's wish.
-func wantsBridge(req createRequest) bool {
-	_, endpoint := req.NetworkingConfig.EndpointsConfig[network.NetworkBridge]
-	return endpoint || strings.EqualFold(string(req.HostConfig.NetworkMode), network.NetworkBridge)
 }

@@ -86,7 +86,7 @@ func parseCreate(raw []byte) (createRequest, error) {
 func dropped(name string) string {
 	switch name {
 	case "macaddress":
-		return noNetwork
+		return "say it of the network: --network name=NETWORK,mac-address=…"
 	case "kernelmemory", "kernelmemorytcp":
 		return "the kernel in a container's machine has no limit of its own; use --memory"
 	}

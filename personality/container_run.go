@@ -118,7 +118,7 @@ func (s *Server) containerRename(w http.ResponseWriter, r *http.Request) error {
 // containerRemove is DELETE /containers/{id}.
 func (s *Server) containerRemove(w http.ResponseWriter, r *http.Request) error {
 	if boolValue(r, "link") {
-		return refused("link", "--link", noNetwork)
+		return refused("link", "--link", noLinks)
 	}
 	if err := s.Containers.Remove(r.Context(), r.PathValue("id"), boolValue(r, "force"), boolValue(r, "v")); err != nil {
 		return err

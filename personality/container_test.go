@@ -73,8 +73,8 @@ func TestContainerCreate(t *testing.T) {
 	w.refused(http.StatusBadRequest, "invalid JSON", "POST", "/containers/create", `{"Image":`)
 	w.refused(http.StatusBadRequest, "config cannot be empty", "POST", "/containers/create", `{}`)
 	var warned container.CreateResponse
-	w.ask(&warned, "POST", "/containers/create", `{"Image":"img","Cmd":["true"],"HostConfig":{"NetworkMode":"bridge"}}`)
-	if len(warned.Warnings) != 1 || !strings.Contains(warned.Warnings[0], "bridge") {
+	w.ask(&warned, "POST", "/containers/create", `{"Image":"img","Cmd":["true"],"HostConfig":{"NetworkMode":"none","PublishAllPorts":true}}`)
+	if len(warned.Warnings) != 1 || !strings.Contains(warned.Warnings[0], "ports are discarded") {
 		t.Errorf("warnings %q", warned.Warnings)
 	}
 }
@@ -93,7 +93,7 @@ func TestContainerInspect(t *testing.T) {
 	if c.Config.Hostname != id[:12] || !slices.Equal(c.Config.Env, []string{"B=c", "A=image"}) || c.Config.Labels["from"] != "image" || c.Config.Image != "img" || !c.Config.Tty {
 		t.Errorf("config %+v", c.Config)
 	}
-	if c.HostConfig.Memory != 64<<20 || c.HostConfig.NetworkMode != "none" || c.HostConfig.RestartPolicy.Name != "no" || c.HostConfig.Tmpfs["/t"] != "size=1m" {
+	if c.HostConfig.Memory != 64<<20 || c.HostConfig.NetworkMode != "bridge" || c.HostConfig.RestartPolicy.Name != "no" || c.HostConfig.Tmpfs["/t"] != "size=1m" {
 		t.Errorf("host config %+v", c.HostConfig)
 	}
 	var targets []string
@@ -120,8 +120,8 @@ func TestContainerInspect(t *testing.T) {
 	}
 	// Shapes that clients of the version expect.
 	for path, want := range map[string]map[string]bool{
-		"/v1.41/containers/web/json":        {`"KernelMemory":0`: true, `"IPAddress":""`: true, `"none":{`: true, `"SizeRootFs"`: false, `"GraphDriver":{`: true},
-		"/v1.50/containers/web/json":        {`"KernelMemory"`: false, `"IPAddress":""`: true, `"Mounts":[{`: true, `"Health"`: false},
+		"/v1.41/containers/web/json":        {`"KernelMemory":0`: true, `"IPAddress":"172.17.0.2"`: true, `"bridge":{`: true, `"SizeRootFs"`: false, `"GraphDriver":{`: true},
+		"/v1.50/containers/web/json":        {`"KernelMemory"`: false, `"IPAddress":"172.17.0.2"`: true, `"Mounts":[{`: true, `"Health"`: false},
 		"/v1.50/containers/web/json?size=1": {`"SizeRootFs":`: true, `"SizeRw":0`: true},
 	} {
 		status, answer := w.call("GET", path, "")
@@ -187,8 +187,8 @@ func TestContainerList(t *testing.T) {
 		"all=1&" + filter("since", "web"):               "idle job",
 		"all=1&" + filter("volume", "data"):             "web",
 		"all=1&" + filter("volume", "/srv"):             "web",
-		"all=1&" + filter("network", "none"):            "idle job web",
-		"all=1&" + filter("network", "bridge"):          "",
+		"all=1&" + filter("network", "none"):            "",
+		"all=1&" + filter("network", "bridge"):          "idle job web",
 		"all=1&" + filter("is-task", "true"):            "",
 		"all=1&" + filter("is-task", "false"):           "idle job web",
 		"all=1&" + filter("health", "none"):             "idle job web",
@@ -223,7 +223,7 @@ func TestContainerList(t *testing.T) {
 	if !strings.HasPrefix(job.Status, "Exited (3) ") || !strings.HasSuffix(job.Status, " ago") || job.Image != "img" || job.ImageID != w.inspect("job").Image {
 		t.Errorf("%+v", job)
 	}
-	if !strings.HasPrefix(web.Status, "Up ") || web.Ports == nil || len(web.Mounts) != 1 || web.HostConfig.NetworkMode != "none" || web.Labels["app"] != "web" {
+	if !strings.HasPrefix(web.Status, "Up ") || web.Ports == nil || len(web.Mounts) != 1 || web.HostConfig.NetworkMode != "bridge" || web.Labels["app"] != "web" {
 		t.Errorf("%+v", web)
 	}
 	// A name that is another image's by now no longer says what a container was made from.

@@ -52,8 +52,12 @@ func (s *Server) systemDF(w http.ResponseWriter, r *http.Request) error {
 	if wants(system.ContainerObject) {
 		u.Containers = []container.Summary{}
 		stores := s.Volumes.Locations()
+		on, err := s.nets(ctx)
+		if err != nil {
+			return err
+		}
 		for _, c := range containers {
-			summary, err := summaryOf(c, stores, time.Now())
+			summary, err := summaryOf(c, stores, on, time.Now())
 			if err != nil {
 				return err
 			}

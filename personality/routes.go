@@ -108,10 +108,10 @@ func routes() []route {
 		// networks
 		{"GET", "/networks", (*Server).networkList, "TestNetworkList"},
 		{"GET", "/networks/{id}", (*Server).networkInspect, "TestNetworkInspect"},
-		{"POST", "/networks/create", nil, ""},
-		{"DELETE", "/networks/{id}", nil, ""},
-		{"POST", "/networks/{id}/connect", nil, ""},
-		{"POST", "/networks/{id}/disconnect", nil, ""},
+		{"POST", "/networks/create", (*Server).networkCreate, "TestNetworkCreate"},
+		{"DELETE", "/networks/{id}", (*Server).networkRemove, "TestNetworkRemove"},
+		{"POST", "/networks/{id}/connect", (*Server).networkConnect, "TestNetworkConnect"},
+		{"POST", "/networks/{id}/disconnect", (*Server).networkDisconnect, "TestNetworkConnect"},
 		{"POST", "/networks/prune", (*Server).networkPrune, "TestNetworkPrune"},
 
 		// plugins

@@ -5,8 +5,8 @@
 // writes it once, with the status that the one table in status.go gives its kind. What a client asks for is done or refused by name,
 // never ignored. Shapes are those of API 1.50; what an older client expects beside is added where version.go's versions say so.
 //
-// The personality decides nothing about containers, volumes or images and keeps no state but the engine's id. It does no networks, no swarm,
-// no builds. It serves HTTP and does not listen: package cmd/vch does.
+// The personality decides nothing about containers, volumes or images and keeps no state but the engine's id. It does no swarm, and no
+// builds. It serves HTTP and does not listen: package cmd/vch does.
 package personality
 
 import (
@@ -28,6 +28,7 @@ type Options struct {
 	Containers portlayer.Containers
 	Volumes    portlayer.Volumes
 	Images     portlayer.Images
+	Networks   portlayer.Networks
 	Events     *broadcast.Topic[portlayer.Event]
 	Machine    func(context.Context) (portlayer.HypervisorInfo, error) // what runs the containers
 
@@ -56,7 +57,7 @@ type Server struct {
 
 // New makes the Server. It touches no file.
 func New(o Options) (*Server, error) {
-	if o.Containers == nil || o.Volumes == nil || o.Images == nil || o.Events == nil || o.Machine == nil {
+	if o.Containers == nil || o.Volumes == nil || o.Images == nil || o.Networks == nil || o.Events == nil || o.Machine == nil {
 		return nil, fault.New(fault.Internal, "personality: a service is missing")
 	}
 	if o.Log == nil {

@@ -84,7 +84,7 @@ func (s *Server) info(w http.ResponseWriter, r *http.Request) error {
 		Images:             len(images),
 		Driver:             storageDriver,
 		DriverStatus:       s.driverStatus(m, stores),
-		Plugins:            system.PluginsInfo{Volume: driversOf(stores), Network: []string{networkDriver}, Log: []string{logJSON}},
+		Plugins:            system.PluginsInfo{Volume: driversOf(stores), Network: []string{bridgeDriver, nullDriver}, Log: []string{logJSON}},
 		MemoryLimit:        true,
 		CPUCfsPeriod:       true,
 		CPUCfsQuota:        true,
@@ -126,7 +126,6 @@ func (s *Server) info(w http.ResponseWriter, r *http.Request) error {
 	if trouble != "" {
 		v.Warnings = append(v.Warnings, "WARNING: "+trouble)
 	}
-	v.Warnings = append(v.Warnings, "WARNING: containers have no network in this version of vch")
 	if versionOf(r).atLeast(1, 50) {
 		return writeJSON(w, http.StatusOK, v)
 	}

@@ -74,7 +74,7 @@ func TestInfo(t *testing.T) {
 	if st := rows["Volume Store default"]; !strings.HasPrefix(st, "fake-vmdk "+string(w.store)+", ") || !strings.Contains(st, " free of ") {
 		t.Errorf("store: %s", st)
 	}
-	if got := strings.Join(v.Warnings, "\n"); got != "WARNING: containers have no network in this version of vch" {
+	if got := strings.Join(v.Warnings, "\n"); got != "" {
 		t.Errorf("%s", got)
 	}
 	var old map[string]json.RawMessage
@@ -138,41 +138,6 @@ func TestLogin(t *testing.T) {
 	w.refused(400, "the credentials cannot be read", "POST", "/auth", `{"auth":"***"}`)
 }
 
-func TestNetworkList(t *testing.T) {
-	w := newWorld(t)
-	for filter, want := range map[string]int{
-		``: 1, `{"name":["none"]}`: 1, `{"name":["x"]}`: 0, `{"driver":["null"]}`: 1, `{"driver":["bridge"]}`: 0, `{"type":["custom"]}`: 0, `{"type":["builtin"]}`: 1,
-		`{"label":["a"]}`: 0, `{"scope":["local"]}`: 1, `{"dangling":["true"]}`: 0, `{"dangling":["false"]}`: 1, `{"id":["` + noneID()[:12] + `"]}`: 1,
-	} {
-		status, answer := w.call("GET", "/networks?filters="+filter, "")
-		var list []struct{ Name, Driver string }
-		if err := json.Unmarshal([]byte(answer), &list); err != nil || status != 200 || len(list) != want {
-			t.Errorf("%s: %d %s, want %d", filter, status, answer, want)
-		}
-	}
-	w.refused(400, "invalid filter 'x'", "GET", `/networks?filters={"x":["y"]}`, "")
-	list, err := w.client("").NetworkList(t.Context(), client.NetworkListOptions{})
-	if err != nil || len(list.Items) != 1 || list.Items[0].Name != "none" {
-		t.Errorf("%+v, %v", list, err)
-	}
-}
-
-func TestNetworkInspect(t *testing.T) {
-	w := newWorld(t)
-	for _, ref := range []string{"none", noneID(), noneID()[:10]} {
-		w.ask(nil, "GET", "/networks/"+ref, "")
-	}
-	w.refused(404, "network bridge not found", "GET", "/networks/bridge", "")
-}
-
-func TestNetworkPrune(t *testing.T) {
-	w := newWorld(t)
-	if status, answer := w.call("POST", "/networks/prune", ""); status != 200 || answer != `{"NetworksDeleted":[]}` {
-		t.Errorf("%d %s", status, answer)
-	}
-	w.refused(400, "invalid filter 'x'", "POST", `/networks/prune?filters={"x":["y"]}`, "")
-}
-
 // docker runs the real CLI against the world. It fails the test where there is none: nothing is skipped in silence.
 // version is the API version that it is made to speak; "" negotiates.
 func (w *world) docker(version string, args ...string) (stdout, stderr string, err error) {
@@ -194,7 +159,7 @@ func TestCLI(t *testing.T) {
 	for _, tt := range []cliCase{
 		{"version --format {{.Server.APIVersion}}/{{.Server.Version}}", 0, "1.50/0.1.0", ""},
 		{"version", 0, "guest kernel:", ""},
-		{"info", 0, "Storage Driver: ext4-overlay\n  Hypervisor: fake", "WARNING: containers have no network in this version of vch"},
+		{"info", 0, "Storage Driver: ext4-overlay\n  Hypervisor: fake", ""},
 		{"info --format {{.Name}}", 0, "box", ""},
 		{"volume create --label a=b -o Capacity=8MB data", 0, "data", ""},
 		{"volume ls --filter label=a=b -q", 0, "data", ""},
@@ -212,8 +177,8 @@ func TestCLI(t *testing.T) {
 		{"search x", 1, "", "GET /images/search: not supported by vch"},
 		{"save team/demo:1", 1, "", "GET /images/get: not supported by vch"},
 		{"pull -a busybox", 1, "", "pulling all tags of busybox (--all-tags) is not supported by vch"},
-		{"network ls --format {{.Name}}", 0, "none", ""},
-		{"network create x", 1, "", "POST /networks/create: not supported by vch"},
+		{"network ls --format {{.Name}}", 0, "bridge\nnone", ""},
+		{"network create -d overlay x", 1, "", "Driver (--driver overlay) is not supported by vch"},
 		{"service ls", 1, "", "This node is not a swarm manager"},
 		{"swarm init", 1, "", "is not supported by vch"},
 		{"system df --format {{.Type}}", 0, "Local Volumes", ""},

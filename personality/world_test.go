@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -26,6 +27,8 @@ import (
 	"vch/portlayer"
 	"vch/portlayer/exec"
 	"vch/portlayer/image"
+	"vch/portlayer/network"
+	"vch/portlayer/network/user"
 	"vch/portlayer/record"
 	"vch/portlayer/volume"
 	"vch/portlayer/volume/vmdk"
@@ -72,11 +75,15 @@ func newWorld(t *testing.T) *world {
 	w.images, err = image.New(ctx, image.Options{Dir: filepath.Join(w.dir, "images"), Disks: hv.Disks(), DB: db, Publish: w.events.Publish, Log: log,
 		InUse: func(id portlayer.ImageID) []portlayer.ContainerID { return w.containers.InUse(id) }})
 	must(err)
-	w.containers, err = exec.New(ctx, exec.Options{DB: db, Hypervisor: hv, Volumes: w.volumes, Binder: w.volumes, Images: w.images, Publish: w.events.Publish, Log: log,
+	// Of no host are these addresses (RFC 5737): what a container is given does not depend on where the test runs.
+	hosts := func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} }
+	networks, err := network.New(ctx, network.Options{DB: db, Backend: user.New(user.Options{Log: log}), Publish: w.events.Publish, Log: log, Hosts: hosts})
+	must(err)
+	w.containers, err = exec.New(ctx, exec.Options{DB: db, Hypervisor: hv, Volumes: w.volumes, Binder: w.volumes, Images: w.images, Wiring: networks, Publish: w.events.Publish, Log: log,
 		Dir: filepath.Join(w.dir, "containers"), Memory: 256 * portlayer.MiB, CPUs: 1e9})
 	must(err)
 	w.volumes.Reach(w.containers)
-	w.server, err = New(Options{Containers: w.containers, Volumes: w.volumes, Images: w.images, Events: w.events, Machine: hv.Info,
+	w.server, err = New(Options{Containers: w.containers, Volumes: w.volumes, Images: w.images, Networks: networks, Events: w.events, Machine: hv.Info,
 		ID: "4d65822a-c6c1-4e5e-9b86-2f4a7c1b1f0e", Name: "box", Version: "0.1.0", Commit: "abc", BuildTime: "2026-11-24T20:00:00Z", StateDir: w.dir, Defaults: Defaults{Memory: 256 * portlayer.MiB, CPUs: 1e9}, Log: log})
 	must(err)
 	w.listen()
@@ -87,7 +94,7 @@ func newWorld(t *testing.T) *world {
 		for _, c := range all {
 			err = errors.Join(err, w.containers.Remove(ctx, string(c.ID), true, true))
 		}
-		if err := errors.Join(err, w.containers.Close(ctx), w.images.Close(), hv.Close(), db.Close()); err != nil {
+		if err := errors.Join(err, w.containers.Close(ctx), networks.Close(), w.images.Close(), hv.Close(), db.Close()); err != nil {
 			t.Error(err)
 		}
 	})

@@ -30,8 +30,10 @@ type ContainerSpec struct {
 	CPUs     int64   // billionths of a processor; 0: the VCH's --cpus. The machine gets as many whole processors as this needs
 	PidsMax  int64   // 0: no limit
 
-	ExtraHosts []string // "name:address" lines for /etc/hosts
-	DNS        []string // nameservers for /etc/resolv.conf
+	Networks   []Endpoint // none: it has its loopback only
+	Ports      []Port
+	ExtraHosts []string // "name:address" lines for /etc/hosts; the address host-gateway is the gateway of its first network, which stands for the host's loopback then
+	DNS        []string // whom to ask for names that are no container's; none: whom the host asks
 	DNSSearch  []string
 	DNSOptions []string
 	Sysctls    map[string]string
@@ -88,9 +90,11 @@ const (
 // State is what has become of a container.
 type State struct {
 	Phase      Phase
-	Restarts   int  // by the Restart policy, since its user started it
-	ByHand     bool // its user ended it last; told only where the Restart policy asks
-	Pid        int  // of the machine's process on this host; 0 when not running or on another host
+	Restarts   int         // by the Restart policy, since its user started it
+	ByHand     bool        // its user ended it last; told only where the Restart policy asks
+	Links      []Link      // while it runs
+	Ports      []Published // likewise
+	Pid        int         // of the machine's process on this host; 0 when not running or on another host
 	ExitCode   int
 	OOMKilled  bool
 	Error      string // why the last start failed, or why the machine ended without a report
@@ -201,6 +205,10 @@ type Containers interface {
 	// written everything out and no disk of it any more when the call returns, and for later starts. The volume stays. NotFound where no volume is mounted;
 	// InUse, naming them, while processes use it or something is mounted below.
 	DetachVolume(ctx context.Context, ref, target string) (Mount, error)
+	// ConnectNetwork puts a container on one network more: at once, if it runs, and at its later starts. Denied if it is on it already.
+	ConnectNetwork(ctx context.Context, ref string, e Endpoint) error
+	// DisconnectNetwork takes it off one, by its name or id. NotFound if it is not on it.
+	DisconnectNetwork(ctx context.Context, ref, network string) error
 	// Logs calls emit for each entry, in order. With Follow it goes on until the container exits or ctx ends.
 	Logs(ctx context.Context, ref string, o LogOptions, emit func(LogEntry) error) error
 	// Attach joins s to the container's streams and returns when the process ended, the streams closed, or ctx ended. attached, if not nil, is called

@@ -79,6 +79,9 @@ type Machine interface {
 	State(ctx context.Context) (PowerState, error)
 	// Channel connects to the guest channel of a running machine. One connection at a time has meaning: a new one replaces the old.
 	Channel(ctx context.Context) (net.Conn, error)
+	// Frames connects to the network card of a running machine: Ethernet frames both ways, each after its length in four bytes, most significant first. One connection at a time
+	// has meaning: a new one replaces the old. While there is none the card's frames are lost.
+	Frames(ctx context.Context) (net.Conn, error)
 	// WaitOff returns nil when the machine is off, for whatever reason.
 	WaitOff(ctx context.Context) error
 	// Pid is the process on this host that is the machine; 0 when off or elsewhere.

@@ -77,6 +77,9 @@ func boot() error {
 	if err := loadModules(); err != nil {
 		return err
 	}
+	if l.card, err = findCard(); err != nil {
+		return fmt.Errorf("cannot take the network card: %w", err)
+	}
 	if err := l.setStage(); err != nil {
 		return err
 	}

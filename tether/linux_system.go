@@ -50,6 +50,8 @@ type Linux struct {
 	targets   map[string]string    // Targets of mounts to the paths of the container that they led to
 	absent    map[string]string    // paths of the container where mounts are absent to their Targets
 
+	card *card
+
 	mu   sync.Mutex // guards below
 	main *linuxProc
 }
@@ -320,6 +322,9 @@ func (l *Linux) Release() error {
 
 // Renew is System.Renew.
 func (l *Linux) Renew() error {
+	if err := l.card.set(guest.Network{}, nil); err != nil {
+		return fault.New(fault.Internal, "cannot take networks away: %w", err)
+	}
 	if err := l.unmountAll(); err != nil {
 		return fault.New(fault.Internal, "cannot unmount: %w", err)
 	}

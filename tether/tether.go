@@ -29,6 +29,8 @@ type System interface {
 	Prepare(ctx context.Context, cfg guest.ExecutorConfig) ([]guest.Timing, error)
 	// Start runs p: the container's own process if main, else one beside it.
 	Start(p guest.Process, main bool) (Proc, error)
+	// Network gives the machine the interfaces of n, and no others, and where n asks for it answers questions for names by ask. It may be called while Prepare or Mount is.
+	Network(n guest.Network, ask func(ctx context.Context, query []byte) ([]byte, error)) error
 	// Mount and Unmount are guest.Handler's, between Prepare and Release. Like Prepare, Mount gives up waiting for a disk when ctx ends.
 	Mount(ctx context.Context, m guest.MountSpec) error
 	Unmount(target string) error
@@ -108,7 +110,8 @@ type Core struct {
 	stdin   io.WriteCloser
 	execs   map[string]Proc
 	frozen  map[guest.Source]*frozen
-	copies  *copies // nil while nothing is mounted
+	host    guest.Asker // nil: nobody is there
+	copies  *copies     // nil while nothing is mounted
 
 	frames  []guest.Frame // not yet acknowledged; the last one's number is last
 	held    int
@@ -214,9 +217,11 @@ func (c *Core) Reset(context.Context) error {
 
 // start mounts and runs; a nil Proc is a config without a process.
 func (c *Core) start(ctx context.Context, cfg guest.ExecutorConfig, timings *[]guest.Timing) (Proc, error) {
+	networked := make(chan error, 1)
+	go func() { networked <- c.sys.Network(cfg.Network, c.ask) }()
 	took, err := c.sys.Prepare(ctx, cfg)
 	*timings = append(*timings, took...)
-	if err != nil {
+	if err := errors.Join(err, <-networked); err != nil {
 		return nil, err
 	}
 	switch {

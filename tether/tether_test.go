@@ -19,12 +19,14 @@ import (
 
 // system is an operating system whose processes do what a test tells them.
 type system struct {
-	prepareErr, startErr, releaseErr error
+	prepareErr, startErr, releaseErr, networkErr error
 
 	mu       sync.Mutex // guards below
 	prepared int
 	released int
 	renewed  int
+	networks []guest.Network
+	ask      func(context.Context, []byte) ([]byte, error)
 	mounts   []string // what Mount and Unmount did, in order
 	mountErr error
 	waits    bool // Mount waits for its context's end
@@ -88,6 +90,13 @@ func (s *system) Grow(_ context.Context, source guest.Source, size int64) error 
 	defer s.mu.Unlock()
 	s.mounts = append(s.mounts, fmt.Sprintf("grow %s %d", source, size))
 	return s.mountErr
+}
+
+func (s *system) Network(n guest.Network, ask func(context.Context, []byte) ([]byte, error)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.networks, s.ask = append(s.networks, n), ask
+	return s.networkErr
 }
 
 func (s *system) Rooms() ([]guest.Room, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -23,6 +24,8 @@ import (
 	"vch/portlayer"
 	"vch/portlayer/exec"
 	"vch/portlayer/image"
+	"vch/portlayer/network"
+	"vch/portlayer/network/user"
 	"vch/portlayer/record"
 	"vch/portlayer/volume"
 	"vch/portlayer/volume/vmdk"
@@ -107,7 +110,14 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	}
 	log.Info("machines", "qemu", info.Version, "accel", info.Accel, "kernel", info.Kernel, "detail", info.Detail)
 	var events broadcast.Topic[portlayer.Event]
-	containers, handler, err := connect(ctx, s, db, hypervisor, &events, points, log)
+	var networks *network.Service // whose ports containers may reach, once there is one
+	backend := user.New(user.Options{Log: log, Published: func(proto string, at netip.AddrPort) bool { return networks.Published(proto, at) }})
+	networks, err = network.New(ctx, network.Options{DB: db, Backend: backend, Publish: events.Publish, Log: log})
+	if err != nil {
+		return stopped(ctx, log, err)
+	}
+	defer closing(&err, networks.Close)
+	containers, handler, err := connect(ctx, s, db, hypervisor, networks, &events, points, log)
 	if err != nil {
 		return stopped(ctx, log, err)
 	}
@@ -142,7 +152,7 @@ func machineOptions(s settings, log *slog.Logger) qemu.Options {
 }
 
 // connect constructs the rooms bottom up: stores, services, the door.
-func connect(ctx context.Context, s settings, db *record.DB, hypervisor portlayer.Hypervisor, events *broadcast.Topic[portlayer.Event], points failpoint.Set, log *slog.Logger) (*exec.Service, *personality.Server, error) {
+func connect(ctx context.Context, s settings, db *record.DB, hypervisor portlayer.Hypervisor, networks *network.Service, events *broadcast.Topic[portlayer.Event], points failpoint.Set, log *slog.Logger) (*exec.Service, *personality.Server, error) {
 	var stores []portlayer.VolumeStore
 	for _, place := range s.Stores {
 		store, err := vmdk.Open(ctx, vmdk.Options{
@@ -180,7 +190,7 @@ func connect(ctx context.Context, s settings, db *record.DB, hypervisor portlaye
 		return nil, nil, err
 	}
 	containers, err := exec.New(ctx, exec.Options{
-		DB: db, Hypervisor: hypervisor, Volumes: volumes, Binder: volumes, Images: images, Publish: events.Publish, Log: log,
+		DB: db, Hypervisor: hypervisor, Volumes: volumes, Binder: volumes, Images: images, Wiring: networks, Publish: events.Publish, Log: log,
 		Dir: filepath.Join(s.State, "containers"), Memory: s.Memory, CPUs: s.CPUs, Failpoints: points,
 	})
 	if err != nil {
@@ -193,7 +203,7 @@ func connect(ctx context.Context, s settings, db *record.DB, hypervisor portlaye
 		name = "vch"
 	}
 	server, err := personality.New(personality.Options{
-		Containers: containers, Volumes: volumes, Images: images, Events: events, Machine: hypervisor.Info,
+		Containers: containers, Volumes: volumes, Images: images, Networks: networks, Events: events, Machine: hypervisor.Info,
 		ID: id, Name: name, Version: version, Commit: commit, BuildTime: built, StateDir: s.State,
 		Defaults: personality.Defaults{Memory: s.Memory, CPUs: s.CPUs, Anonymous: s.AnonymousBasic}, Log: log,
 	})

@@ -30,6 +30,7 @@ type running struct {
 	disks    []portlayer.Disk
 	released bool     // the disks are others' to have
 	conn     net.Conn // the guest's end of the last connection
+	card     net.Conn // likewise, of the card's
 	why      string   // why it ends; "" while it does not
 	halt     chan struct{}
 }

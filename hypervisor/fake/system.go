@@ -27,6 +27,9 @@ type system struct {
 	absent []string   // targets of mounts that are in another machine
 	procs  []*process // running, in the order of their start
 	pid    int        // of the last process
+
+	interfaces []guest.Interface
+	ask        func(ctx context.Context, query []byte) ([]byte, error) // nil: nobody
 }
 
 // mount is a file system where a path finds it.

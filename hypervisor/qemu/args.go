@@ -17,6 +17,7 @@ const (
 	fdQMP = 3 + iota
 	fdChannel
 	fdConsole
+	fdCard
 	fdKernel // closed in a fork
 	fdInitrd // closed in a fork
 	fdMemory // of a template and its forks; closed in others
@@ -152,6 +153,8 @@ func arguments(s shape) []string {
 		"-chardev", fmt.Sprintf("socket,id=channel,fd=%d,server=on,wait=off", fdChannel),
 		"-device", "virtio-serial-pci,max_ports=2,ioeventfd=off", "-device", "virtserialport,id=port,chardev=channel,name=" + guest.PortName,
 		"-device", "virtio-scsi-pci,id=scsi0",
+		// QEMU docs, -netdev stream: it listens, so that a later daemon can come.
+		"-netdev", fmt.Sprintf("stream,id=card,server=on,addr.type=fd,addr.str=%d", fdCard), "-device", "virtio-net-pci,id=card,netdev=card,mac=" + cardAddress + ",romfile=",
 	}
 	boot := []string{"-kernel", inherited(fdKernel), "-initrd", inherited(fdInitrd), "-append", s.append}
 	memory := "memory-backend-file,id=memory,size=" + s.size() + ",mem-path=" + inherited(fdMemory) + ",share="
@@ -180,6 +183,9 @@ func arguments(s shape) []string {
 	}
 	return args
 }
+
+// cardAddress is the hardware address of every machine's card, which no frame has: what a container has for its address is its networks' to say.
+const cardAddress = "52:54:00:00:00:01"
 
 // inherited is the path of a descriptor that QEMU got from this process.
 func inherited(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }

@@ -25,6 +25,8 @@ var neededModules = []struct{ name, what string }{ // what is "" where a machine
 	{"sd_mod", "disks"},
 	{"ext4", "file systems"},
 	{"overlay", "the container's root"},
+	{"virtio_net", "networks"},
+	{"8021q", "networks"},
 	{"virtio_balloon", ""}, // gives free memory back to the host
 }
 

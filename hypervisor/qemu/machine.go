@@ -377,6 +377,15 @@ func (m *machine) Channel(ctx context.Context) (net.Conn, error) {
 	return p.connect(ctx)
 }
 
+// Frames is portlayer.Machine.Frames.
+func (m *machine) Frames(ctx context.Context) (net.Conn, error) {
+	p := m.process()
+	if p == nil {
+		return nil, fault.New(fault.Unavailable, "machine %s is off", m.id)
+	}
+	return p.frames(ctx)
+}
+
 // WaitOff is portlayer.Machine.WaitOff.
 func (m *machine) WaitOff(ctx context.Context) error {
 	p := m.process()

@@ -27,6 +27,7 @@ const (
 	qmpSocket     = "qmp.sock"
 	channelSocket = "channel.sock"
 	consoleSocket = "console.sock"
+	cardSocket    = "card.sock"
 	wordsFile     = "qemu.log" // what QEMU itself says
 )
 
@@ -42,6 +43,7 @@ type process struct {
 	mu      sync.Mutex // guards below
 	dir     string     // where its sockets are, and its words
 	channel net.Conn   // the last one given out
+	card    net.Conn   // likewise
 	console tail
 }
 
@@ -56,7 +58,7 @@ func (h *Hypervisor) launch(ctx context.Context, dir string, s shape, memory *os
 			}
 		}
 	}()
-	for _, name := range []string{qmpSocket, channelSocket, consoleSocket} { // in the order of the descriptors in args.go
+	for _, name := range []string{qmpSocket, channelSocket, consoleSocket, cardSocket} { // in the order of the descriptors in args.go
 		f, err := listen(dir, name)
 		if err != nil {
 			return nil, nil, err
@@ -298,19 +300,29 @@ func (p *process) signal(s unix.Signal) {
 	}
 }
 
-// connect gives a new connection to the guest channel and drops the one before: QEMU serves one at a time.
+// connect gives a new connection to the guest channel.
 func (p *process) connect(ctx context.Context) (net.Conn, error) {
+	return p.again(ctx, &p.channel, channelSocket)
+}
+
+// frames gives a new connection to the network card.
+func (p *process) frames(ctx context.Context) (net.Conn, error) {
+	return p.again(ctx, &p.card, cardSocket)
+}
+
+// again dials one of the process's sockets and drops the connection before: QEMU serves one at a time.
+func (p *process) again(ctx context.Context, last *net.Conn, name string) (net.Conn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.channel != nil {
-		p.channel.Close()
-		p.channel = nil
+	if *last != nil {
+		(*last).Close()
+		*last = nil
 	}
-	conn, err := dial(ctx, p.dir, channelSocket)
+	conn, err := dial(ctx, p.dir, name)
 	if err != nil {
 		return nil, err
 	}
-	p.channel = conn
+	*last = conn
 	return conn, nil
 }
 

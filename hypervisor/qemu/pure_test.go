@@ -144,12 +144,12 @@ func TestArguments(t *testing.T) {
 		t.Error(diff)
 	}
 	line := " " + strings.Join(args, " ") + " "
-	for _, want := range []string{" -m 101M ", " -smp 2 ", " -accel tcg ", " -nodefaults ", "spawn=deny", " -no-reboot ", " -add-fd fd=9,set=0 ", " -add-fd fd=10,set=1 "} {
+	for _, want := range []string{" -m 101M ", " -smp 2 ", " -accel tcg ", " -nodefaults ", "spawn=deny", " -no-reboot ", " -add-fd fd=10,set=0 ", " -add-fd fd=11,set=1 ", " stream,id=card,server=on,addr.type=fd,addr.str=6 "} {
 		if !strings.Contains(line, want) {
 			t.Errorf("no %q in %s", want, line)
 		}
 	}
-	for _, never := range []string{"netdev", "-nic", "/image", "/w ", "/k ", "/i "} {
+	for _, never := range []string{"-nic", " user", "-netdev tap", "/image", "/w ", "/k ", "/i "} {
 		if strings.Contains(line, never) {
 			t.Errorf("%q in %s", never, line)
 		}
@@ -169,6 +169,8 @@ func TestLoadOrder(t *testing.T) {
 		"kernel/drivers/virtio/virtio.ko: kernel/drivers/virtio/virtio_ring.ko\nkernel/drivers/virtio/virtio_ring.ko:\n" +
 		"kernel/drivers/char/virtio_console.ko: kernel/drivers/virtio/virtio.ko kernel/drivers/virtio/virtio_ring.ko\n" +
 		"kernel/drivers/scsi/virtio_scsi.ko: kernel/drivers/virtio/virtio.ko kernel/drivers/virtio/virtio_ring.ko\n" +
+		"kernel/drivers/net/virtio_net.ko: kernel/net/core/failover.ko kernel/drivers/virtio/virtio.ko kernel/drivers/virtio/virtio_ring.ko\nkernel/net/core/failover.ko:\n" +
+		"kernel/net/8021q/8021q.ko: kernel/net/802/garp.ko\nkernel/net/802/garp.ko:\n" +
 		"kernel/drivers/scsi/sd_mod.ko:\nkernel/fs/overlayfs/overlay.ko:\n"
 	const builtin = "kernel/fs/ext4/ext4.ko\n"
 	order, err := loadOrder(dep, builtin)
@@ -179,7 +181,7 @@ func TestLoadOrder(t *testing.T) {
 	for i, f := range order {
 		place[moduleName(f)] = i + 1
 	}
-	for _, pair := range [][2]string{{"virtio_ring", "virtio"}, {"virtio", "virtio_pci"}, {"virtio", "virtio_scsi"}, {"virtio", "virtio_console"}} {
+	for _, pair := range [][2]string{{"virtio_ring", "virtio"}, {"virtio", "virtio_pci"}, {"virtio", "virtio_scsi"}, {"virtio", "virtio_console"}, {"failover", "virtio_net"}, {"garp", "8021q"}} {
 		if place[pair[0]] == 0 || place[pair[0]] >= place[pair[1]] {
 			t.Errorf("%s is not before %s in %v", pair[0], pair[1], order)
 		}

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -225,8 +226,10 @@ func (h *Hypervisor) Close() error {
 	defer h.mu.Unlock()
 	for _, p := range h.running {
 		p.mu.Lock()
-		if p.channel != nil {
-			p.channel.Close()
+		for _, conn := range []net.Conn{p.channel, p.card} {
+			if conn != nil {
+				conn.Close()
+			}
 		}
 		p.mu.Unlock()
 	}

@@ -172,11 +172,12 @@ func actOut(ctx context.Context, client *guest.Client, seats map[string]guest.Se
 	rand.Read(entropy[:])
 	cfg := guest.ExecutorConfig{
 		ID: "rehearsal", Hostname: "rehearsal", Rehearsal: true, Clock: time.Now(), Entropy: entropy[:],
-		Seats:  seats,
-		Root:   guest.Root{Image: "disk://" + rehearsalImage, Writable: "disk://" + rehearsalOwn},
-		Mounts: []guest.MountSpec{{Source: "label://" + rehearsalLabel, Target: "/data", Copy: true, Name: "rehearsal"}},
-		Files:  []guest.File{{Path: "/etc/hostname", Content: []byte("rehearsal\n"), Mode: 0o644}, {Path: "/etc/hosts", Content: []byte("127.0.0.1\tlocalhost\n"), Mode: 0o644}, {Path: "/etc/resolv.conf", Mode: 0o644}},
-		Memory: int64(rehearsalSize), CPUs: 1e9,
+		Seats:   seats,
+		Root:    guest.Root{Image: "disk://" + rehearsalImage, Writable: "disk://" + rehearsalOwn},
+		Mounts:  []guest.MountSpec{{Source: "label://" + rehearsalLabel, Target: "/data", Copy: true, Name: "rehearsal"}},
+		Files:   []guest.File{{Path: "/etc/hostname", Content: []byte("rehearsal\n"), Mode: 0o644}, {Path: "/etc/hosts", Content: []byte("127.0.0.1\tlocalhost\n"), Mode: 0o644}, {Path: "/etc/resolv.conf", Mode: 0o644}},
+		Network: guest.Network{Resolver: true, Interfaces: []guest.Interface{{Name: "eth0", Tag: 4094, MAC: "02:00:00:00:00:02", Address: "192.0.2.2/24", Gateway: "192.0.2.1", MTU: 1500}}}, // RFC 5737
+		Memory:  int64(rehearsalSize), CPUs: 1e9,
 		Process: &guest.Process{Args: []string{"true"}, Env: []string{"PATH=/bin"}, Cwd: "/", Capabilities: []string{"CAP_CHOWN", "CAP_KILL"}},
 	}
 	if _, err := client.Configure(ctx, cfg); err != nil {

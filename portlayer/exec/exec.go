@@ -28,13 +28,14 @@ import (
 	"vch/portlayer/record"
 )
 
-// Options is what a Service stands on. All fields but Failpoints are needed.
+// Options is what a Service stands on. All fields but Wiring and Failpoints are needed.
 type Options struct {
 	DB         *record.DB
 	Hypervisor portlayer.Hypervisor
 	Volumes    portlayer.Volumes
 	Binder     portlayer.Binder
 	Images     portlayer.Images
+	Wiring     portlayer.Wiring // nil: containers have no networks
 	Publish    portlayer.Publish
 	Log        *slog.Logger
 	Dir        string          // where logs are kept, one directory a container; made if missing

@@ -1,6 +1,7 @@
 package exec
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -115,8 +116,8 @@ func executorConfig(id portlayer.ContainerID, spec portlayer.ContainerSpec) gues
 		Root:     guest.Root{ReadOnly: spec.ReadOnly, Ephemeral: spec.AutoRemove},
 		Files: []guest.File{
 			{Path: "/etc/hostname", Content: []byte(spec.Hostname + "\n"), Mode: 0o644},
-			{Path: "/etc/hosts", Content: hostsFile(spec), Mode: 0o644},
-			{Path: "/etc/resolv.conf", Content: resolvFile(spec), Mode: 0o644},
+			{Path: "/etc/hosts", Content: hostsFile(spec, guest.Network{}), Mode: 0o644},
+			{Path: "/etc/resolv.conf", Content: resolvFile(spec, false), Mode: 0o644},
 		},
 		ShmSize: int64(spec.ShmSize),
 		Memory:  int64(spec.Memory),
@@ -131,25 +132,43 @@ func executorConfig(id portlayer.ContainerID, spec portlayer.ContainerSpec) gues
 	return cfg
 }
 
-func hostsFile(spec portlayer.ContainerSpec) []byte {
+func hostsFile(spec portlayer.ContainerSpec, n guest.Network) []byte {
+	gateway := ""
+	for _, i := range n.Interfaces {
+		gateway = cmp.Or(gateway, i.Gateway)
+	}
 	var b strings.Builder
 	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
 	for _, line := range spec.ExtraHosts {
 		name, addr, _ := strings.Cut(line, ":")
-		fmt.Fprintf(&b, "%s\t%s\n", addr, name)
+		if addr == portlayer.HostGateway {
+			addr = gateway
+		}
+		if addr != "" {
+			fmt.Fprintf(&b, "%s\t%s\n", addr, name)
+		}
 	}
-	// A machine without a network card still has to find its own name.
 	names := spec.Hostname
 	if spec.Domain != "" {
 		names = spec.Hostname + "." + spec.Domain + " " + spec.Hostname
 	}
-	fmt.Fprintf(&b, "127.0.1.1\t%s\n", names)
+	for _, i := range n.Interfaces {
+		addr, _, _ := strings.Cut(i.Address, "/")
+		fmt.Fprintf(&b, "%s\t%s\n", addr, names)
+	}
+	if len(n.Interfaces) == 0 { // it has to find its own name all the same
+		fmt.Fprintf(&b, "127.0.1.1\t%s\n", names)
+	}
 	return []byte(b.String())
 }
 
-func resolvFile(spec portlayer.ContainerSpec) []byte {
+func resolvFile(spec portlayer.ContainerSpec, resolver bool) []byte {
 	var b strings.Builder
-	for _, d := range spec.DNS {
+	servers := spec.DNS
+	if resolver { // which asks these
+		servers = []string{guest.ResolverAddress}
+	}
+	for _, d := range servers {
 		fmt.Fprintf(&b, "nameserver %s\n", d)
 	}
 	if len(spec.DNSSearch) > 0 {
@@ -186,6 +205,12 @@ func (s *Service) complete(id portlayer.ContainerID, spec *portlayer.ContainerSp
 	}
 	if spec.CPUs < 1e7 || spec.CPUs > maxCPUs*1e9 {
 		return fault.New(fault.Invalid, "range of CPUs is from 0.01 to %d.00", maxCPUs)
+	}
+	if s.o.Wiring == nil && len(spec.Networks) > 0 {
+		return fault.New(fault.Unsupported, "this VCH has no networks")
+	}
+	if _, err := wants(id, *spec); err != nil {
+		return err
 	}
 	seen := map[string]bool{}
 	for _, m := range spec.Mounts {
@@ -260,6 +285,14 @@ func (s *Service) Create(ctx context.Context, spec portlayer.ContainerSpec) (_ p
 			return none, nil, err
 		}
 		spec.Mounts[i] = reserved
+	}
+	if len(spec.Networks) > 0 {
+		if spec.Networks, err = s.o.Wiring.Refer(ctx, id, spec.Networks); fault.Is(err, fault.NotFound) {
+			err = fault.New(fault.Invalid, "%w: make it first (docker network create)", err) // what a create does not find is its image
+		}
+		if err != nil {
+			return none, nil, err
+		}
 	}
 	if err := s.o.Failpoints.Hit("create.volumes"); err != nil {
 		return none, nil, err

@@ -97,7 +97,7 @@ func (s *Service) recover(ctx context.Context) error {
 // unCreate takes back what a create may have done. Named volumes stay, as they do in Docker.
 func (s *Service) unCreate(ctx context.Context, id portlayer.ContainerID, e entry) error {
 	errs := []error{s.dropMachine(ctx, e.Utility), s.dropMachine(ctx, id), os.RemoveAll(s.containerDir(id))}
-	s.o.Binder.Release(id)
+	s.release(id)
 	keep := map[portlayer.VolumeID]bool{}
 	for _, id := range e.Named {
 		keep[id] = true
@@ -136,7 +136,7 @@ func (s *Service) erase(ctx context.Context, id portlayer.ContainerID, e entry) 
 	if err := s.o.Failpoints.Hit("remove.record"); err != nil {
 		return err
 	}
-	s.o.Binder.Release(id)
+	s.release(id)
 	if len(e.Orphans) == 0 {
 		return nil
 	}
@@ -150,6 +150,14 @@ func (s *Service) erase(ctx context.Context, id portlayer.ContainerID, e entry) 
 		return nil
 	}
 	return s.journal.Delete(string(id))
+}
+
+// release forgets what a container refers to.
+func (s *Service) release(id portlayer.ContainerID) {
+	s.o.Binder.Release(id)
+	if s.o.Wiring != nil {
+		s.o.Wiring.Release(id)
+	}
 }
 
 // dropMachine undefines a machine; one that is not there, or no id, is no error.

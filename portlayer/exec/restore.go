@@ -27,6 +27,9 @@ func (s *Service) restore(ctx context.Context) error {
 				s.o.Binder.Refer(c.ID, m.ID())
 			}
 		}
+		if s.o.Wiring != nil {
+			s.o.Wiring.Recall(c.ID, c.Spec.Networks)
+		}
 		if err := u.ask(ctx, func() error { return u.refind(ctx) }); err != nil {
 			// One container's trouble is its own: it is shown, and the host comes up.
 			s.o.Log.Error("container is not found again whole", "container", string(c.ID), "name", c.Spec.Name, "err", err)
@@ -79,6 +82,7 @@ func (u *unit) refind(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		u.replug(ctx)
 		u.run = newRun(m)
 		u.c.State.Pid = m.Pid()
 		u.show(false, false)
@@ -92,7 +96,7 @@ func (u *unit) refind(ctx context.Context) error {
 	case running:
 		s.o.Log.Warn("container's machine ended while vch was away", "container", short(u.c.ID), "name", u.c.Spec.Name)
 		again, err := u.saveEnd(func(st *portlayer.State) {
-			st.ExitCode, st.FinishedAt = exitUnknown, time.Now().UTC()
+			st.ExitCode, st.FinishedAt, st.Links, st.Ports = exitUnknown, time.Now().UTC(), nil, nil
 			st.Error = "the machine ended while vch was not running"
 			if m != nil {
 				st.Error += diagnosis(m)

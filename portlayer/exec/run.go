@@ -193,6 +193,11 @@ func (u *unit) start() (err error) {
 		return err
 	}
 	back.Push(func(context.Context) error { s.o.Binder.Detach(u.c.ID); return nil })
+	plugged, err := u.plug(ctx, h)
+	if err != nil {
+		return err
+	}
+	back.Push(func(context.Context) error { u.unplug(); return nil })
 	machine, err := u.commit(ctx, h)
 	if err != nil {
 		return err
@@ -219,7 +224,8 @@ func (u *unit) start() (err error) {
 	r.reached(client)
 	u.run = r
 	err = u.save(func(c *portlayer.Container) {
-		c.State = portlayer.State{Phase: portlayer.Running, Pid: machine.Pid(), StartedAt: time.Now().UTC(), Timings: timings, Restarts: c.State.Restarts}
+		c.State = portlayer.State{Phase: portlayer.Running, Pid: machine.Pid(), StartedAt: time.Now().UTC(), Timings: timings, Restarts: c.State.Restarts,
+			Links: plugged.Links, Ports: plugged.Ports}
 	})
 	if err != nil {
 		u.run = nil
@@ -322,6 +328,9 @@ func (u *unit) bringUp(ctx context.Context, machine portlayer.Machine, cfg guest
 		}
 	}()
 	hello := time.Since(powered)
+	if err := u.s.wire(ctx, machine, client); err != nil {
+		return nil, nil, err
+	}
 	if err := u.s.o.Failpoints.Hit("start.configure"); err != nil {
 		return nil, nil, err
 	}
@@ -424,6 +433,9 @@ func (u *unit) watch(r *run, after *uint64) exitReport {
 		client, err = s.dial(dctx, r.machine)
 		cancel()
 		if err == nil {
+			if err := s.wire(s.ctx, r.machine, client); err != nil {
+				s.o.Log.Warn("a container's networks are not reached again", "container", string(id), "err", err)
+			}
 			r.reached(client)
 			continue
 		}
@@ -478,13 +490,14 @@ func (u *unit) off(r *run) {
 func (u *unit) exited(r *run, rep exitReport) error {
 	s := u.s
 	s.o.Binder.Detach(u.c.ID)
+	u.unplug()
 	u.run = nil
 	if err := u.settle(s.ctx); err != nil { // nothing of the guest is left to settle, only the entry
 		s.o.Log.Warn("journal entry stays until the next start", "container", string(u.c.ID), "err", err)
 	}
 	again, err := u.saveEnd(func(st *portlayer.State) {
 		st.ExitCode, st.OOMKilled = rep.exit.Code, rep.exit.OOM
-		st.Error, st.FinishedAt = rep.err, rep.finished
+		st.Error, st.FinishedAt, st.Links, st.Ports = rep.err, rep.finished, nil, nil
 		if st.Health != nil {
 			last := *st.Health
 			last.Is = portlayer.Unhealthy

@@ -200,7 +200,7 @@ func (h *host) docker(args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// sweep removes the containers and volumes whose names begin with me, and says what is left of them.
+// sweep removes the containers, volumes and networks whose names begin with me, and says what is left of them.
 func (h *host) sweep(me string) (wrong []string) {
 	ids, err := h.docker("ps", "-aq", "--no-trunc", "--filter", "name=^/?"+me+"(-|$)")
 	if err != nil {
@@ -221,6 +221,18 @@ func (h *host) sweep(me string) (wrong []string) {
 			wrong = append(wrong, err.Error())
 		}
 	}
+	networks, err := h.docker("network", "ls", "--format", "{{.Name}}", "--filter", "type=custom", "--filter", "name="+me)
+	if err != nil {
+		return append(wrong, err.Error())
+	}
+	for _, n := range strings.Fields(networks) {
+		if n != me && !strings.HasPrefix(n, me+"-") {
+			continue // that filter is for a part of a name
+		}
+		if _, err := h.docker("network", "rm", n); err != nil {
+			wrong = append(wrong, err.Error())
+		}
+	}
 	images, err := h.docker("images", "--format", "{{.Repository}}:{{.Tag}}")
 	if err != nil {
 		return append(wrong, err.Error())
@@ -238,7 +250,7 @@ func (h *host) sweep(me string) (wrong []string) {
 // held says what a host holds beside its image box, when it should hold nothing.
 func (h *host) held() (wrong []string) {
 	for _, ask := range [][]string{{"ps", "-a", "--format", "container {{.Names}} of {{.Image}}"}, {"volume", "ls", "--format", "volume {{.Name}}"},
-		{"images", "-a", "--format", "image {{.Repository}}:{{.Tag}} {{.ID}}"}} {
+		{"images", "-a", "--format", "image {{.Repository}}:{{.Tag}} {{.ID}}"}, {"network", "ls", "--filter", "type=custom", "--format", "network {{.Name}}"}} {
 		out, err := h.docker(ask...)
 		if err != nil {
 			return append(wrong, err.Error())
@@ -246,6 +258,34 @@ func (h *host) held() (wrong []string) {
 		for line := range strings.Lines(out) {
 			if !strings.HasPrefix(line, "image box:latest ") {
 				wrong = append(wrong, "some script left "+strings.TrimSpace(line))
+			}
+		}
+	}
+	return append(wrong, h.listens()...)
+}
+
+// listens says on which ports of this machine the daemon listens, as it does for containers only.
+func (h *host) listens() (wrong []string) {
+	h.mu.Lock()
+	daemon := h.daemon
+	h.mu.Unlock()
+	if daemon == nil {
+		return nil
+	}
+	own := map[string]bool{} // inodes of its sockets
+	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", daemon.Process.Pid))
+	for _, fd := range fds {
+		if to, err := os.Readlink(fd); err == nil && strings.HasPrefix(to, "socket:[") {
+			own[strings.Trim(to, "socket:[]")] = true
+		}
+	}
+	for _, table := range []string{"tcp", "tcp6", "udp", "udp6"} {
+		text, _ := os.ReadFile("/proc/net/" + table)
+		for _, line := range strings.Split(string(text), "\n") {
+			f := strings.Fields(line) // proc_pid_net(5): its own address, its state, its inode
+			const listening, unconnected = "0A", "07"
+			if len(f) > 9 && own[f[9]] && (f[3] == listening || strings.HasPrefix(table, "udp") && f[3] == unconnected) {
+				wrong = append(wrong, fmt.Sprintf("the daemon listens by %s at %s", table, f[1]))
 			}
 		}
 	}
@@ -304,6 +344,7 @@ func (h *host) end() (wrong []string) {
 			wrong = append(wrong, err.Error())
 		}
 	}
+	wrong = append(wrong, h.listens()...)
 	state, err := h.signal(syscall.SIGTERM)
 	if err != nil {
 		return append(wrong, err.Error())

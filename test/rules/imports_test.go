@@ -84,6 +84,8 @@ var rooms = []struct {
 	{"portlayer/record", []string{"portlayer", "internal/..."}},
 	{"portlayer/exec", []string{"portlayer", "portlayer/record", "guest", "internal/..."}},
 	{"portlayer/image", []string{"portlayer", "portlayer/record", "guest", "internal/..."}},
+	{"portlayer/network", []string{"portlayer", "portlayer/record", "guest", "internal/..."}},
+	{"portlayer/network/...", []string{"portlayer", "internal/..."}},
 	{"portlayer/volume", []string{"portlayer", "portlayer/record", "guest", "internal/..."}},
 	{"portlayer/volume/...", []string{"portlayer", "guest", "internal/..."}},
 	{"hypervisor/fake", []string{"portlayer", "guest", "tether", "internal/..."}},
@@ -96,7 +98,7 @@ var rooms = []struct {
 }
 
 // forTests are the rooms that only tests may import.
-var forTests = []string{"hypervisor/fake", "hypervisor/hypertest", "portlayer/volume/volumetest", "test/..."}
+var forTests = []string{"hypervisor/fake", "hypervisor/hypertest", "portlayer/volume/volumetest", "portlayer/network/networktest", "test/..."}
 
 // owners says which rooms alone may import what comes from outside. Tests may import anything but what their room may not know.
 var owners = []struct {
@@ -113,9 +115,12 @@ var owners = []struct {
 	{"go.etcd.io/bbolt", []string{"portlayer/record"}, "records have one room"},
 	{"github.com/hashicorp/yamux", []string{"guest/..."}, "the guest channel has one room"},
 	{"github.com/google/go-containerregistry", []string{"portlayer/image/...", "test/..."}, "image formats have one room"},
+	{"gvisor.dev/gvisor", []string{"portlayer/network/user", "portlayer/network/networktest"}, "the network stack has one room"},
+	{"github.com/miekg/dns", []string{"portlayer/network"}, "names have one room"},
+	{"github.com/vishvananda/netlink", []string{"tether"}, "interfaces are made in the guest"},
 	{"github.com/Microsoft/hcsshim", []string{"portlayer/image/..."}, "image disks have one room"},
 	{"net/http", []string{"cmd/vch", "personality/...", "portlayer/image/...", "test/..."}, "HTTP is a door's, and the registry client's"},
-	{"testing", []string{"hypervisor/hypertest", "portlayer/volume/volumetest", "test/..."}, "suites are in packages of their own"},
+	{"testing", []string{"hypervisor/hypertest", "portlayer/volume/volumetest", "portlayer/network/networktest", "test/..."}, "suites are in packages of their own"},
 	{"log", nil, "loggers are passed in (log/slog)"},
 }
 

@@ -1,0 +1,311 @@
+// Package user makes networks in this process: it needs no right that its user has not, and changes nothing on the host.
+//
+// A network is a switch between its cards and a stack of its own (gVisor's netstack), which is the network's gateway: what a container sends to the outside ends there and goes
+// on by a connection of this process, if it may (door.go). What it may not reach is this host: not its loopback, not its other addresses, not what is known on a link only.
+package user
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
+	"gvisor.dev/gvisor/pkg/tcpip/link/ethernet"
+	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+
+	"vch/internal/fault"
+	"vch/portlayer"
+)
+
+// Options is what a Backend is opened with.
+type Options struct {
+	Log *slog.Logger
+	// Own gives this host's own addresses; nil: it is asked.
+	Own func() []netip.Addr
+	// Dial connects to the outside; nil: this host does.
+	Dial func(ctx context.Context, network, to string) (net.Conn, error)
+	// Published reports whether a port of the host is a container's, and so to be reached by others as from everywhere; nil: none is.
+	Published func(network string, at netip.AddrPort) bool
+}
+
+// Backend implements portlayer.NetworkBackend.
+type Backend struct {
+	o    Options
+	work sync.WaitGroup // what segments have running
+}
+
+// New makes a backend.
+func New(o Options) *Backend {
+	if o.Own == nil {
+		o.Own = ownAddresses
+	}
+	if o.Dial == nil {
+		o.Dial = new(net.Dialer).DialContext
+	}
+	if o.Published == nil {
+		o.Published = func(string, netip.AddrPort) bool { return false }
+	}
+	return &Backend{o: o}
+}
+
+// Name is portlayer.NetworkBackend.Name.
+func (b *Backend) Name() string { return "user" }
+
+// Close is portlayer.NetworkBackend.Close.
+func (b *Backend) Close() error {
+	b.work.Wait()
+	return nil
+}
+
+// segment implements portlayer.Segment.
+type segment struct {
+	backend *Backend
+	net     portlayer.Network
+	gateway net.HardwareAddr
+	stack   *stack.Stack
+	link    *channel.Endpoint // the gateway's card
+	ctx     context.Context   // ends with Close
+	cancel  context.CancelFunc
+
+	flows packets
+
+	mu    sync.RWMutex // guards below
+	cards map[[6]byte]*card
+}
+
+// card implements portlayer.Card.
+type card struct {
+	segment *segment
+	mac     [6]byte
+	address netip.Addr
+	toHost  bool
+	deliver func([]byte)
+}
+
+// everybody is the address of all on a link (RFC 919).
+var everybody = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
+const (
+	nic        = 1
+	etherHead  = 14
+	defaultMTU = 1500
+	// queue is how many frames of the gateway may wait to be delivered.
+	queue = 1024
+)
+
+// Open is portlayer.NetworkBackend.Open.
+func (b *Backend) Open(_ context.Context, n portlayer.Network) (portlayer.Segment, error) {
+	mtu := n.MTU
+	if mtu == 0 {
+		mtu = defaultMTU
+	}
+	a := n.Gateway.As4()
+	s := &segment{backend: b, net: n, gateway: net.HardwareAddr{0x02, 0x42, a[0], a[1], a[2], a[3]}, cards: map[[6]byte]*card{}}
+	s.stack = stack.New(stack.Options{
+		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, arp.NewProtocol},
+		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
+	})
+	sack := tcpip.TCPSACKEnabled(true)
+	s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &sack)
+	s.link = channel.New(queue, uint32(mtu+etherHead), tcpip.LinkAddress(s.gateway))
+	for _, err := range []tcpip.Error{
+		s.stack.CreateNIC(nic, ethernet.New(s.link)),
+		s.stack.AddProtocolAddress(nic, tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: tcpip.AddressWithPrefix{Address: tcpip.AddrFrom4(a), PrefixLen: n.Subnet.Bits()}}, stack.AddressProperties{}),
+		s.stack.SetSpoofing(nic, true),        // it answers for the outside
+		s.stack.SetPromiscuousMode(nic, true), // and takes what is for it
+	} {
+		if err != nil {
+			s.stack.Close()
+			return nil, fault.New(fault.Internal, "a network stack cannot be made: %s", err)
+		}
+	}
+	s.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}})
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s.stack, 0, mostDials, s.forwardStream).HandlePacket)
+	s.stack.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(s.stack, s.forwardPackets).HandlePacket)
+	b.work.Go(s.fromGateway)
+	return s, nil
+}
+
+// Close is portlayer.Segment.Close.
+func (s *segment) Close() error {
+	s.cancel()
+	s.link.Close()
+	s.stack.Destroy()
+	return nil
+}
+
+// Attach is portlayer.Segment.Attach.
+func (s *segment) Attach(mac net.HardwareAddr, address netip.Addr, toHost bool, deliver func([]byte)) (portlayer.Card, error) {
+	c := &card{segment: s, mac: [6]byte(mac), address: address, toHost: toHost, deliver: deliver}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cards[c.mac] != nil || bytes.Equal(mac, s.gateway) {
+		return nil, fault.New(fault.Conflict, "hardware address %s is in use on network %s", mac, s.net.Name)
+	}
+	for _, other := range s.cards {
+		if other.address == address {
+			return nil, fault.New(fault.Conflict, "address %s is in use on network %s", address, s.net.Name)
+		}
+	}
+	s.cards[c.mac] = c
+	s.stack.AddStaticNeighbor(nic, ipv4.ProtocolNumber, tcpip.AddrFrom4(address.As4()), tcpip.LinkAddress(mac))
+	return c, nil
+}
+
+// Close is portlayer.Card.Close.
+func (c *card) Close() {
+	s := c.segment
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cards[c.mac] == c {
+		delete(s.cards, c.mac)
+		s.stack.RemoveNeighbor(nic, ipv4.ProtocolNumber, tcpip.AddrFrom4(c.address.As4()))
+	}
+}
+
+// of is the card with an address; nil if there is none.
+func (s *segment) of(address netip.Addr) *card {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, c := range s.cards {
+		if c.address == address {
+			return c
+		}
+	}
+	return nil
+}
+
+// The types of frames, and where ARP has the address that is asked for and that of who asks (RFC 826).
+const (
+	typeIPv4     = 0x0800
+	typeARP      = 0x0806
+	arpLong      = etherHead + 28
+	arpOperation = etherHead + 6
+	arpSender    = etherHead + 14
+	arpTarget    = etherHead + 24
+	arpRequest   = 1
+)
+
+// Send is portlayer.Card.Send.
+func (c *card) Send(frame []byte) {
+	s := c.segment
+	if len(frame) < etherHead || !bytes.Equal(frame[6:12], c.mac[:]) {
+		return
+	}
+	gateway := s.net.Gateway.As4()
+	kind := binary.BigEndian.Uint16(frame[12:])
+	if kind == typeARP {
+		if len(frame) < arpLong || bytes.Equal(frame[arpSender:arpSender+4], gateway[:]) {
+			return // nobody else is the gateway
+		}
+	}
+	to := [6]byte(frame[:6])
+	switch {
+	case to[0]&1 != 0: // everybody, or a group
+		s.mu.RLock()
+		var others []*card
+		for _, other := range s.cards {
+			if other != c {
+				others = append(others, other)
+			}
+		}
+		s.mu.RUnlock()
+		for _, other := range others {
+			other.deliver(frame)
+		}
+		// The stack would answer for every address.
+		if kind != typeARP || binary.BigEndian.Uint16(frame[arpOperation:]) == arpRequest && bytes.Equal(frame[arpTarget:arpTarget+4], gateway[:]) {
+			s.toGateway(frame)
+		}
+	case bytes.Equal(to[:], s.gateway):
+		s.toGateway(frame)
+	default:
+		s.mu.RLock()
+		other := s.cards[to]
+		s.mu.RUnlock()
+		if other != nil {
+			other.deliver(frame)
+		}
+	}
+}
+
+// toGateway gives the stack a frame that may be for it.
+func (s *segment) toGateway(frame []byte) {
+	switch binary.BigEndian.Uint16(frame[12:]) {
+	case typeARP:
+	case typeIPv4:
+		if !s.admits(frame[etherHead:]) {
+			return
+		}
+	default:
+		return
+	}
+	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(frame)}) // a copy
+	s.link.InjectInbound(0, p)
+	p.DecRef()
+}
+
+// admits reports whether the stack is to see an IPv4 packet. It would answer a ping of any address, as if that had.
+func (s *segment) admits(packet []byte) bool {
+	h := header.IPv4(packet)
+	if !h.IsValid(len(packet)) {
+		return false
+	}
+	to := netip.AddrFrom4(h.DestinationAddress().As4())
+	switch h.TransportProtocol() {
+	case header.ICMPv4ProtocolNumber:
+		return to == s.net.Gateway
+	case header.TCPProtocolNumber, header.UDPProtocolNumber:
+		return !to.IsMulticast() && to != everybody
+	}
+	return false
+}
+
+// fromGateway delivers what the stack sends, until the segment is closed.
+func (s *segment) fromGateway() {
+	for {
+		p := s.link.ReadContext(s.ctx)
+		if p == nil {
+			return
+		}
+		view := p.ToView()
+		frame := view.AsSlice()
+		if len(frame) >= etherHead {
+			s.mu.RLock()
+			c := s.cards[[6]byte(frame[:6])]
+			s.mu.RUnlock()
+			if c != nil {
+				c.deliver(frame)
+			}
+		}
+		view.Release()
+		p.DecRef()
+	}
+}
+
+// Dial is portlayer.Segment.Dial.
+func (s *segment) Dial(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
+	from := tcpip.FullAddress{NIC: nic, Addr: tcpip.AddrFrom4(s.net.Gateway.As4())}
+	at := tcpip.FullAddress{NIC: nic, Addr: tcpip.AddrFrom4(to.Addr().As4()), Port: to.Port()}
+	if s.of(to.Addr()) == nil {
+		return nil, fault.New(fault.Unavailable, "%s is not on network %s", to.Addr(), s.net.Name)
+	}
+	if network == "udp" {
+		return gonet.DialUDP(s.stack, &from, &at, ipv4.ProtocolNumber)
+	}
+	return gonet.DialTCPWithBind(ctx, s.stack, from, at, ipv4.ProtocolNumber)
+}

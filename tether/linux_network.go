@@ -1,0 +1,271 @@
+package tether
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"vch/guest"
+	"vch/internal/fault"
+)
+
+// card is the machine's one network card. It lives in a network namespace of its own, where the container does not see it: there are interfaces in the container's that are tags of
+// it, as a container of Docker's engine has ends of pairs whose other ends are elsewhere.
+type card struct {
+	mu       sync.Mutex      // guards below; held while interfaces change
+	there    *netlink.Handle // in the card's namespace; nil: the machine has no card
+	index    int             // of the card there
+	here     *netlink.Handle // in the container's
+	self     netns.NsHandle  // the container's
+	has      map[uint16]guest.Interface
+	resolver io.Closer // nil: nobody answers
+}
+
+// findCard takes the machine's card, if it has one, into its namespace.
+func findCard() (*card, error) {
+	c := &card{has: map[uint16]guest.Interface{}}
+	all, _ := filepath.Glob("/sys/class/net/*/device")
+	if len(all) == 0 {
+		return c, nil
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var err error
+	if c.self, err = netns.Get(); err != nil {
+		return nil, err
+	}
+	name := filepath.Base(filepath.Dir(all[0]))
+	there, err := netns.New() // and this thread is in it
+	if err != nil {
+		return nil, err
+	}
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0) // of this namespace: the card itself says nothing
+	if err := netns.Set(c.self); err != nil {
+		return nil, err
+	}
+	if c.here, err = netlink.NewHandleAt(c.self, unix.NETLINK_ROUTE); err != nil {
+		return nil, err
+	}
+	if c.there, err = netlink.NewHandleAt(there, unix.NETLINK_ROUTE); err != nil {
+		return nil, err
+	}
+	link, err := c.here.LinkByName(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.here.LinkSetNsFd(link, int(there)); err != nil {
+		return nil, err
+	}
+	if link, err = c.there.LinkByName(name); err != nil {
+		return nil, err
+	}
+	c.index = link.Attrs().Index
+	if err := c.there.LinkSetName(link, "card"); err != nil { // an interface cannot be made there with a name that is taken there, wherever it goes
+		return nil, err
+	}
+	return c, c.there.LinkSetUp(link)
+}
+
+// Network is System.Network.
+func (l *Linux) Network(n guest.Network, ask func(ctx context.Context, query []byte) ([]byte, error)) error {
+	return l.card.set(n, ask)
+}
+
+// set gives the container the interfaces of n and no others.
+func (c *card) set(n guest.Network, ask func(ctx context.Context, query []byte) ([]byte, error)) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(n.Interfaces) > 0 && c.there == nil {
+		return fault.New(fault.Unsupported, "the machine has no network card")
+	}
+	wanted := map[uint16]guest.Interface{}
+	for _, i := range n.Interfaces {
+		wanted[i.Tag] = i
+	}
+	for tag, has := range c.has {
+		if wanted[tag] != has {
+			if err := c.drop(has); err != nil {
+				return err
+			}
+			delete(c.has, tag)
+		}
+	}
+	for _, i := range n.Interfaces {
+		if c.has[i.Tag] == i {
+			continue
+		}
+		if err := c.add(i); err != nil {
+			return errors.Join(fmt.Errorf("cannot set up network interface %s: %w", i.Name, err), c.drop(i))
+		}
+		c.has[i.Tag] = i
+	}
+	if n.Resolver && c.resolver == nil {
+		r, err := listenForNames(ask)
+		if err != nil {
+			return fmt.Errorf("cannot answer questions for names: %w", err)
+		}
+		c.resolver = r
+	} else if !n.Resolver && c.resolver != nil {
+		_ = c.resolver.Close()
+		c.resolver = nil
+	}
+	return nil
+}
+
+// drop takes an interface away. One that the container has taken away itself is gone.
+func (c *card) drop(i guest.Interface) error {
+	link, err := c.here.LinkByName(i.Name)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil
+	}
+	if err == nil {
+		err = c.here.LinkDel(link)
+	}
+	if errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return err
+}
+
+func (c *card) add(i guest.Interface) error {
+	mac, err := net.ParseMAC(i.MAC)
+	if err != nil {
+		return err
+	}
+	address, err := netip.ParsePrefix(i.Address)
+	if err != nil {
+		return err
+	}
+	link := &netlink.Vlan{LinkAttrs: netlink.NewLinkAttrs(), VlanId: int(i.Tag), VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}
+	link.Name, link.ParentIndex, link.MTU, link.HardwareAddr, link.Namespace = i.Name, c.index, i.MTU, mac, netlink.NsFd(c.self)
+	if err := c.there.LinkAdd(link); err != nil {
+		return err
+	}
+	made, err := c.here.LinkByName(i.Name)
+	if err != nil {
+		return err
+	}
+	// As Docker has it where a network has no IPv6 addresses. A kernel without IPv6 has nothing to turn off.
+	_ = os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", i.Name, "disable_ipv6"), []byte("1"), 0)
+	broadcast := binary.BigEndian.Uint32(address.Addr().AsSlice()) | (1<<(32-address.Bits()) - 1)
+	ip := &net.IPNet{IP: address.Addr().AsSlice(), Mask: net.CIDRMask(address.Bits(), 32)}
+	if err := c.here.AddrAdd(made, &netlink.Addr{IPNet: ip, Broadcast: binary.BigEndian.AppendUint32(nil, broadcast)}); err != nil {
+		return err
+	}
+	if err := c.here.LinkSetUp(made); err != nil {
+		return err
+	}
+	if i.Gateway == "" {
+		return nil
+	}
+	gateway, err := netip.ParseAddr(i.Gateway)
+	if err != nil {
+		return err
+	}
+	return c.here.RouteReplace(&netlink.Route{LinkIndex: made.Attrs().Index, Dst: &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}, Gw: gateway.AsSlice()})
+}
+
+// nameWait bounds how long a question is asked: a process asks again, and after a while gives up (resolv.conf(5)).
+const nameWait = 20 * time.Second
+
+// names answers questions for names, by datagram and by stream (RFC 1035 section 4.2).
+type names struct {
+	packets net.PacketConn
+	streams net.Listener
+	ask     func(ctx context.Context, query []byte) ([]byte, error)
+	busy    chan struct{}
+}
+
+// mostNames is how many questions are asked at once.
+const mostNames = 64
+
+func listenForNames(ask func(ctx context.Context, query []byte) ([]byte, error)) (*names, error) {
+	n := &names{ask: ask, busy: make(chan struct{}, mostNames)}
+	at := net.JoinHostPort(guest.ResolverAddress, strconv.Itoa(53))
+	var err error
+	if n.packets, err = net.ListenPacket("udp4", at); err != nil {
+		return nil, err
+	}
+	if n.streams, err = net.Listen("tcp4", at); err != nil {
+		return nil, errors.Join(err, n.packets.Close())
+	}
+	go n.servePackets()
+	go n.serveStreams()
+	return n, nil
+}
+
+// Close ends the answers.
+func (n *names) Close() error { return errors.Join(n.packets.Close(), n.streams.Close()) }
+
+func (n *names) answer(query []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), nameWait)
+	defer cancel()
+	return n.ask(ctx, query)
+}
+
+func (n *names) servePackets() {
+	buf := make([]byte, 4096) // questions are short
+	for {
+		size, from, err := n.packets.ReadFrom(buf)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue
+		}
+		query := append([]byte(nil), buf[:size]...)
+		n.busy <- struct{}{}
+		go func() {
+			defer func() { <-n.busy }()
+			if reply, err := n.answer(query); err == nil {
+				_, _ = n.packets.WriteTo(shortened(query, reply), from)
+			}
+		}()
+	}
+}
+
+func (n *names) serveStreams() {
+	for {
+		conn, err := n.streams.Accept()
+		if err != nil {
+			return
+		}
+		n.busy <- struct{}{}
+		go func() {
+			defer func() { <-n.busy }()
+			defer conn.Close()
+			for {
+				_ = conn.SetDeadline(time.Now().Add(nameWait))
+				var size [2]byte
+				if _, err := io.ReadFull(conn, size[:]); err != nil {
+					return
+				}
+				query := make([]byte, binary.BigEndian.Uint16(size[:]))
+				if _, err := io.ReadFull(conn, query); err != nil {
+					return
+				}
+				reply, err := n.answer(query)
+				if err != nil {
+					return
+				}
+				if _, err := conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(reply))), reply...)); err != nil {
+					return
+				}
+			}
+		}()
+	}
+}
