@@ -43,8 +43,12 @@ demo-stop: ## end what make demo left running, and delete it
 	@scripts/demo stop
 
 # -count=1: a test in a real VM depends on more than Go's test cache can see. -p 1: such tests share two processors badly.
+.PHONY: compose
+compose: ## bin/docker-compose, which test/e2e runs against vch
+	@scripts/compose $(BIN)/docker-compose
+
 .PHONY: test
-test: build ## every test, those in real VMs included; fails if one is skipped
+test: build compose ## every test, those in real VMs included; fails if one is skipped
 	@timeout -k 30s $(TOTAL) $(GO) test -json -count=1 -p 1 -timeout $(LIMIT) ./... | $(GO) run ./scripts/testreport
 
 .PHONY: test-fast

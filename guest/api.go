@@ -59,6 +59,8 @@ type Handler interface {
 	Grow(ctx context.Context, source Source, size int64) error
 	// Rooms says how full the file systems of the mounted volumes are.
 	Rooms(ctx context.Context) ([]Room, error)
+	// SetClock sets the machine's clock.
+	SetClock(ctx context.Context, now time.Time) error
 	// SetNetwork gives the running container other interfaces: those that it has and that n names by their tags stay as they are. Conflict while it does not run.
 	SetNetwork(ctx context.Context, n Network) error
 	// Host tells who is to be asked from now on; nil: nobody is there.
@@ -129,6 +131,11 @@ func (c *Client) Resize(ctx context.Context, exec string, rows, cols uint16) err
 // Exec is Handler.Exec. stdin may be nil: the process then reads end-of-file. An error from out ends the call, not the process.
 func (c *Client) Exec(ctx context.Context, id string, p Process, stdin io.Reader, started func(pid int), out func(Stream, []byte) error) (Exit, error) {
 	return c.exec(ctx, id, p, stdin, started, out)
+}
+
+// SetClock is Handler.SetClock.
+func (c *Client) SetClock(ctx context.Context, now time.Time) error {
+	return c.call(ctx, "clock", now, nil)
 }
 
 // Top is Handler.Top.

@@ -191,6 +191,10 @@ func (h *handler) Grow(_ context.Context, source Source, size int64) error {
 
 func (h *handler) SetNetwork(_ context.Context, n Network) error { return h.note("network %+v", n) }
 
+func (h *handler) SetClock(_ context.Context, now time.Time) error {
+	return h.note("clock %d", now.Unix())
+}
+
 func (h *handler) Host(a Asker) {
 	if a != nil {
 		h.host <- a

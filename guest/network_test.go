@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"vch/internal/fault"
 )
@@ -42,6 +43,9 @@ func TestAnswer(t *testing.T) {
 	}
 	if err := c.SetNetwork(t.Context(), Network{Interfaces: []Interface{{Name: "eth0"}}}); err != nil {
 		t.Error(err)
+	}
+	if err := c.SetClock(t.Context(), time.Unix(7, 0)); err != nil || !strings.Contains(strings.Join(h.told, "\n"), "clock 7") {
+		t.Errorf("%v", err)
 	}
 	wg.Wait()
 	if !strings.Contains(strings.Join(h.told, "\n"), "network {Interfaces:[{Name:eth0") {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/yamux"
 
@@ -164,6 +165,12 @@ func dispatch(ctx context.Context, cancel context.CancelFunc, st *yamux.Stream, 
 		return nil, serveVolume(ctx, h, req)
 	case "rooms":
 		return h.Rooms(ctx)
+	case "clock":
+		now, err := decodeBody[time.Time](req)
+		if err != nil {
+			return nil, err
+		}
+		return nil, h.SetClock(ctx, now)
 	case "network":
 		n, err := decodeBody[Network](req)
 		if err != nil {

@@ -118,6 +118,7 @@ func stateOf(st portlayer.State) *container.State {
 	return &container.State{
 		Status:     container.ContainerState(st.Phase), // the port layer's words are Docker's too
 		Running:    alive(st),
+		Paused:     st.Phase == portlayer.Paused,
 		Restarting: st.Phase == portlayer.Restarting,
 		OOMKilled:  st.OOMKilled,
 		Health:     healthShown(st.Health),
@@ -132,7 +133,7 @@ func stateOf(st portlayer.State) *container.State {
 
 // alive says whether Docker counts a container as running, as it does one that is about to be started again.
 func alive(st portlayer.State) bool {
-	return st.Phase == portlayer.Running || st.Phase == portlayer.Restarting
+	return st.Phase == portlayer.Running || st.Phase == portlayer.Paused || st.Phase == portlayer.Restarting
 }
 
 // statusText is the STATUS column of docker ps.
@@ -140,6 +141,8 @@ func statusText(st portlayer.State, now time.Time) string {
 	switch {
 	case st.Phase == portlayer.Running:
 		return "Up " + units.HumanDuration(now.Sub(st.StartedAt)) + healthText(st.Health)
+	case st.Phase == portlayer.Paused:
+		return "Up " + units.HumanDuration(now.Sub(st.StartedAt)) + " (Paused)"
 	case st.Phase == portlayer.Removing:
 		return "Removal In Progress"
 	case st.Phase == portlayer.Dead:

@@ -72,6 +72,24 @@ func (s *Server) containerStop(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// containerPause is POST /containers/{id}/pause.
+func (s *Server) containerPause(w http.ResponseWriter, r *http.Request) error {
+	if err := s.Containers.Pause(r.Context(), r.PathValue("id")); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// containerUnpause is POST /containers/{id}/unpause.
+func (s *Server) containerUnpause(w http.ResponseWriter, r *http.Request) error {
+	if err := s.Containers.Unpause(r.Context(), r.PathValue("id")); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
 // containerRestart is POST /containers/{id}/restart.
 func (s *Server) containerRestart(w http.ResponseWriter, r *http.Request) error {
 	signal, seconds, err := stopQuery(r)

@@ -367,3 +367,26 @@ func TestContainerTop(t *testing.T) {
 	w.refused(http.StatusConflict, "is not running", "GET", "/containers/idle/top", "")
 	w.refused(http.StatusNotFound, "No such container: gone", "GET", "/containers/gone/top", "")
 }
+
+func TestContainerPause(t *testing.T) {
+	w := newWorld(t)
+	w.importImage("img:latest")
+	w.run("web", "", "sleep", "1000")
+	for _, verb := range []string{"pause", "unpause"} {
+		if status, answer := w.call("POST", "/containers/web/"+verb, ""); status != 204 {
+			t.Errorf("%s: %d %s", verb, status, answer)
+		}
+		w.refused(409, map[string]string{"pause": "is already paused", "unpause": "is not paused"}[verb], "POST", "/containers/web/"+verb, "")
+		if c := w.inspect("web"); c.State.Paused != (verb == "pause") || !c.State.Running {
+			t.Errorf("after %s: %+v", verb, c.State)
+		}
+		w.refused(404, "No such container: none", "POST", "/containers/none/"+verb, "")
+		if verb == "pause" {
+			w.refused(409, "is paused", "POST", "/containers/web/exec", `{"Cmd":["true"]}`)
+			w.refused(409, "paused", "GET", "/containers/web/top", "")
+		}
+	}
+	w.ask(nil, "POST", "/containers/web/pause", "")
+	w.ask(nil, "POST", "/containers/web/stop?t=1", "")
+	w.refused(409, "is not running", "POST", "/containers/web/pause", "")
+}

@@ -117,7 +117,9 @@ func (s *Server) info(w http.ResponseWriter, r *http.Request) error {
 		Warnings:           storeWarnings(stores),
 	}
 	for _, c := range containers {
-		if alive(c.State) {
+		if c.State.Phase == portlayer.Paused {
+			v.ContainersPaused++
+		} else if alive(c.State) {
 			v.ContainersRunning++
 		} else {
 			v.ContainersStopped++

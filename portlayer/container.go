@@ -74,6 +74,7 @@ type LogLimit struct {
 //
 //	created ──start──▶ running ──exit, stop, kill──▶ exited ──start──▶ running …
 //	   │                  └──exit──▶ restarting ──after a while──▶ running …
+//	   │               running ──pause──▶ paused ──unpause──▶ running
 //	   └────────────remove───────▶ (gone) ◀──remove── exited
 type Phase string
 
@@ -81,6 +82,7 @@ type Phase string
 const (
 	Created    Phase = "created"
 	Running    Phase = "running"
+	Paused     Phase = "paused"     // it runs, and its machine stands still
 	Restarting Phase = "restarting" // it has exited, and its Restart policy has it started again
 	Exited     Phase = "exited"
 	Removing   Phase = "removing"
@@ -189,6 +191,11 @@ type Containers interface {
 	// Kill sends a signal to the process; SIGKILL (9) also ends a machine that does not answer. Not running: Conflict.
 	Kill(ctx context.Context, ref string, signal int) error
 	Restart(ctx context.Context, ref string, signal int, timeout *int) error
+	// Pause has a running container's machine stand still; what needs its guest is a Conflict meanwhile. Stop, Kill with a signal that ends it, and Remove let it go on first.
+	// Conflict if it is paused, or does not run.
+	Pause(ctx context.Context, ref string) error
+	// Unpause lets it go on, with its clock set. Conflict if it is not paused.
+	Unpause(ctx context.Context, ref string) error
 	// Remove deletes a container and its own disk; volumes says whether its anonymous volumes go too. Running without force: Conflict.
 	Remove(ctx context.Context, ref string, force, volumes bool) error
 	Rename(ctx context.Context, ref, name string) error

@@ -77,6 +77,10 @@ type Machine interface {
 	// PowerOff ends the machine at once, as pulling the plug. Off already: nothing happens. When it returns the machine's disks are free.
 	PowerOff(ctx context.Context) error
 	State(ctx context.Context) (PowerState, error)
+	// Pause has a machine that is on stand still, whatever its guest does, until Resume; its guest's clock stands still, too. Again, nothing happens. Conflict for one that is off.
+	Pause(ctx context.Context) error
+	// Resume lets it go on. One that goes on already does. Conflict for one that is off.
+	Resume(ctx context.Context) error
 	// Channel connects to the guest channel of a running machine. One connection at a time has meaning: a new one replaces the old.
 	Channel(ctx context.Context) (net.Conn, error)
 	// Frames connects to the network card of a running machine: Ethernet frames both ways, each after its length in four bytes, most significant first. One connection at a time

@@ -78,15 +78,25 @@ func (l *Linux) Prepare(ctx context.Context, cfg guest.ExecutorConfig) ([]guest.
 	return []guest.Timing{{Name: "mount", Took: time.Since(began) - copied}, {Name: "copy", Took: copied}}, err
 }
 
+// SetClock is System.SetClock.
+func (l *Linux) SetClock(now time.Time) error { return setClock(now) }
+
+func setClock(now time.Time) error {
+	ts := unix.NsecToTimespec(now.UnixNano())
+	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
+		return fmt.Errorf("cannot set the clock: %w", err)
+	}
+	return nil
+}
+
 // identify makes this machine itself before anything runs in it.
 func identify(cfg guest.ExecutorConfig) error {
 	if err := addEntropy(cfg.Entropy); err != nil {
 		return fmt.Errorf("cannot seed the random numbers: %w", err)
 	}
 	if !cfg.Clock.IsZero() {
-		ts := unix.NsecToTimespec(cfg.Clock.UnixNano())
-		if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
-			return fmt.Errorf("cannot set the clock: %w", err)
+		if err := setClock(cfg.Clock); err != nil {
+			return err
 		}
 	}
 	if err := unix.Sethostname([]byte(cfg.Hostname)); err != nil {

@@ -2,6 +2,7 @@ package tether
 
 import (
 	"context"
+	"time"
 
 	"vch/guest"
 	"vch/internal/fault"
@@ -16,6 +17,9 @@ func (c *Core) SetNetwork(_ context.Context, n guest.Network) error {
 	}
 	return c.sys.Network(n, c.ask)
 }
+
+// SetClock is guest.Handler.SetClock.
+func (c *Core) SetClock(_ context.Context, now time.Time) error { return c.sys.SetClock(now) }
 
 // Host is guest.Handler.Host.
 func (c *Core) Host(a guest.Asker) {

@@ -31,6 +31,8 @@ type System interface {
 	Start(p guest.Process, main bool) (Proc, error)
 	// Network gives the machine the interfaces of n, and no others, and where n asks for it answers questions for names by ask. It may be called while Prepare or Mount is.
 	Network(n guest.Network, ask func(ctx context.Context, query []byte) ([]byte, error)) error
+	// SetClock is guest.Handler's. It may be called at any time.
+	SetClock(now time.Time) error
 	// Mount and Unmount are guest.Handler's, between Prepare and Release. Like Prepare, Mount gives up waiting for a disk when ctx ends.
 	Mount(ctx context.Context, m guest.MountSpec) error
 	Unmount(target string) error

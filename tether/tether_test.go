@@ -26,6 +26,7 @@ type system struct {
 	released int
 	renewed  int
 	networks []guest.Network
+	clock    time.Time
 	ask      func(context.Context, []byte) ([]byte, error)
 	mounts   []string // what Mount and Unmount did, in order
 	mountErr error
@@ -90,6 +91,13 @@ func (s *system) Grow(_ context.Context, source guest.Source, size int64) error 
 	defer s.mu.Unlock()
 	s.mounts = append(s.mounts, fmt.Sprintf("grow %s %d", source, size))
 	return s.mountErr
+}
+
+func (s *system) SetClock(now time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.clock = now
+	return nil
 }
 
 func (s *system) Network(n guest.Network, ask func(context.Context, []byte) ([]byte, error)) error {

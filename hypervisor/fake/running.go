@@ -101,7 +101,7 @@ func (r *running) connect(host context.Context) (net.Conn, error) {
 	r.conns.Go(func() {
 		defer theirs.Close()
 		defer gone()
-		_ = guest.Serve(r.ctx, theirs, r.core) // a host that spoke nonsense is gone, as any other
+		_ = guest.Serve(r.ctx, newStalling(theirs, r), r.core) // a host that spoke nonsense is gone, as any other
 	})
 	return ours, nil
 }

@@ -28,6 +28,9 @@ type system struct {
 	procs  []*process // running, in the order of their start
 	pid    int        // of the last process
 
+	still chan struct{} // closed at the end of a pause; nil: there is none
+	clock time.Time     // that was set last
+
 	interfaces []guest.Interface
 	ask        func(ctx context.Context, query []byte) ([]byte, error) // nil: nobody
 }

@@ -25,7 +25,7 @@ const (
 )
 
 // machineNames are all machines that the suite defines.
-var machineNames = [...]string{"defined", "broken", "writer", "holder", "rival", "reader", "sleeper", "mislabelled", "bold", "partial", "plugged", "networked"}
+var machineNames = [...]string{"defined", "broken", "writer", "holder", "rival", "reader", "sleeper", "mislabelled", "bold", "partial", "plugged", "networked", "still"}
 
 func (s *suite) testMachines(t *testing.T) {
 	s.image = s.Image(t, s.h, s.disks)
@@ -37,6 +37,7 @@ func (s *suite) testMachines(t *testing.T) {
 	t.Run("readers share a volume and cannot write it", func(t *testing.T) { s.readers(t, data) })
 	t.Run("what the guest cannot do comes back with kind and reason", func(t *testing.T) { s.refusals(t, data) })
 	t.Run("disks come and go while the machine is on", s.hotplug)
+	t.Run("a machine stands still and goes on", s.pause)
 	t.Run("a guest comes to networks and leaves them", s.network)
 	t.Run("the file systems of volumes grow, freeze and change their names", s.volumes)
 	if _, err := s.h.Disks().Stat(t.Context(), data); err != nil {

@@ -77,6 +77,9 @@ func (u *unit) keepWell(r *run) {
 				next.Stop()
 				return
 			}
+			if r.isPaused() {
+				continue // nobody can say
+			}
 			was := health.Is
 			health = judge(health, u.probe(ctx, r, *check), *check, since)
 			if u.ask(ctx, func() error { u.found(r, was, health); return nil }) != nil {

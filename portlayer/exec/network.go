@@ -153,6 +153,9 @@ func (s *Service) rewire(ctx context.Context, ref string, change func(context.Co
 		if s.o.Wiring == nil {
 			return fault.New(fault.Unsupported, "this VCH has no networks")
 		}
+		if u.run != nil && u.run.isPaused() {
+			return errPaused
+		}
 		all, err := change(ctx, u)
 		if err != nil {
 			return err

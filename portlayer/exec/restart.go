@@ -119,6 +119,9 @@ func (u *unit) byHand(ctx context.Context) error {
 
 // startByHand is start for a user, from whom restarts are counted. Owner only.
 func (u *unit) startByHand() error {
+	if u.c.State.Phase == portlayer.Paused {
+		return errPausedStart
+	}
 	if u.run != nil || u.c.State.Phase == portlayer.Restarting {
 		return portlayer.ErrNotModified
 	}

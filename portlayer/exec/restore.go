@@ -67,7 +67,7 @@ func (u *unit) refind(ctx context.Context) error {
 	if ok && e.Op == opChange {
 		u.pending = &e
 	}
-	running := u.c.State.Phase == portlayer.Running
+	running := u.c.State.Phase == portlayer.Running || u.c.State.Phase == portlayer.Paused
 	if u.pending != nil && !(running && power == portlayer.PoweredOn) { // its next start defines its machine anew, as recorded
 		if err := u.settle(ctx); err != nil {
 			return err
@@ -84,6 +84,12 @@ func (u *unit) refind(ctx context.Context) error {
 		}
 		u.replug(ctx)
 		u.run = newRun(m)
+		if u.c.State.Phase == portlayer.Paused { // or was about to be
+			u.run.pauses(true)
+			if err := m.Pause(ctx); err != nil {
+				return err
+			}
+		}
 		u.c.State.Pid = m.Pid()
 		u.show(false, false)
 		u.keepWell(u.run)

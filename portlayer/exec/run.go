@@ -37,6 +37,7 @@ type run struct {
 	mu     sync.Mutex // guards below
 	client *guest.Client
 	news   chan struct{} // closed when client changes
+	paused bool
 }
 
 func newRun(m portlayer.Machine) *run {
@@ -49,8 +50,11 @@ func (r *run) talk(ctx context.Context) (*guest.Client, error) {
 	defer limit.Stop()
 	for {
 		r.mu.Lock()
-		client, news := r.client, r.news
+		client, news, paused := r.client, r.news, r.paused
 		r.mu.Unlock()
+		if paused {
+			return nil, errPaused
+		}
 		if client != nil {
 			return client, nil
 		}
@@ -537,6 +541,9 @@ func (s *Service) end(ctx context.Context, u *unit, r *run, signal int, wait tim
 	if err := u.byHand(ctx); err != nil {
 		return err
 	}
+	if err := s.awake(ctx, u, r); err != nil {
+		return err
+	}
 	if signal != sigkill {
 		if client, err := r.talk(ctx); err == nil {
 			if err := client.Signal(ctx, "", signal); err != nil && !fault.Is(err, fault.Conflict) {
@@ -663,12 +670,15 @@ func (s *Service) Kill(ctx context.Context, ref string, signal int) error {
 			return err
 		}
 	}
-	u, r, err := s.running(ref)
+	u, r, err := s.up(ref)
 	if err != nil {
 		return fault.Wrap("kill container", ref, err)
 	}
 	if ends := u.snapshot().container.Spec.StopSignal; signal == sigkill || ends == 0 || signal == ends {
 		if err := u.byHand(ctx); err != nil {
+			return err
+		}
+		if err := s.awake(ctx, u, r); err != nil {
 			return err
 		}
 	}
@@ -687,8 +697,17 @@ func (s *Service) Kill(ctx context.Context, ref string, signal int) error {
 	return nil
 }
 
-// running finds a container that runs.
+// running finds a container that runs and is not paused.
 func (s *Service) running(ref string) (*unit, *run, error) {
+	u, r, err := s.up(ref)
+	if err == nil && r.isPaused() {
+		err = fault.New(fault.Conflict, "container %s is paused, unpause the container before", u.snapshot().container.ID)
+	}
+	return u, r, err
+}
+
+// up finds a container that runs, paused or not.
+func (s *Service) up(ref string) (*unit, *run, error) {
 	u, err := s.find(ref)
 	if err != nil {
 		return nil, nil, err

@@ -160,7 +160,7 @@ func (s *Service) Wait(ctx context.Context, ref string, until portlayer.WaitUnti
 			return now.gone
 		default:
 			phase := now.container.State.Phase
-			return now.gone || now.exits > first.exits || phase != portlayer.Running && phase != portlayer.Restarting
+			return now.gone || now.exits > first.exits || phase != portlayer.Running && phase != portlayer.Paused && phase != portlayer.Restarting
 		}
 	})
 	return snap.container.State, err

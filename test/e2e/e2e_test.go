@@ -18,10 +18,11 @@ const limit = 2 * time.Minute
 
 // world is what all scripts share.
 type world struct {
-	bin    string // directory of the vch that was built for this run
-	box    string // path of box.tar: a root file system of busybox
-	shared *host
-	cli    int // the docker CLI's major version
+	bin     string // directory of the vch that was built for this run
+	box     string // path of box.tar: a root file system of busybox
+	compose string // path of Docker Compose, which is the docker CLI's plugin
+	shared  *host
+	cli     int // the docker CLI's major version
 }
 
 func newWorld(t *testing.T) *world {
@@ -39,6 +40,13 @@ func newWorld(t *testing.T) *world {
 	defer cancel()
 	if out, err := exec.CommandContext(ctx, "make", "-C", "../..", "build", "BIN="+w.bin).CombinedOutput(); err != nil {
 		t.Fatalf("make build: %v\n%s", err, out)
+	}
+	var err error
+	if w.compose, err = filepath.Abs("../../bin/docker-compose"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(ctx, "../../scripts/compose", w.compose).CombinedOutput(); err != nil {
+		t.Fatalf("scripts/compose: %v\n%s", err, out)
 	}
 	w.box = filepath.Join(w.bin, "box.tar")
 	if err := writeBox(w.box); err != nil {
@@ -104,7 +112,11 @@ func (w *world) run(t *testing.T, files []string, vars ...string) {
 			name := strings.TrimPrefix(filepath.Base(env.WorkDir), "script-")
 			s := &script{world: w, host: w.shared, me: name}
 			home := filepath.Join(env.WorkDir, ".home")
-			if err := os.MkdirAll(filepath.Join(home, ".docker"), 0o700); err != nil {
+			plugins := filepath.Join(home, ".docker", "cli-plugins")
+			if err := os.MkdirAll(plugins, 0o700); err != nil {
+				return err
+			}
+			if err := os.Symlink(w.compose, filepath.Join(plugins, "docker-compose")); err != nil {
 				return err
 			}
 			env.Setenv("ME", name)
