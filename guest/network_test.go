@@ -5,9 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"vch/internal/fault"
@@ -61,4 +64,33 @@ func TestAnswer(t *testing.T) {
 	if _, err := host.Resolve(t.Context(), []byte("late")); err == nil {
 		t.Error("a host that is gone answers")
 	}
+}
+
+// A connection that is not answered is given up for another.
+func TestDial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHandler()
+		tries := 0
+		c, err := Dial(t.Context(), func(context.Context) (net.Conn, error) {
+			tries++
+			near, far := net.Pipe()
+			if tries < 3 {
+				go io.Copy(io.Discard, far) // it takes all, and says nothing
+			} else {
+				go Serve(t.Context(), far, h)
+			}
+			return near, nil
+		})
+		if err != nil || tries != 3 {
+			t.Fatalf("%d tries, %v", tries, err)
+		}
+		if _, err := c.Status(t.Context()); err != nil {
+			t.Error(err)
+		}
+		c.Close()
+		gone := errors.New("off")
+		if _, err := Dial(t.Context(), func(context.Context) (net.Conn, error) { return nil, gone }); err != gone {
+			t.Errorf("%v", err)
+		}
+	})
 }

@@ -81,7 +81,8 @@ type Machine interface {
 	Pause(ctx context.Context) error
 	// Resume lets it go on. One that goes on already does. Conflict for one that is off.
 	Resume(ctx context.Context) error
-	// Channel connects to the guest channel of a running machine. One connection at a time has meaning: a new one replaces the old.
+	// Channel connects to the guest channel of a running machine. One connection at a time has meaning: a new one replaces the old. One that is not answered may have to be
+	// replaced (guest.Dial).
 	Channel(ctx context.Context) (net.Conn, error)
 	// Frames connects to the network card of a running machine: Ethernet frames both ways, each after its length in four bytes, most significant first. One connection at a time
 	// has meaning: a new one replaces the old. While there is none the card's frames are lost.

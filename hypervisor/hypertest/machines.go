@@ -109,11 +109,7 @@ func (s *suite) powerOn(t *testing.T, m portlayer.Machine) {
 
 func (s *suite) connect(t *testing.T, m portlayer.Machine) *guest.Client {
 	t.Helper()
-	conn, err := m.Channel(s.limit(t))
-	if err != nil {
-		t.Fatalf("%v; the machine said: %s", err, m.Diagnosis())
-	}
-	c, err := guest.Connect(s.limit(t), conn)
+	c, err := guest.Dial(s.limit(t), m.Channel)
 	if err != nil {
 		t.Fatalf("%v; the machine said: %s", err, m.Diagnosis())
 	}

@@ -119,11 +119,7 @@ func (s *Service) dial(ctx context.Context, m portlayer.Machine) (*guest.Client,
 		}
 	}()
 	defer func() { cancel(nil); <-watch }()
-	conn, err := m.Channel(ctx)
-	if err != nil {
-		return nil, err
-	}
-	client, err := guest.Connect(ctx, conn)
+	client, err := guest.Dial(ctx, m.Channel)
 	if err != nil && context.Cause(ctx) == errOff {
 		return nil, errOff
 	}
