@@ -1,9 +1,11 @@
 // Package portlayer holds the nouns of vch and the contracts between its rooms. Read it first.
 //
-// The port layer is what every personality stands on: containers, volumes, images. It knows no Docker word, no
+// The port layer is what every personality stands on: containers, volumes, images, networks. It knows no Docker word, no
 // QMP, no VMDK. The nouns are plain values; the contracts are interfaces whose comments are their law:
 //
 //	Containers, Volumes, Images   what a door (personality, kubelet) calls; implemented by portlayer/exec, …/volume, …/image
+//	Networks, Wiring              what a door and the container service call of networks; implemented by portlayer/network
+//	NetworkBackend, Segment       what makes networks real; implemented by portlayer/network/user, held to it by …/network/networktest
 //	VolumeStore                   a place that keeps volumes; implemented by …/volume/vmdk and the fake in …/volume/volumetest
 //	Hypervisor, Machine, Disks    what makes machines; implemented by hypervisor/qemu and hypervisor/fake
 //
@@ -86,9 +88,9 @@ const (
 // Event is something that happened to a noun. Events are published once, after the fact is durable.
 type Event struct {
 	Time  time.Time
-	Noun  string            // "container", "volume", "image"
-	Verb  string            // container: create start die kill oom stop restart rename destroy attach detach resize exec_create exec_start exec_die archive-path extract-to-dir; volume: create mount unmount destroy prune update (resized, moved); image: pull import load tag untag delete prune
-	ID    string            // the container's or image's id, the volume as users of this VCH call it
+	Noun  string            // "container", "volume", "image", "network"
+	Verb  string            // container: create start die kill oom stop restart pause unpause rename destroy attach detach resize exec_create exec_start exec_die archive-path extract-to-dir; volume: create mount unmount destroy prune update (resized, moved); image: pull import load tag untag delete prune; network: create connect disconnect destroy
+	ID    string            // the container's, image's or network's id, the volume as users of this VCH call it
 	Attrs map[string]string // never nil for events that a service publishes; container events carry name, image and the labels; die carries exitCode; see docker-volumes.md for volume events
 }
 
