@@ -118,8 +118,8 @@ func (f filters) event(ev portlayer.Event) bool {
 	action := len(f["event"]) == 0 || slices.ContainsFunc(f["event"], func(v string) bool {
 		return ev.Verb == v || strings.HasPrefix(ev.Verb, v+":") // "exec_start: ls"
 	})
-	foreign := slices.ContainsFunc([]string{"config", "daemon", "network", "node", "plugin", "secret", "service"}, func(noun string) bool { return len(f[noun]) > 0 })
-	return action && exact("type", ev.Noun) && exact("scope", "local") && own("container") && own("volume") && f.eventImage(ev) && !foreign && f.labels(ev.Attrs)
+	foreign := slices.ContainsFunc([]string{"config", "daemon", "node", "plugin", "secret", "service"}, func(noun string) bool { return len(f[noun]) > 0 })
+	return action && exact("type", ev.Noun) && exact("scope", "local") && own("container") && own("volume") && own("network") && f.eventImage(ev) && !foreign && f.labels(ev.Attrs)
 }
 
 // eventImage is the filter "image": an image's own events and those of its containers, by id, name or name without its tag.

@@ -145,6 +145,8 @@ type Wiring interface {
 	Config(c ContainerID) guest.Network
 	// Resolve answers a DNS message (RFC 1035) of a plugged container.
 	Resolve(ctx context.Context, c ContainerID, query []byte) ([]byte, error)
+	// Rename gives a plugged container another name, by which others find it from now on.
+	Rename(c ContainerID, name string)
 	// Unplug takes a container off all networks and closes its ports. Not plugged: nothing happens.
 	Unplug(c ContainerID)
 }

@@ -89,7 +89,7 @@ const (
 type Event struct {
 	Time  time.Time
 	Noun  string            // "container", "volume", "image", "network"
-	Verb  string            // container: create start die kill oom stop restart pause unpause rename destroy attach detach resize exec_create exec_start exec_die archive-path extract-to-dir; volume: create mount unmount destroy prune update (resized, moved); image: pull import load tag untag delete prune; network: create connect disconnect destroy
+	Verb  string            // container: create start die kill oom stop restart pause unpause rename destroy attach detach resize exec_create exec_start exec_die archive-path extract-to-dir; volume: create mount unmount destroy prune update (resized, moved); image: pull import load tag untag delete prune; network: create connect disconnect destroy prune
 	ID    string            // the container's, image's or network's id, the volume as users of this VCH call it
 	Attrs map[string]string // never nil for events that a service publishes; container events carry name, image and the labels; die carries exitCode; see docker-volumes.md for volume events
 }

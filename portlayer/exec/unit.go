@@ -188,6 +188,9 @@ func (s *Service) Rename(ctx context.Context, ref, name string) error {
 			return err
 		}
 		s.freeName(old)
+		if s.o.Wiring != nil {
+			s.o.Wiring.Rename(u.c.ID, name)
+		}
 		s.publish(u.c, "rename", "oldName", "/"+old)
 		return nil
 	})

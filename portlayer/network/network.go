@@ -298,6 +298,7 @@ func (s *Service) Prune(_ context.Context, pick func(portlayer.Network) bool) ([
 		}
 		removed = append(removed, n.Network)
 	}
+	s.o.Publish(portlayer.Event{Time: time.Now(), Noun: "network", Verb: "prune", Attrs: map[string]string{"reclaimed": "0"}})
 	return removed, nil
 }
 

@@ -332,6 +332,13 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s asks for %s %d: %d %q, want %d %q", tc.who.Name, tc.name, tc.kind, code, got, tc.code, tc.want)
 		}
 	}
+	h.Rename(web.Container, "site")
+	if code, got := h.resolve(db.Container, "site.", dns.TypeA); code != 0 || !slices.Equal(got, []string{at["web"]}) {
+		t.Errorf("by its new name: %d %q", code, got)
+	}
+	if code, got := h.resolve(db.Container, "web.", dns.TypeA); code != -1 {
+		t.Errorf("by its old name: %d %q", code, got)
+	}
 	if _, err := h.Resolve(t.Context(), web.Container, []byte("no message")); !fault.Is(err, fault.Invalid) {
 		t.Errorf("%v", err)
 	}

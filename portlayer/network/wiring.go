@@ -283,6 +283,15 @@ func (s *Service) leave(w *wired, l portlayer.Link) {
 	}
 }
 
+// Rename is portlayer.Wiring.Rename.
+func (s *Service) Rename(c portlayer.ContainerID, name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w := s.wired[c]; w != nil {
+		w.name = name
+	}
+}
+
 // Unplug is portlayer.Wiring.Unplug.
 func (s *Service) Unplug(c portlayer.ContainerID) {
 	s.mu.Lock()
