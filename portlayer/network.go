@@ -123,7 +123,7 @@ type Networks interface {
 
 // Wiring is what the container service needs of the network service beside Networks.
 type Wiring interface {
-	// Refer finds the networks of a spec's Endpoints and records that c asks for them. NotFound for one that is not there; Invalid for an address that it cannot give.
+	// Refer finds the networks of a spec's Endpoints and records that c asks for them. NotFound for one that is not there; Invalid for an address that it cannot give. After an error nothing is recorded.
 	Refer(ctx context.Context, c ContainerID, as []Endpoint) ([]Endpoint, error)
 	// Recall records that c asks for networks, whether they are there or not.
 	Recall(c ContainerID, es []Endpoint)
@@ -155,7 +155,6 @@ type Wiring interface {
 type Wired struct {
 	Container ContainerID
 	Name      string
-	Hostname  string
 	Networks  []Endpoint
 	Ports     []Port
 	DNS       []netip.Addr // whom to ask for the names that are nobody's here; none: whom the host asks

@@ -51,9 +51,6 @@ func FindDisks() (d Disks, err error) {
 // directories are Disks that make no file systems.
 func directories() Disks { return Disks{golden: &goldens{}, swept: &sync.Map{}, tried: &sync.Map{}} }
 
-// volumeDir is the directory that a volume's file system has from the start.
-const volumeDir = guest.VolumeDir
-
 // tombPrefix begins the names of directories that are being removed.
 const tombPrefix = ".removed-"
 
@@ -113,7 +110,7 @@ func (d Disks) CreateDir(ctx context.Context, dir portlayer.DiskPath, spec portl
 		if err != nil {
 			return err
 		}
-		if err := d.formatFile(ctx, f, fsShape{size, volumeDir}, string(spec.Disk.Label[:16]), uuid); err != nil {
+		if err := d.formatFile(ctx, f, fsShape{size, guest.VolumeDir}, string(spec.Disk.Label[:16]), uuid); err != nil {
 			return err
 		}
 		return errors.Join(in.Write(spec.Name, []byte(descriptor(extent, size))), in.Write(spec.File, spec.Data))

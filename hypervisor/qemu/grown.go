@@ -28,9 +28,7 @@ func (m *machine) Grown(ctx context.Context, serial string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), plugLimit)
-	defer cancel()
-	q, done, err := p.control(ctx)
+	ctx, q, done, err := p.change(ctx)
 	if err != nil {
 		return err
 	}

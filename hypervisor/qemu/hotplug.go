@@ -53,9 +53,7 @@ func (m *machine) replug(ctx context.Context, p *process, def, was definition) (
 			return fault.New(fault.Unsupported, "a machine deletes disks of its own only while it is off")
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), plugLimit)
-	defer cancel()
-	q, done, err := p.control(ctx)
+	ctx, q, done, err := p.change(ctx)
 	if err != nil {
 		return err
 	}
@@ -134,6 +132,17 @@ func (m *machine) replug(ctx context.Context, p *process, def, was definition) (
 		}
 	}
 	return nil
+}
+
+// change is control for a change, which goes to its end whether its caller stays or not, within plugLimit: that of the context that it gives.
+func (p *process) change(ctx context.Context) (limited context.Context, q *qmp, done func(), err error) {
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), plugLimit)
+	q, end, err := p.control(limited)
+	if err != nil {
+		cancel()
+		return nil, nil, nil, err
+	}
+	return limited, q, func() { end(); cancel() }, nil
 }
 
 // control is the process's control socket, for one piece of work; it breaks when ctx ends.

@@ -20,9 +20,7 @@ func (m *machine) tell(ctx context.Context, command string) error {
 	if p == nil {
 		return fault.New(fault.Conflict, "machine %s is off", m.id)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), plugLimit)
-	defer cancel()
-	q, done, err := p.control(ctx)
+	ctx, q, done, err := p.change(ctx)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vch/guest"
 	"vch/internal/atomicfile"
 	"vch/portlayer"
 )
@@ -275,7 +276,7 @@ func (d Disks) createAtOnce(dir string, spec portlayer.DirSpec, size portlayer.B
 		return true, fs.ErrExist
 	}
 	d.sweep(filepath.Dir(dir)) // before there is anything that it could take for a dead maker's
-	stage := d.errands.take(stockKind{filepath.Dir(dir), fsShape{size, volumeDir}})
+	stage := d.errands.take(stockKind{filepath.Dir(dir), fsShape{size, guest.VolumeDir}})
 	if stage == "" {
 		return false, nil
 	}

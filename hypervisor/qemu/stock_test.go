@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"vch/guest"
 	"vch/portlayer"
 )
 
@@ -19,7 +20,7 @@ func makeReady(d Disks, dir string, spec portlayer.DirSpec) error {
 	if err != nil {
 		return err
 	}
-	stage, err := d.buildReady(stockKind{filepath.Dir(dir), fsShape{size, volumeDir}})
+	stage, err := d.buildReady(stockKind{filepath.Dir(dir), fsShape{size, guest.VolumeDir}})
 	if err != nil {
 		return err
 	}
@@ -65,7 +66,7 @@ func (b *bench) close() {
 func TestStock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
-		kind := stockKind{b.dir, fsShape{1 << 30, volumeDir}}
+		kind := stockKind{b.dir, fsShape{1 << 30, guest.VolumeDir}}
 		quiet := func() { time.Sleep(10 * lull); synctest.Wait() }
 		expect := func(made int) {
 			t.Helper()
@@ -105,7 +106,7 @@ func TestStock(t *testing.T) {
 			t.Errorf("%d are ready, want %d", ready, mostReady)
 		}
 		// What cannot be made is not tried on and on.
-		other := stockKind{b.dir, fsShape{2 << 30, volumeDir}}
+		other := stockKind{b.dir, fsShape{2 << 30, guest.VolumeDir}}
 		b.fails = true
 		b.take(other)
 		b.take(other)

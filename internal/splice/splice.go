@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 )
 
 // halfCloser is a stream that can end in one direction.
@@ -30,6 +31,39 @@ func Streams(ctx context.Context, a, b net.Conn) {
 		to.Close()
 		from.Close()
 	}
+	both.Go(func() { one(a, b) })
+	both.Go(func() { one(b, a) })
+	both.Wait()
+}
+
+// PacketIdle is how long datagrams of one sender and one target may be apart and belong together: Linux's conntrack (nf_conntrack_udp_timeout_stream).
+const PacketIdle = 2 * time.Minute
+
+// MaxPacket is the longest datagram, in bytes.
+const MaxPacket = 65507
+
+// Packets copies datagrams both ways until there have been none for a while, or ctx ends. It closes both.
+func Packets(ctx context.Context, a, b net.Conn) {
+	stop := context.AfterFunc(ctx, func() { a.Close(); b.Close() })
+	defer stop()
+	defer a.Close()
+	defer b.Close()
+	one := func(to, from net.Conn) {
+		buf := make([]byte, MaxPacket)
+		for {
+			_ = from.SetReadDeadline(time.Now().Add(PacketIdle))
+			n, err := from.Read(buf)
+			if err != nil {
+				to.Close()
+				return
+			}
+			if _, err := to.Write(buf[:n]); err != nil {
+				from.Close()
+				return
+			}
+		}
+	}
+	var both sync.WaitGroup
 	both.Go(func() { one(a, b) })
 	both.Go(func() { one(b, a) })
 	both.Wait()

@@ -13,7 +13,7 @@ import (
 
 // wants is what the network service has to know of a container.
 func wants(c portlayer.ContainerID, spec portlayer.ContainerSpec) (portlayer.Wired, error) {
-	w := portlayer.Wired{Container: c, Name: spec.Name, Hostname: spec.Hostname, Networks: spec.Networks, Ports: spec.Ports}
+	w := portlayer.Wired{Container: c, Name: spec.Name, Networks: spec.Networks, Ports: spec.Ports}
 	for _, text := range spec.DNS {
 		a, err := netip.ParseAddr(text)
 		if err != nil {
@@ -105,14 +105,8 @@ func (s *Service) ConnectNetwork(ctx context.Context, ref string, e portlayer.En
 			return nil, fault.New(fault.Denied, "endpoint with name %s already exists in network %s", u.c.Spec.Name, e.Name)
 		}
 		all, err := s.o.Wiring.Refer(ctx, u.c.ID, append(slices.Clone(had), e))
-		if err != nil {
-			if _, uerr := s.o.Wiring.Refer(ctx, u.c.ID, had); uerr != nil {
-				s.o.Wiring.Recall(u.c.ID, had)
-			}
-			return nil, err
-		}
-		if u.run == nil {
-			return all, nil
+		if err != nil || u.run == nil {
+			return all, err
 		}
 		if _, err := s.o.Wiring.Add(ctx, u.c.ID, all[len(all)-1]); err != nil {
 			s.o.Wiring.Recall(u.c.ID, had)
@@ -160,11 +154,10 @@ func (s *Service) rewire(ctx context.Context, ref string, change func(context.Co
 		if err != nil {
 			return err
 		}
-		cfg := s.o.Wiring.Config(u.c.ID)
 		if u.run != nil {
 			client, err := u.run.talk(ctx)
 			if err == nil {
-				err = client.SetNetwork(ctx, cfg)
+				err = client.SetNetwork(ctx, s.o.Wiring.Config(u.c.ID))
 			}
 			if err != nil { // the record says what is wanted, and the next start does it
 				s.o.Log.Warn("a running container's interfaces are not yet what its networks are", "container", short(u.c.ID), "name", u.c.Spec.Name, "err", err)

@@ -64,7 +64,7 @@ func (s *Service) lookUp(c portlayer.ContainerID, q dns.Question) (records []dns
 			for _, l := range w.links {
 				if other := s.wired[s.networks[l.Network].taken[a]]; other != nil && named(s.networks[l.Network]) {
 					head.Rrtype = dns.TypePTR
-					return []dns.RR{&dns.PTR{Hdr: head, Ptr: dns.Fqdn(other.name + "." + string(s.networks[l.Network].Name))}}, true, false, nil
+					return []dns.RR{&dns.PTR{Hdr: head, Ptr: dns.Fqdn(other.Name + "." + string(s.networks[l.Network].Name))}}, true, false, nil
 				}
 			}
 		}
@@ -100,7 +100,7 @@ func (s *Service) called(n *segment, name string) (all []netip.Addr) {
 			continue
 		}
 		is := func(have string) bool { return strings.EqualFold(have, name) }
-		if is(w.name) || len(w.Container) >= 12 && is(string(w.Container[:12])) || slices.ContainsFunc(w.as[n.ID].Aliases, is) {
+		if is(w.Name) || len(w.Container) >= 12 && is(string(w.Container[:12])) || slices.ContainsFunc(w.as[n.ID].Aliases, is) {
 			all = append(all, w.links[i].Address)
 		}
 	}

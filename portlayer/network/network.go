@@ -187,7 +187,7 @@ func (s *Service) detail(n *segment) portlayer.NetworkDetail {
 	for id, w := range s.wired {
 		for _, l := range w.links {
 			if l.Network == n.ID {
-				d.On = append(d.On, portlayer.NetworkMember{Container: id, Name: w.name, Link: l})
+				d.On = append(d.On, portlayer.NetworkMember{Container: id, Name: w.Name, Link: l})
 			}
 		}
 	}

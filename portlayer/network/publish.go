@@ -104,7 +104,7 @@ func (s *Service) openAt(w *wired, p portlayer.Port, hosts []netip.Addr, port ui
 			case !errors.Is(err, syscall.EADDRINUSE):
 				why = err.Error()
 			}
-			return all, fault.New(fault.Unavailable, "driver failed programming external connectivity on endpoint %s: Bind for %s/%s failed: %s", w.name, at, p.Proto, why)
+			return all, fault.New(fault.Unavailable, "driver failed programming external connectivity on endpoint %s: Bind for %s/%s failed: %s", w.Name, at, p.Proto, why)
 		}
 		port = o.HostPort
 		all = append(all, o)
@@ -151,7 +151,7 @@ func (s *Service) dialIn(ctx context.Context, w *wired, p portlayer.Port) (net.C
 	}
 	s.mu.Unlock()
 	if segment == nil {
-		return nil, fault.New(fault.Unavailable, "container %s is on no network with a way in", w.name)
+		return nil, fault.New(fault.Unavailable, "container %s is on no network with a way in", w.Name)
 	}
 	return segment.Dial(ctx, string(p.Proto), netip.AddrPortFrom(l.Address, p.Port))
 }
@@ -189,12 +189,6 @@ func forwardStreams(ctx context.Context, work *sync.WaitGroup, l net.Listener, d
 	}
 }
 
-// packetIdle is how long a sender of datagrams keeps its way in without sending: that of Linux's conntrack for those that were answered (nf_conntrack_udp_timeout_stream).
-const packetIdle = 2 * time.Minute
-
-// maxPacket is the longest datagram, in bytes.
-const maxPacket = 65507
-
 // mostSenders bounds how many senders have a way in at once.
 const mostSenders = 4096
 
@@ -211,7 +205,7 @@ func forwardPackets(ctx context.Context, conn *net.UDPConn, dial func(context.Co
 			way.Close()
 		}
 	}()
-	buf := make([]byte, maxPacket)
+	buf := make([]byte, splice.MaxPacket)
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(buf)
 		if ctx.Err() != nil {
@@ -235,9 +229,9 @@ func forwardPackets(ctx context.Context, conn *net.UDPConn, dial func(context.Co
 			mu.Unlock()
 			work.Go(func() {
 				defer way.Close()
-				reply := make([]byte, maxPacket)
+				reply := make([]byte, splice.MaxPacket)
 				for {
-					_ = way.SetReadDeadline(time.Now().Add(packetIdle))
+					_ = way.SetReadDeadline(time.Now().Add(splice.PacketIdle))
 					n, err := way.Read(reply)
 					if err != nil {
 						break
@@ -249,7 +243,7 @@ func forwardPackets(ctx context.Context, conn *net.UDPConn, dial func(context.Co
 				mu.Unlock()
 			})
 		}
-		_ = way.SetReadDeadline(time.Now().Add(packetIdle))
+		_ = way.SetReadDeadline(time.Now().Add(splice.PacketIdle))
 		_, _ = way.Write(buf[:n])
 	}
 }

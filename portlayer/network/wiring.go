@@ -16,7 +16,6 @@ import (
 // wired is a container that is plugged.
 type wired struct {
 	portlayer.Wired
-	name  string
 	cable *cable
 	links []portlayer.Link // in the order in which it came to them
 	as    map[portlayer.NetworkID]portlayer.Endpoint
@@ -118,7 +117,7 @@ func (s *Service) Replug(ctx context.Context, w portlayer.Wired, had portlayer.P
 
 // plug makes a container wired. With had it gets what that says, and a port that cannot be opened is an error beside the rest.
 func (s *Service) plug(ctx context.Context, want portlayer.Wired, had *portlayer.Plugged) (got portlayer.Plugged, err error) {
-	w := &wired{Wired: want, name: want.Name, cable: newCable(), as: map[portlayer.NetworkID]portlayer.Endpoint{}}
+	w := &wired{Wired: want, cable: newCable(), as: map[portlayer.NetworkID]portlayer.Endpoint{}}
 	s.mu.Lock()
 	if s.wired[want.Container] != nil {
 		s.mu.Unlock()
@@ -249,7 +248,7 @@ func (s *Service) Add(ctx context.Context, c portlayer.ContainerID, e portlayer.
 	case w == nil:
 		return portlayer.Link{}, fault.New(fault.Conflict, "the container does not run")
 	case there:
-		return portlayer.Link{}, fault.New(fault.Denied, "endpoint with name %s already exists in network %s", w.name, e.Name)
+		return portlayer.Link{}, fault.New(fault.Denied, "endpoint with name %s already exists in network %s", w.Name, e.Name)
 	case full:
 		return portlayer.Link{}, fault.New(fault.Invalid, "a container can be on %d networks", mostLinks)
 	}
@@ -266,7 +265,7 @@ func (s *Service) Drop(_ context.Context, c portlayer.ContainerID, id portlayer.
 	}
 	i := slices.IndexFunc(w.links, func(l portlayer.Link) bool { return l.Network == id })
 	if i < 0 {
-		return fault.New(fault.NotFound, "container %s is not connected to the network", w.name)
+		return fault.New(fault.NotFound, "container %s is not connected to the network", w.Name)
 	}
 	s.leave(w, w.links[i])
 	w.links = slices.Delete(w.links, i, i+1)
@@ -288,7 +287,7 @@ func (s *Service) Rename(c portlayer.ContainerID, name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if w := s.wired[c]; w != nil {
-		w.name = name
+		w.Name = name
 	}
 }
 

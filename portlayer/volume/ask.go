@@ -121,10 +121,8 @@ func (s *Service) see(ctx context.Context, st portlayer.VolumeStore, name portla
 		return sight{vol: vol}, err
 	}
 	return ask(ctx, s, st, func(ctx context.Context) (sight, error) {
-		var more beside
 		vol, use, status, err := l.Inspect(ctx, name)
-		more.usage, more.status = use, status
-		return sight{vol, &more}, err
+		return sight{vol, &beside{use, status}}, err
 	})
 }
 

@@ -22,9 +22,6 @@ const (
 	// mostDials is how many connections to the outside may be on their way at once on a network.
 	mostDials = 1024
 	dialWait  = 60 * time.Second
-	// packetIdle is how long datagrams of one source and one target may be apart and belong together: Linux's conntrack (nf_conntrack_udp_timeout_stream).
-	packetIdle = 2 * time.Minute
-	maxPacket  = 65507
 	// mostPackets is how many of these a network has at once.
 	mostPackets = 4096
 )
@@ -156,34 +153,7 @@ func (s *segment) forwardPackets(r *udp.ForwarderRequest) (handled bool) {
 		if err != nil {
 			return
 		}
-		exchange(s.ctx, inside, conn)
+		splice.Packets(s.ctx, inside, conn)
 	})
 	return true
-}
-
-// exchange copies datagrams both ways until there have been none for a while, or ctx ends. It closes both.
-func exchange(ctx context.Context, a, b net.Conn) {
-	stop := context.AfterFunc(ctx, func() { a.Close(); b.Close() })
-	defer stop()
-	defer a.Close()
-	defer b.Close()
-	one := func(to, from net.Conn) {
-		buf := make([]byte, maxPacket)
-		for {
-			_ = from.SetReadDeadline(time.Now().Add(packetIdle))
-			n, err := from.Read(buf)
-			if err != nil {
-				to.Close()
-				return
-			}
-			if _, err := to.Write(buf[:n]); err != nil {
-				from.Close()
-				return
-			}
-		}
-	}
-	var both sync.WaitGroup
-	both.Go(func() { one(a, b) })
-	both.Go(func() { one(b, a) })
-	both.Wait()
 }

@@ -99,16 +99,15 @@ func (s *Store) makeEmpty(ctx context.Context, name portlayer.VolumeName, rec re
 	if err != nil && !fault.Is(err, fault.Conflict) { // of which nothing came; what is there then is another VCH's
 		err = errors.Join(err, d.RemoveDir(context.WithoutCancel(ctx), s.dir(name)))
 	}
-	vol := s.volume(name, rec, rec.Size)
 	if err != nil {
-		return vol, err
+		return portlayer.Volume{}, err
 	}
 	// Most are asked for next. s.busy is held: what is there is what was made.
 	look := s.look(ctx, name)[0]
 	if err := json.Unmarshal(data, &rec); err != nil {
-		return vol, err
+		return portlayer.Volume{}, err
 	}
-	vol = s.volume(name, rec, rec.Size)
+	vol := s.volume(name, rec, rec.Size)
 	s.remember(look, vol)
 	return vol, nil
 }
