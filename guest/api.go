@@ -59,6 +59,11 @@ type Handler interface {
 	Grow(ctx context.Context, source Source, size int64) error
 	// Rooms says how full the file systems of the mounted volumes are.
 	Rooms(ctx context.Context) ([]Room, error)
+	// Stats counts what the container uses. Conflict while it does not run.
+	Stats(ctx context.Context) (Stats, error)
+	// SetLimits gives the running container other limits: all of them, at once. Conflict while it does not run; Invalid for what its kernel does not take, as
+	// less memory than it can do with. After an error the limits are as they were.
+	SetLimits(ctx context.Context, l Limits) error
 	// SetClock sets the machine's clock.
 	SetClock(ctx context.Context, now time.Time) error
 	// SetNetwork gives the running container other interfaces: those that it has and that n names by their tags stay as they are. Conflict while it does not run.

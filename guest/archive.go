@@ -82,6 +82,9 @@ type ArchiveRequest struct {
 	Name Path     `json:"name"`           // of Path in the archive; what is below it is NAME/… "": its entries begin with a slash
 	Skip []string `json:"skip,omitempty"` // paths of the place, absolute, that are left out, with all below them
 	Open bool     `json:"open,omitempty"` // no end-of-archive: more follows
+
+	Extent Extent `json:"extent,omitempty"`
+	Still  bool   `json:"still,omitempty"` // the container's processes stand still meanwhile
 }
 
 // Skipped is a mount that a tree has, and its archive not, because its volume is absent.
@@ -115,6 +118,8 @@ type Archives interface {
 	// Archive gives a tar of Path to out, piece by piece: owner, mode, times, extended attributes, hard links within it, devices. Sockets are left out, which
 	// a tar cannot hold. A file that shrinks meanwhile is filled up with zeros. An error of out ends it, and is returned.
 	Archive(ctx context.Context, r ArchiveRequest, out func([]byte) error) ([]Skipped, error)
+	// Changes tells how the container's root differs from its image, in the order of the paths, a directory before what is below it; nothing that vch has put there itself is told.
+	Changes(ctx context.Context, out func([]Change) error) error
 	// Extract extracts the tar that in is into Path. An entry that would lead out of it is Invalid; what came before stays. When it returns without an
 	// error all is on disk. In is not read to its end after an error.
 	Extract(ctx context.Context, r ExtractRequest, in io.Reader) error
@@ -226,6 +231,9 @@ func serveArchive(ctx context.Context, cancel context.CancelFunc, st *yamux.Stre
 	}
 	if err != nil {
 		return nil, err
+	}
+	if r.Extent != WithMounts && (r.Place != Place{Path: "/"} || r.Name != "" || len(r.Skip) > 0) {
+		return nil, fault.New(fault.Invalid, "guest channel: an archive of %q is of all there is", r.Extent)
 	}
 	go drain(cancel, st)
 	skipped, err := h.Archive(ctx, r, func(data []byte) error {

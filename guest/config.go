@@ -14,12 +14,10 @@ type ExecutorConfig struct {
 	Files    []File          `json:"files,omitempty"`  // written over the image's: /etc/hosts, /etc/hostname, /etc/resolv.conf
 	Network  Network         `json:"network,omitzero"`
 	Sysctls  []Sysctl        `json:"sysctls,omitempty"`
-	ShmSize  int64           `json:"shm_size"`           // bytes of /dev/shm; 0 means 64 MiB; Docker HostConfig.ShmSize
-	Memory   int64           `json:"memory,omitempty"`   // bytes; memory.max of the process's cgroup (cgroup-v2.rst); 0 means none
-	CPUs     int64           `json:"cpus,omitempty"`     // billionths of a processor; cpu.max of the process's cgroup; 0 means none
-	PidsMax  int64           `json:"pids_max,omitempty"` // pids.max; 0 means none
-	Process  *Process        `json:"process"`            // nil: mount, copy up, unmount, report exit 0 (a utility VM that populates a volume)
-	Serve    bool            `json:"serve,omitempty"`    // with a nil Process: mount, copy up, and be Running for Archives until Shutdown. No tmpfs of Mounts is mounted: what went there would be lost
+	ShmSize  int64           `json:"shm_size"` // bytes of /dev/shm; 0 means 64 MiB; Docker HostConfig.ShmSize
+	Limits
+	Process *Process `json:"process"`         // nil: mount, copy up, unmount, report exit 0 (a utility VM that populates a volume)
+	Serve   bool     `json:"serve,omitempty"` // with a nil Process: mount, copy up, and be Running for Archives until Shutdown. No tmpfs of Mounts is mounted: what went there would be lost
 	// Rehearsal: the process is not a container's. When it has exited, Reset makes the machine wait for a config again.
 	Rehearsal bool      `json:"rehearsal,omitempty"`
 	Clock     time.Time `json:"clock"`   // the host's time when it sent this; the guest sets its clock from it

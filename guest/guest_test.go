@@ -195,6 +195,25 @@ func (h *handler) SetClock(_ context.Context, now time.Time) error {
 	return h.note("clock %d", now.Unix())
 }
 
+func (h *handler) Stats(context.Context) (Stats, error) {
+	return Stats{Read: time.Unix(7, 0).UTC(), CPU: CPUStats{Total: 1 << 60, Online: 2}, Memory: MemoryStats{Usage: 1 << 40, Detail: map[string]uint64{"file": 1 << 63}}, PidsMax: 3,
+		Disks: []DiskStats{{Major: 8, Writes: 1 << 63}}, Interfaces: map[string]InterfaceStats{"eth0": {RxBytes: 1 << 63}}}, h.note("stats")
+}
+
+func (h *handler) SetLimits(_ context.Context, l Limits) error { return h.note("limits %+v", l) }
+
+// Changes tells of more than one message holds.
+func (h *handler) Changes(_ context.Context, out func([]Change) error) error {
+	all := make([]Change, 2*changesAtOnce+1)
+	for i := range all {
+		all[i] = Change{Path: Path(fmt.Sprintf("/\xff%d", i)), Kind: Added}
+	}
+	if err := h.note("changes"); err != nil {
+		return err
+	}
+	return out(all)
+}
+
 func (h *handler) Host(a Asker) {
 	if a != nil {
 		h.host <- a
@@ -278,7 +297,7 @@ func TestConfigureCarriesEverything(t *testing.T) {
 		Mounts:  []MountSpec{{Source: "label://x", Target: "/data", Subpath: "s", ReadOnly: true, Copy: true, Options: []string{"size=1"}, Name: "data", Was: []string{"y"}, Absent: "elsewhere"}},
 		Files:   []File{{Path: "/etc/hosts", Content: []byte{0, 255}, Mode: 0o644}},
 		Network: Network{Resolver: true, Interfaces: []Interface{{Name: "eth0", Tag: 1, MAC: "m", Address: "a", Gateway: "g", MTU: 2}}},
-		Sysctls: []Sysctl{{"a.b", "1"}}, ShmSize: 1, Memory: 2, CPUs: 3, PidsMax: 4,
+		Sysctls: []Sysctl{{"a.b", "1"}}, ShmSize: 1, Limits: Limits{Memory: 2, CPUs: 3, PidsMax: 4},
 		Process: &Process{Args: []string{"a", "é\n"}, Env: []string{"A=b"}, Cwd: "/c", User: "u:g", Groups: []string{"w"}, TTY: true, Rows: 1, Cols: 2, Stdin: true,
 			Rlimits: []Rlimit{{"nofile", 1, 1<<64 - 1}}, Capabilities: []string{"CAP_CHOWN"}, NoNewPrivs: true, Init: true, OOMScoreAdj: -5},
 		Clock: time.Unix(5, 6).UTC(), Entropy: []byte("entropy"),

@@ -114,7 +114,7 @@ func answerCall(ctx context.Context, cancel context.CancelFunc, st *yamux.Stream
 	}
 	// Let the host close first: closing a stream here could overtake the answer's last bytes in the reset.
 	switch req.Op {
-	case "watch", "output", "exec", "archive", "extract": // something reads the stream already, and cancels when the host leaves
+	case "watch", "output", "exec", "archive", "changes", "extract": // something reads the stream already, and cancels when the host leaves
 		<-ctx.Done()
 	default:
 		_, _, _ = readMessage(st)
@@ -177,6 +177,14 @@ func dispatch(ctx context.Context, cancel context.CancelFunc, st *yamux.Stream, 
 			return nil, err
 		}
 		return nil, h.SetNetwork(ctx, n)
+	case "stats":
+		return h.Stats(ctx)
+	case "limits":
+		l, err := decodeBody[Limits](req)
+		if err != nil {
+			return nil, err
+		}
+		return nil, h.SetLimits(ctx, l)
 	case "mount", "unmount":
 		return nil, serveMount(ctx, h, req)
 	case "watch":
@@ -193,6 +201,8 @@ func dispatch(ctx context.Context, cancel context.CancelFunc, st *yamux.Stream, 
 		return serveStat(ctx, h, req)
 	case "archive":
 		return serveArchive(ctx, cancel, st, h, req)
+	case "changes":
+		return nil, serveChanges(ctx, cancel, st, h)
 	case "extract":
 		return nil, serveExtract(ctx, cancel, st, h, req)
 	case "exec":

@@ -60,32 +60,38 @@ func (s *Server) containerArchiveGet(w http.ResponseWriter, r *http.Request) err
 	if err != nil {
 		return err
 	}
-	out := &laterWriter{to: w}
+	out := &laterWriter{to: w, kind: "application/x-tar"}
 	err = s.Containers.CopyOut(r.Context(), r.PathValue("id"), p, func(st guest.PathStat) (io.Writer, error) {
 		return out, setPathStat(w, st)
 	})
-	if err != nil && out.begun {
-		if r.Context().Err() == nil {
-			s.Log.Warn("an archive ended early", "container", r.PathValue("id"), "path", p, "err", err)
-		}
-		panic(http.ErrAbortHandler) // the header is out: a connection that breaks is how the client hears of it
-	}
-	if err != nil {
+	if err != nil && !out.begun {
 		w.Header().Del(pathStatHeader)
 	}
-	return err
+	return s.ended(r, out, p+" of container "+r.PathValue("id"), err)
+}
+
+// ended is how an archive of what ended: an error, or, once the header is out, a connection that breaks, by which the client hears of it.
+func (s *Server) ended(r *http.Request, out *laterWriter, what string, err error) error {
+	if err == nil || !out.begun {
+		return err
+	}
+	if r.Context().Err() == nil {
+		s.Log.Warn("an archive ended early", "of", what, "err", err)
+	}
+	panic(http.ErrAbortHandler)
 }
 
 // laterWriter sends the header with the first bytes, so that what fails before them is an error with its status.
 type laterWriter struct {
 	to    http.ResponseWriter
+	kind  string // its media type
 	begun bool
 }
 
 func (l *laterWriter) Write(p []byte) (int, error) {
 	if !l.begun {
 		l.begun = true
-		l.to.Header().Set("Content-Type", "application/x-tar")
+		l.to.Header().Set("Content-Type", l.kind)
 		l.to.WriteHeader(http.StatusOK)
 	}
 	return l.to.Write(p)

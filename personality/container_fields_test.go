@@ -264,7 +264,6 @@ func TestRefusedByName(t *testing.T) {
 		`{"HostConfig":{"SecurityOpt":["seccomp=/p.json"]}}`:                                      "HostConfig.SecurityOpt (--security-opt seccomp=/p.json)",
 		`{"HostConfig":{"SecurityOpt":["label=user:x"]}}`:                                         "HostConfig.SecurityOpt (--security-opt label=user:x)",
 		`{"HostConfig":{"LogConfig":{"Type":"syslog"}}}`:                                          "HostConfig.LogConfig (--log-driver syslog)",
-		`{"HostConfig":{"LogConfig":{"Type":"none"}}}`:                                            "HostConfig.LogConfig (--log-driver none)",
 		`{"HostConfig":{"LogConfig":{"Config":{"tag":"x"}}}}`:                                     "HostConfig.LogConfig (--log-opt tag)",
 		`{"HostConfig":{"LogConfig":{"Config":{"mode":"non-blocking"}}}}`:                         "HostConfig.LogConfig (--log-opt mode=non-blocking)",
 		`{"HostConfig":{"LogConfig":{"Config":{"compress":"true"}}}}`:                             "HostConfig.LogConfig (--log-opt compress=true)",

@@ -32,6 +32,7 @@ const (
 const (
 	logJSON  = "json-file"
 	logLocal = "local"
+	logNone  = "none" // nothing is kept
 )
 
 // applyHost puts what is honoured of a HostConfig into spec, but for mounts. refuseHost has refused the rest.
@@ -163,8 +164,13 @@ func applyLog(spec *portlayer.ContainerSpec, h *container.HostConfig) error {
 	case "", logJSON:
 	case logLocal: // its defaults (moby daemon/logger/local)
 		spec.LogMax = portlayer.LogLimit{Size: 20 * portlayer.MiB, Files: 5}
+	case logNone:
+		spec.LogMax = portlayer.LogLimit{None: true}
+		if len(h.LogConfig.Config) > 0 {
+			return fault.New(fault.Invalid, "log driver none takes no options: leave --log-opt out")
+		}
 	default:
-		return refused("HostConfig.LogConfig", "--log-driver "+h.LogConfig.Type, "a container's log is kept by vch; use json-file or local")
+		return refused("HostConfig.LogConfig", "--log-driver "+h.LogConfig.Type, "a container's log is kept by vch; use json-file, local or none")
 	}
 	for key, value := range h.LogConfig.Config {
 		switch key {

@@ -22,6 +22,9 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if c.Spec.LogMax.None { // before the answer begins
+		return statusError{http.StatusNotImplemented, portlayer.ErrNoLog}
+	}
 	out := flushWriter{w}
 	stdout, stderr, mediaType := outputs(out, c.Spec.Process.TTY, versionOf(r))
 	w.Header().Set("Content-Type", mediaType)

@@ -19,10 +19,9 @@ import (
 // defaultShell runs what an instruction gives as text and not as a JSON list.
 func defaultShell() []string { return []string{"/bin/sh", "-c"} }
 
-// parseChanges applies the Dockerfile instructions of docker import --change to an empty configuration, in order. Those that say how a container runs are known;
+// parseChanges applies the Dockerfile instructions of docker import --change or docker commit --change to a configuration, in order. Those that say how a container runs are known;
 // those that build (RUN, COPY, …) are refused, as by Docker.
-func parseChanges(changes []string) (portlayer.ImageConfig, error) {
-	var c portlayer.ImageConfig
+func parseChanges(c portlayer.ImageConfig, changes []string) (portlayer.ImageConfig, error) {
 	for _, text := range changes {
 		for _, line := range instructions(text) {
 			if err := applyChange(&c, line); err != nil {

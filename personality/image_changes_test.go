@@ -33,7 +33,7 @@ func TestParseChanges(t *testing.T) {
 		{[]string{`HEALTHCHECK CMD ["a","b"]`}, portlayer.ImageConfig{Healthcheck: []byte(`{"Test":["CMD","a","b"]}`)}},
 		{[]string{"# a comment\n\nUSER x\nENV A=1 \\\n  B=2\n"}, portlayer.ImageConfig{User: "x", Env: []string{"A=1", "B=2"}}},
 	} {
-		got, err := parseChanges(tt.changes)
+		got, err := parseChanges(portlayer.ImageConfig{}, tt.changes)
 		if err != nil {
 			t.Errorf("%q: %v", tt.changes, err)
 		}
@@ -69,7 +69,7 @@ func TestRefusedChanges(t *testing.T) {
 		"HEALTHCHECK --timeout=x CMD x":  "--timeout takes a time",
 		"HEALTHCHECK --bogus=1 CMD x":    "unknown flag: --bogus",
 	} {
-		_, err := parseChanges([]string{change})
+		_, err := parseChanges(portlayer.ImageConfig{}, []string{change})
 		if !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), text) {
 			t.Errorf("%s: %v, want %s", change, err, text)
 		}
@@ -81,7 +81,7 @@ func FuzzChanges(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, change string) {
-		c, err := parseChanges([]string{change})
+		c, err := parseChanges(portlayer.ImageConfig{}, []string{change})
 		if err == nil && len(c.Healthcheck) > 0 {
 			if _, err := imageConfig(c, maxVersion); err != nil {
 				t.Error(err)

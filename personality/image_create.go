@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/distribution/reference"
-	"github.com/moby/moby/api/pkg/authconfig"
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/moby/moby/api/types/registry"
 
@@ -34,11 +33,7 @@ func (s *Server) imagePull(w http.ResponseWriter, r *http.Request) error {
 	if named, err := reference.ParseNormalizedNamed(name); err == nil && reference.IsNameOnly(named) {
 		return fault.New(fault.Unsupported, "pulling all tags of %s (--all-tags) is not supported by vch: name one, such as %[1]s:latest", reference.FamiliarName(named))
 	}
-	auth, err := authconfig.Decode(r.Header.Get(registry.AuthHeader))
-	if err != nil {
-		return fault.As(fault.Invalid, err)
-	}
-	cred, err := credentials(auth)
+	cred, err := registryAuth(r)
 	if err != nil {
 		return err
 	}
@@ -80,7 +75,7 @@ func (s *Server) imageImport(w http.ResponseWriter, r *http.Request) error {
 			return fault.New(fault.Invalid, "cannot import digest reference")
 		}
 	}
-	config, err := parseChanges(q["changes"])
+	config, err := parseChanges(portlayer.ImageConfig{}, q["changes"])
 	if err != nil {
 		return err
 	}

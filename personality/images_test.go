@@ -97,6 +97,76 @@ func TestImageLoad(t *testing.T) {
 	}
 }
 
+func TestImageSave(t *testing.T) {
+	w := newWorld(t)
+	id := w.importImage("one:1")
+	w.ask(nil, "POST", "/images/one:1/tag?repo=one&tag=2", "")
+	for _, path := range []string{"/images/one/get", "/images/get?names=one:1&names=one:2", "/v1.41/images/" + id + "/get"} {
+		status, saved := w.send("GET", path, http.Header{}, nil)
+		if status != 200 {
+			t.Fatalf("%s: %d %s", path, status, saved)
+		}
+		tagged := !strings.Contains(path, id)
+		for _, tag := range []string{"one:1", "one:2"} {
+			if strings.Contains(saved, `"`+tag+`"`) != tagged {
+				t.Errorf("%s: %s is in it: %v", path, tag, !tagged)
+			}
+		}
+		w.ask(nil, "DELETE", "/images/"+id+"?force=1", "")
+		if status, answer := w.send("POST", "/images/load?quiet=1", http.Header{}, strings.NewReader(saved)); status != 200 {
+			t.Fatalf("%s: what was saved is not loaded: %d %s", path, status, answer)
+		}
+		if status, answer := w.call("GET", "/images/"+id+"/json", ""); status != 200 {
+			t.Fatalf("%s: %d %s", path, status, answer)
+		}
+	}
+	w.refused(404, "No such image: none", "GET", "/images/none/get", "")
+	w.refused(400, "say which images are to be saved", "GET", "/images/get", "")
+	w.refused(400, "is not supported by vch", "GET", "/images/get?names=one:1&platform=x", "")
+}
+
+func TestImagePush(t *testing.T) {
+	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	srv := httptest.NewServer(handler)
+	defer srv.Close()
+	host := strings.TrimPrefix(srv.URL, "http://")
+	w := newWorld(t)
+	id := w.importImage("tool:1")
+	w.ask(nil, "POST", "/images/tool:1/tag?repo="+host+"/team/tool&tag=1", "")
+	w.ask(nil, "POST", "/images/"+id+"/tag?repo="+host+"/team/tool&tag=2", "")
+	status, answer := w.call("POST", "/images/"+host+"/team/tool/push?tag=1", "")
+	if status != 200 || strings.Contains(answer, "error") {
+		t.Fatalf("%d %s", status, answer)
+	}
+	lines := strings.Split(answer, "\n")
+	var last struct{ Aux pushResult }
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &last); err != nil || last.Aux.Tag != "1" || last.Aux.Size == 0 {
+		t.Errorf("%v in %s", err, lines[len(lines)-1])
+	}
+	var d struct {
+		Descriptor struct{ Digest string }
+		Platforms  []struct{ OS, Architecture string }
+	}
+	w.ask(&d, "GET", "/distribution/"+host+"/team/tool:1/json", "")
+	if d.Descriptor.Digest != last.Aux.Digest || len(d.Platforms) != 1 || d.Platforms[0].OS != "linux" {
+		t.Errorf("%+v is not what was pushed, %+v", d, last)
+	}
+	w.refused(404, "manifest unknown", "GET", "/distribution/"+host+"/team/tool:2/json", "")
+	if status, answer := w.call("POST", "/images/"+host+"/team/tool/push", ""); status != 200 || strings.Count(answer, "digest: sha256:") != 2 {
+		t.Errorf("all tags: %d %s", status, answer)
+	}
+	w.ask(nil, "DELETE", "/images/"+id+"?force=1", "")
+	if status, answer := w.call("POST", "/images/create?fromImage="+host+"/team/tool&tag=2", ""); status != 200 {
+		t.Fatalf("%d %s", status, answer)
+	}
+	if status, _ := w.call("GET", "/images/"+id+"/json", ""); status != 200 {
+		t.Error("what was pushed is not what is pulled")
+	}
+	w.refused(404, "does not exist locally with the tag", "POST", "/images/"+host+"/team/none/push?tag=1", "")
+	w.refused(404, "does not exist locally with the tag", "POST", "/images/"+host+"/team/none/push", "")
+	w.refused(400, "cannot push a digest reference", "POST", "/images/x@"+last.Aux.Digest+"/push", "")
+}
+
 // TestImagePull pulls from a registry in this process that wants a password.
 func TestImagePull(t *testing.T) {
 	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))

@@ -175,7 +175,7 @@ func TestCLI(t *testing.T) {
 		{"rmi other:2", 0, "Untagged: other:2", ""},
 		{"image inspect none", 1, "", "No such image: none"},
 		{"search x", 1, "", "GET /images/search: not supported by vch"},
-		{"save team/demo:1", 1, "", "GET /images/get: not supported by vch"},
+		{"save team/demo:1", 0, `"RepoTags":["team/demo:1"]`, ""},
 		{"pull -a busybox", 1, "", "pulling all tags of busybox (--all-tags) is not supported by vch"},
 		{"network ls --format {{.Name}}", 0, "bridge\nnone", ""},
 		{"network create -d overlay x", 1, "", "Driver (--driver overlay) is not supported by vch"},

@@ -68,6 +68,7 @@ const (
 type LogLimit struct {
 	Size  Bytes // of one file, before it is rotated; 0: never
 	Files int   // kept, the current one included; 0 or 1: one
+	None  bool  // nothing is kept, and Logs is Unsupported; with no Size and Files
 }
 
 // Phase is a container's state.
@@ -234,8 +235,19 @@ type Containers interface {
 	// a volume that another container has, which reads it only, or that is below path. ErrArchive: the archive could not be extracted to its end; what came
 	// before stays, as it does with every other error after the first entry. archive may still be read when it returns: the caller closes what is behind it.
 	CopyIn(ctx context.Context, ref, path string, archive io.Reader, o CopyOptions) error
+	// ExportRoot writes a tar of the container's root file system, running or not, without what is mounted in it. Nothing was written where it returns an error before the first byte.
+	ExportRoot(ctx context.Context, ref string, w io.Writer) error
+	// Changes tells how the container's root file system differs from its image, as guest.Archives.Changes.
+	Changes(ctx context.Context, ref string) ([]guest.Change, error)
+	// MakeImage makes an image of the container's image and what its root file system has changed; what is mounted in it is not in that.
+	MakeImage(ctx context.Context, ref string, o MakeImage) (Image, error)
 	// Top lists the processes; not running: Conflict.
 	Top(ctx context.Context, ref string) ([]guest.ProcessInfo, error)
+	// Stats counts what the container uses; of one that is paused, what it had used before. Not running: Conflict.
+	Stats(ctx context.Context, ref string) (guest.Stats, error)
+	// Update changes limits and the restart policy: at once, in one that runs, and for its later starts. Unsupported: its machine cannot get that while it
+	// runs; Invalid: its processes cannot do with it. After an error the container is as it was.
+	Update(ctx context.Context, ref string, up ContainerUpdate) error
 
 	// ExecCreate prepares a process to run in a running container; door is kept like ContainerSpec.Door. Not running: Conflict.
 	ExecCreate(ctx context.Context, ref string, p guest.Process, door json.RawMessage) (string, error)
@@ -243,6 +255,40 @@ type Containers interface {
 	ExecStart(ctx context.Context, exec string, s AttachStreams, detach bool, started func()) error
 	ExecGet(ctx context.Context, exec string) (Exec, error)
 	ExecResize(ctx context.Context, exec string, rows, cols uint16) error
+}
+
+// ContainerUpdate is what Update changes; nil stays.
+type ContainerUpdate struct {
+	Memory  *Bytes // 0: the VCH's --memory
+	CPUs    *int64 // billionths of a processor; 0: the VCH's --cpus
+	PidsMax *int64 // 0: no limit
+	Restart *RestartPolicy
+	Door    json.RawMessage // ContainerSpec.Door
+}
+
+// Apply puts the changes into spec.
+func (up ContainerUpdate) Apply(spec *ContainerSpec) {
+	if up.Memory != nil {
+		spec.Memory = *up.Memory
+	}
+	if up.CPUs != nil {
+		spec.CPUs = *up.CPUs
+	}
+	if up.PidsMax != nil {
+		spec.PidsMax = *up.PidsMax
+	}
+	if up.Restart != nil {
+		spec.Restart = *up.Restart
+	}
+	if up.Door != nil {
+		spec.Door = up.Door
+	}
+}
+
+// MakeImage is how Containers.MakeImage makes an image.
+type MakeImage struct {
+	Derived
+	Still bool // the container's processes, if it runs, stand still while its files are read
 }
 
 // CopyOptions is how an archive is extracted.

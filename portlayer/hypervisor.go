@@ -61,6 +61,8 @@ type Machine interface {
 	ID() ContainerID
 	// Disks gives the disks of the machine's definition: those that it has while it is on, and gets when it is powered on next.
 	Disks(ctx context.Context) ([]Disk, error)
+	// Size is the memory and the number of processors of the machine's definition: those that it has while it is on.
+	Size(ctx context.Context) (memory Bytes, cpus int, err error)
 	// Reconfigure changes the disks of a machine, on (hot-plug) or off, and with them its definition. All or nothing. A disk that is added comes up in the
 	// guest some time after; one that is removed is gone when it returns, whatever the guest still does with it: have the guest unmount it first. The
 	// kinds: those of ApplyChanges; for a disk that is added to a machine that is on, those of PowerOn; Unsupported for what a machine that is on

@@ -70,6 +70,29 @@ type ImageDeleted struct {
 	Deleted  string // an image id or layer digest, or ""
 }
 
+// Derived is what is said of an image that is made from another.
+type Derived struct {
+	Name      string // its tag; "": none
+	Author    string
+	Comment   string
+	CreatedBy string // the command that its layer came from
+	Config    ImageConfig
+}
+
+// Distribution is what a name means in a registry (Docker API registry.DistributionInspect).
+type Distribution struct {
+	MediaType string
+	Digest    string
+	Size      int64 // of the manifest or index, in bytes
+	Platforms []Platform
+}
+
+// Platform is what an image runs on, in the words of OCI image-spec image-index.md.
+type Platform struct {
+	Architecture, OS, OSVersion, Variant string
+	OSFeatures                           []string
+}
+
 // Images is what a door does with images. ref is a familiar or full reference, "name@sha256:…", an id with or without "sha256:", or a unique prefix of one. Unknown: NotFound ("No such image: REF").
 type Images interface {
 	// Pull fetches name (a reference; no tag or digest: "latest") for platform ("os/arch[/variant]", "" the host's). The kinds: NotFound, Denied, Unavailable. A layer whose
@@ -79,6 +102,14 @@ type Images interface {
 	Load(ctx context.Context, r io.Reader, progress func(Progress)) ([]Image, error)
 	// Import makes an image of one layer from a tar of a root file system (also gzip, bzip2, xz, zstd), applying config, tagged name ("" for none).
 	Import(ctx context.Context, r io.Reader, name, message, platform string, config ImageConfig, progress func(Progress)) (Image, error)
+	// Derive makes an image of base and one layer more, a tar that is not compressed, with whiteouts (OCI image-spec layer.md) for what it takes away; one without any entry adds no layer.
+	Derive(ctx context.Context, base ImageID, layer io.Reader, o Derived) (Image, error)
+	// Save writes images, with their tags where refs names those, as an OCI layout that is a docker-save archive, too. Nothing is written where an image is not there.
+	Save(ctx context.Context, refs []string, w io.Writer) error
+	// Push sends what name, a tag of this VCH's, means to its registry, and gives what it is there. The kinds: NotFound, Denied, Unavailable.
+	Push(ctx context.Context, name string, cred Credentials, progress func(Progress)) (Distribution, error)
+	// Look asks a registry for what a name means there, and pulls nothing.
+	Look(ctx context.Context, name string, cred Credentials) (Distribution, error)
 	Get(ctx context.Context, ref string) (Image, error)
 	// List gives every image, newest first.
 	List(ctx context.Context) ([]Image, error)

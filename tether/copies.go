@@ -139,6 +139,18 @@ func (c *Core) Archive(ctx context.Context, r guest.ArchiveRequest, out func([]b
 	return skipped, err
 }
 
+// Changes is guest.Archives.Changes.
+func (c *Core) Changes(ctx context.Context, out func([]guest.Change) error) (err error) {
+	var all []guest.Change
+	if e := c.copying(ctx, func(error) {}, func() { all, err = c.sys.Changes() }); e != nil {
+		return e
+	}
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	return out(all)
+}
+
 // Extract is guest.Archives.Extract.
 func (c *Core) Extract(ctx context.Context, r guest.ExtractRequest, in io.Reader) (err error) {
 	pr, pw := io.Pipe()

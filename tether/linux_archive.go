@@ -97,6 +97,16 @@ func mountOf(at string) (uint64, error) {
 
 // Archive is Files.Archive.
 func (l *Linux) Archive(r guest.ArchiveRequest, out io.Writer) (skipped []guest.Skipped, err error) {
+	if r.Still {
+		release, err := l.hold()
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+	}
+	if r.Extent != guest.WithMounts {
+		return nil, placeFault(l.archiveRoot(r, out))
+	}
 	err = l.within(r.Place, func(v *view) error {
 		at, fi, err := v.literal(string(r.Path))
 		if err != nil {
@@ -113,6 +123,31 @@ func (l *Linux) Archive(r guest.ArchiveRequest, out io.Writer) (skipped []guest.
 		return a.tw.Close()
 	})
 	return skipped, placeFault(err)
+}
+
+// archiveRoot is Archive of the root file system alone.
+func (l *Linux) archiveRoot(r guest.ArchiveRequest, out io.Writer) error {
+	var changes []guest.Change
+	if r.Extent == guest.ChangesOf {
+		var err error
+		if changes, err = l.Changes(); err != nil {
+			return err
+		}
+	}
+	return l.looking(r.Place, false, func(v *view) error {
+		a := archiver{view: v, tw: tar.NewWriter(out), links: map[inode]string{}}
+		if r.Extent == guest.ChangesOf {
+			if err := a.layer(changes); err != nil {
+				return err
+			}
+		} else if err := a.below("/", ""); err != nil {
+			return err
+		}
+		if r.Open {
+			return a.tw.Flush()
+		}
+		return a.tw.Close()
+	})
 }
 
 // literal is a path that was found already, with its file: links on the way are the kernel's to follow, and what is absent may lie on it.
@@ -146,6 +181,11 @@ func (a *archiver) tree(at, name string, fi fs.FileInfo) error {
 	if !fi.IsDir() {
 		return nil
 	}
+	return a.below(at, name+"/")
+}
+
+// below writes what is in the directory at, with names that begin so.
+func (a *archiver) below(at, prefix string) error {
 	entries, err := os.ReadDir(at)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -159,7 +199,7 @@ func (a *archiver) tree(at, name string, fi fs.FileInfo) error {
 			continue
 		}
 		if target, ok := a.view.absent[below]; ok {
-			a.skipped = append(a.skipped, guest.Skipped{Target: target, Name: guest.Path(name + "/" + e.Name())})
+			a.skipped = append(a.skipped, guest.Skipped{Target: target, Name: guest.Path(prefix + e.Name())})
 			continue
 		}
 		fi, err := os.Lstat(below)
@@ -169,7 +209,7 @@ func (a *archiver) tree(at, name string, fi fs.FileInfo) error {
 		if err != nil {
 			return err
 		}
-		if err := a.tree(below, name+"/"+e.Name(), fi); err != nil {
+		if err := a.tree(below, prefix+e.Name(), fi); err != nil {
 			return err
 		}
 	}

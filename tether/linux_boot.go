@@ -56,7 +56,7 @@ func boot() error {
 	}
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0)
 	debug.SetGCPercent(gcPercent)
-	if err := os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+memory +cpu +pids"), 0); err != nil {
+	if err := os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+memory +cpu +pids +io"), 0); err != nil {
 		return fmt.Errorf("cannot set up cgroups: %w", err)
 	}
 	if err := loopbackUp(); err != nil {

@@ -605,7 +605,7 @@ func (l *Linux) unmountAll() error {
 		}
 	}
 	l.mounted, l.written, l.volumes, l.binds = nil, nil, map[guest.Source]volume{}, map[string]bind{}
-	l.mounts, l.shown, l.targets, l.absent = nil, nil, map[string]string{}, map[string]string{}
+	l.mounts, l.shown, l.made, l.targets, l.absent = nil, nil, nil, map[string]string{}, map[string]string{}
 	unix.Sync()
 	return errors.Join(errs...)
 }

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,6 +47,7 @@ type Linux struct {
 	mounts    []guest.MountSpec    // of the config
 	shown     []string             // paths of the container where something was mounted for it that its archives show, in order
 	targets   map[string]string    // Targets of mounts to the paths of the container that they led to
+	made      []string             // paths of the container that files of the host are mounted at
 	absent    map[string]string    // paths of the container where mounts are absent to their Targets
 
 	card *card
@@ -70,7 +70,7 @@ func (l *Linux) Prepare(ctx context.Context, cfg guest.ExecutorConfig) ([]guest.
 	if err := setSysctls(cfg.Sysctls); err != nil {
 		return nil, err
 	}
-	if err := limitCgroup(cfg); err != nil {
+	if err := limitCgroup(cfg.Limits); err != nil {
 		return nil, err
 	}
 	l.seats = maps.Clone(cfg.Seats)
@@ -164,27 +164,15 @@ func setSysctls(list []guest.Sysctl) error {
 	return nil
 }
 
-// limitCgroup sets the container's limits (cgroup-v2.rst: memory.max, cpu.max, pids.max).
-func limitCgroup(cfg guest.ExecutorConfig) error {
-	set := func(file, value string) error {
-		if err := os.WriteFile(filepath.Join(cgroupDir, file), []byte(value), 0); err != nil {
-			return fault.New(fault.Internal, "cannot set %s of the container to %s: %w", file, value, err)
+// limitCgroup sets the container's limits; a new cgroup has none.
+func limitCgroup(l guest.Limits) error {
+	for _, f := range cgroupLimits(l) {
+		if strings.HasPrefix(f.value, "max") {
+			continue
 		}
-		return nil
-	}
-	if cfg.Memory > 0 {
-		if err := set("memory.max", strconv.FormatInt(cfg.Memory, 10)); err != nil {
+		if err := f.set(); err != nil {
 			return err
 		}
-	}
-	if cfg.CPUs > 0 && cfg.CPUs < int64(runtime.NumCPU())*1e9 { // all that there are is no limit, and one that the kernel keeps costs time
-		const period = 100000 // µs
-		if err := set("cpu.max", fmt.Sprintf("%d %d", max(cfg.CPUs*period/1e9, 1000), period)); err != nil {
-			return err
-		}
-	}
-	if cfg.PidsMax > 0 {
-		return set("pids.max", strconv.FormatInt(cfg.PidsMax, 10))
 	}
 	return nil
 }
@@ -310,7 +298,10 @@ func (l *Linux) mountFiles(cfg guest.ExecutorConfig) error {
 		if err := l.mount(src, at, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("cannot mount %s: %w", f.Path, err)
 		}
-		l.shown = append(l.shown, strings.TrimPrefix(at, rootDir))
+		inside := strings.TrimPrefix(at, rootDir)
+		l.plug.Lock()
+		l.shown, l.made = append(l.shown, inside), append(l.made, inside)
+		l.plug.Unlock()
 	}
 	return nil
 }

@@ -31,7 +31,10 @@ type view struct {
 
 // within runs do with p as the root directory, on a thread that ends with it. What do sees of the container is what Docker's engine shows: its root and what was
 // mounted for it, but not what its kernel shows in /proc, /sys and /dev; and, other than there, its tmpfs.
-func (l *Linux) within(p guest.Place, do func(*view) error) error {
+func (l *Linux) within(p guest.Place, do func(*view) error) error { return l.looking(p, true, do) }
+
+// looking is within, and without mounts the root file system alone.
+func (l *Linux) looking(p guest.Place, mounts bool, do func(*view) error) error {
 	v := &view{start: "/"}
 	root := viewDir
 	l.plug.RLock()
@@ -39,6 +42,9 @@ func (l *Linux) within(p guest.Place, do func(*view) error) error {
 	at, there := l.targets[p.Mount]
 	shown := l.shown // replaced and appended to, never changed
 	l.plug.RUnlock()
+	if !mounts {
+		shown = nil
+	}
 	if p.Source != "" {
 		if !ok {
 			return fault.New(fault.NotFound, "the machine has not mounted the volume %s", p.Source)
@@ -51,7 +57,7 @@ func (l *Linux) within(p guest.Place, do func(*view) error) error {
 			return fault.New(fault.Unsupported, "%s of the volume is a file: only a directory of a volume can be a place", p.Sub)
 		}
 		v.volume, root = true, part
-	} else {
+	} else if mounts {
 		v.absent = l.absent
 	}
 	if p.Mount != "" {

@@ -42,6 +42,9 @@ type System interface {
 	Freeze(source guest.Source) (thaw func() error, err error)
 	Grow(ctx context.Context, source guest.Source, size int64) error
 	Rooms() ([]guest.Room, error)
+	// Stats and SetLimits are guest.Handler's, while the container's own process runs.
+	Stats() (guest.Stats, error)
+	SetLimits(l guest.Limits) error
 	// Top lists the container's processes.
 	Top() ([]guest.ProcessInfo, error)
 	// Renew makes the machine ready for another Prepare, after Release.
@@ -56,6 +59,8 @@ type Files interface {
 	Stat(r guest.StatRequest) (guest.Located, error)
 	// Archive returns soon after an error of out.
 	Archive(r guest.ArchiveRequest, out io.Writer) ([]guest.Skipped, error)
+	// Changes is guest.Archives's.
+	Changes() ([]guest.Change, error)
 	// Extract returns soon after an error of in.
 	Extract(r guest.ExtractRequest, in io.Reader) error
 }
@@ -495,6 +500,22 @@ func (c *Core) Top(context.Context) ([]guest.ProcessInfo, error) {
 		return nil, err
 	}
 	return c.sys.Top()
+}
+
+// Stats is guest.Handler.Stats.
+func (c *Core) Stats(context.Context) (guest.Stats, error) {
+	if _, err := c.process(""); err != nil {
+		return guest.Stats{}, err
+	}
+	return c.sys.Stats()
+}
+
+// SetLimits is guest.Handler.SetLimits.
+func (c *Core) SetLimits(_ context.Context, l guest.Limits) error {
+	if _, err := c.process(""); err != nil {
+		return err
+	}
+	return c.sys.SetLimits(l)
 }
 
 // Shutdown is guest.Handler.Shutdown.

@@ -126,6 +126,12 @@ func (s *system) releases() int {
 
 func (s *system) Top() ([]guest.ProcessInfo, error) { return []guest.ProcessInfo{{PID: 1}}, nil }
 
+func (s *system) Stats() (guest.Stats, error) { return guest.Stats{Pids: 1}, nil }
+
+func (s *system) SetLimits(guest.Limits) error { return nil }
+
+func (s *system) Changes() ([]guest.Change, error) { return nil, nil }
+
 func (s *system) PowerOff() error { s.off = true; return nil }
 
 func (s *system) Stat(guest.StatRequest) (guest.Located, error) {

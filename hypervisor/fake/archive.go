@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"sort"
@@ -134,11 +135,19 @@ func (s *system) Archive(r guest.ArchiveRequest, out io.Writer) ([]guest.Skipped
 	if err != nil {
 		return nil, err
 	}
-	if _, err := t.look(p); err != nil {
+	n, err := t.look(p)
+	if err != nil {
 		return nil, fault.As(fault.NotFound, err)
 	}
 	a := archiver{t, tar.NewWriter(out), r.Skip, nil}
-	if err := a.write(p, string(r.Name)); err != nil {
+	if r.Extent == guest.WithMounts {
+		err = a.write(p, string(r.Name))
+	} else { // an image is opaque: all that is known has changed
+		a.tree = tree{mounts: t.mounts[len(t.mounts)-1:]}
+		n.mount = a.tree.mounts[0]
+		err = a.below(p, "", n)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if r.Open {
@@ -170,16 +179,21 @@ func (a *archiver) write(p, name string) error {
 	if err := a.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: int64(n.mode.Perm())}); err != nil {
 		return err
 	}
+	return a.below(p, name+"/", n)
+}
+
+// below writes what is in the directory p, with names that begin so.
+func (a *archiver) below(p, prefix string, n node) error {
 	for _, e := range a.tree.list(p, n) {
 		below := path.Join(p, e)
 		switch {
 		case slices.Contains(a.skip, below):
 			continue
 		case slices.Contains(a.tree.absent, below):
-			a.skipped = append(a.skipped, guest.Skipped{Target: below, Name: guest.Path(name + "/" + e)})
+			a.skipped = append(a.skipped, guest.Skipped{Target: below, Name: guest.Path(prefix + e)})
 			continue
 		}
-		if err := a.write(below, name+"/"+e); err != nil {
+		if err := a.write(below, prefix+e); err != nil {
 			return err
 		}
 	}
@@ -214,6 +228,26 @@ func (t tree) list(p string, n node) []string {
 	}
 	sort.Strings(sorted)
 	return sorted
+}
+
+// Changes is tether.Files.Changes: every file of the root and the directories that they are in, for an image is opaque.
+func (s *system) Changes() ([]guest.Change, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.mounts) == 0 {
+		return nil, fault.New(fault.Unsupported, "the machine has no root disk of its own to tell changes of")
+	}
+	added := map[string]bool{}
+	for _, name := range s.mounts[len(s.mounts)-1].content.names() {
+		for p := path.Join("/", name); p != "/"; p = path.Dir(p) {
+			added[p] = true
+		}
+	}
+	var all []guest.Change
+	for _, p := range slices.Sorted(maps.Keys(added)) {
+		all = append(all, guest.Change{Path: guest.Path(p), Kind: guest.Added})
+	}
+	return all, nil
 }
 
 // Extract is tether.Files.Extract.

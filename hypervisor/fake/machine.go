@@ -164,6 +164,12 @@ func (h *Hypervisor) define(ctx context.Context, spec portlayer.MachineSpec) (_ 
 // ID is portlayer.Machine.ID.
 func (m *Machine) ID() portlayer.ContainerID { return m.id }
 
+// Size is portlayer.Machine.Size.
+func (m *Machine) Size(context.Context) (portlayer.Bytes, int, error) {
+	d, err := m.h.site.load(m.id)
+	return d.Memory, d.CPUs, err
+}
+
 // Disks is portlayer.Machine.Disks.
 func (m *Machine) Disks(context.Context) ([]portlayer.Disk, error) {
 	d, err := m.h.site.load(m.id)

@@ -19,6 +19,7 @@ import (
 type system struct {
 	disks    []portlayer.Disk
 	powerOff func()
+	born     time.Time
 
 	mu     sync.Mutex // guards below
 	dead   bool       // the machine is off: nothing starts any more
@@ -28,8 +29,9 @@ type system struct {
 	procs  []*process // running, in the order of their start
 	pid    int        // of the last process
 
-	still chan struct{} // closed at the end of a pause; nil: there is none
-	clock time.Time     // that was set last
+	limits guest.Limits
+	still  chan struct{} // closed at the end of a pause; nil: there is none
+	clock  time.Time     // that was set last
 
 	interfaces []guest.Interface
 	ask        func(ctx context.Context, query []byte) ([]byte, error) // nil: nobody
@@ -46,7 +48,7 @@ type mount struct {
 
 func newSystem(disks []portlayer.Disk, powerOff func()) *system {
 	const first = 100 // where a real machine's processes begin, more or less
-	return &system{disks: disks, powerOff: powerOff, pid: first}
+	return &system{disks: disks, powerOff: powerOff, pid: first, born: time.Now()}
 }
 
 // Prepare is tether.System.Prepare. The texts of what can go wrong are those of the real tether. An image is opaque, so that there is nothing to copy.
@@ -97,6 +99,7 @@ func (s *system) mountAll(cfg guest.ExecutorConfig) error {
 	}
 	s.sortMounts()
 	s.mounts = append(s.mounts, mount{"/", "", root, "", cfg.Root.ReadOnly})
+	s.limits = cfg.Limits
 	return nil
 }
 
@@ -253,6 +256,37 @@ func (s *system) Top() ([]guest.ProcessInfo, error) {
 		list[i] = p.info()
 	}
 	return list, nil
+}
+
+// fakeProcess is what every simulated process uses: memory in bytes, and all the time that it has had.
+const fakeProcess = 1 << 20
+
+// Stats is tether.System.Stats.
+func (s *system) Stats() (guest.Stats, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	used := time.Since(s.born)
+	st := guest.Stats{
+		Read: time.Now(), Pids: int64(len(s.procs)), PidsMax: s.limits.PidsMax,
+		CPU:        guest.CPUStats{Total: used, User: used, Machine: used, Online: 1},
+		Memory:     guest.MemoryStats{Usage: int64(len(s.procs)) * fakeProcess, Limit: s.limits.Memory, Detail: map[string]uint64{"inactive_file": 0}},
+		Interfaces: map[string]guest.InterfaceStats{},
+	}
+	for _, i := range s.interfaces {
+		st.Interfaces[i.Name] = guest.InterfaceStats{}
+	}
+	return st, nil
+}
+
+// SetLimits is tether.System.SetLimits.
+func (s *system) SetLimits(l guest.Limits) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if used := int64(len(s.procs)) * fakeProcess; l.Memory > 0 && used > l.Memory {
+		return fault.New(fault.Invalid, "its processes use %d bytes of memory, and cannot do with %d", used, l.Memory)
+	}
+	s.limits = l
+	return nil
 }
 
 // PowerOff is tether.System.PowerOff.

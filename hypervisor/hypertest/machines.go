@@ -25,7 +25,7 @@ const (
 )
 
 // machineNames are all machines that the suite defines.
-var machineNames = [...]string{"defined", "broken", "writer", "holder", "rival", "reader", "sleeper", "mislabelled", "bold", "partial", "plugged", "networked", "still"}
+var machineNames = [...]string{"defined", "broken", "writer", "holder", "rival", "reader", "sleeper", "mislabelled", "bold", "partial", "plugged", "networked", "still", "counted"}
 
 func (s *suite) testMachines(t *testing.T) {
 	s.image = s.Image(t, s.h, s.disks)
@@ -38,6 +38,7 @@ func (s *suite) testMachines(t *testing.T) {
 	t.Run("what the guest cannot do comes back with kind and reason", func(t *testing.T) { s.refusals(t, data) })
 	t.Run("disks come and go while the machine is on", s.hotplug)
 	t.Run("a machine stands still and goes on", s.pause)
+	t.Run("what a container uses and changes is told, and its limits change", s.counts)
 	t.Run("a guest comes to networks and leaves them", s.network)
 	t.Run("the file systems of volumes grow, freeze and change their names", s.volumes)
 	if _, err := s.h.Disks().Stat(t.Context(), data); err != nil {

@@ -196,6 +196,12 @@ func (m *machine) definition() (def definition, err error) {
 	return def, nil
 }
 
+// Size is portlayer.Machine.Size.
+func (m *machine) Size(context.Context) (portlayer.Bytes, int, error) {
+	def, err := m.definition()
+	return def.Memory, def.CPUs, err
+}
+
 // Disks is portlayer.Machine.Disks.
 func (m *machine) Disks(context.Context) ([]portlayer.Disk, error) {
 	def, err := m.definition()

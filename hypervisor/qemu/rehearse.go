@@ -177,7 +177,7 @@ func actOut(ctx context.Context, client *guest.Client, seats map[string]guest.Se
 		Mounts:  []guest.MountSpec{{Source: "label://" + rehearsalLabel, Target: "/data", Copy: true, Name: "rehearsal"}},
 		Files:   []guest.File{{Path: "/etc/hostname", Content: []byte("rehearsal\n"), Mode: 0o644}, {Path: "/etc/hosts", Content: []byte("127.0.0.1\tlocalhost\n"), Mode: 0o644}, {Path: "/etc/resolv.conf", Mode: 0o644}},
 		Network: guest.Network{Resolver: true, Interfaces: []guest.Interface{{Name: "eth0", Tag: 4094, MAC: "02:00:00:00:00:02", Address: "192.0.2.2/24", Gateway: "192.0.2.1", MTU: 1500}}}, // RFC 5737
-		Memory:  int64(rehearsalSize), CPUs: 1e9,
+		Limits:  guest.Limits{Memory: int64(rehearsalSize), CPUs: 1e9},
 		Process: &guest.Process{Args: []string{"true"}, Env: []string{"PATH=/bin"}, Cwd: "/", Capabilities: []string{"CAP_CHOWN", "CAP_KILL"}},
 	}
 	if _, err := client.Configure(ctx, cfg); err != nil {

@@ -62,7 +62,7 @@ func (s *Service) openFiles(ctx context.Context, ref string) (*files, error) {
 				f.run = snap.run
 				return f, nil
 			}
-			if !ends(snap.run) {
+			if err == errPaused || !ends(snap.run) {
 				return nil, err
 			}
 			continue // it has ended just now

@@ -120,9 +120,7 @@ func executorConfig(id portlayer.ContainerID, spec portlayer.ContainerSpec) gues
 			{Path: "/etc/resolv.conf", Content: resolvFile(spec, false), Mode: 0o644},
 		},
 		ShmSize: int64(spec.ShmSize),
-		Memory:  int64(spec.Memory),
-		CPUs:    spec.CPUs,
-		PidsMax: spec.PidsMax,
+		Limits:  limitsOf(spec),
 		Process: &p,
 	}
 	for k, v := range spec.Sysctls {
@@ -130,6 +128,10 @@ func executorConfig(id portlayer.ContainerID, spec portlayer.ContainerSpec) gues
 	}
 	slices.SortFunc(cfg.Sysctls, func(a, b guest.Sysctl) int { return strings.Compare(a.Key, b.Key) })
 	return cfg
+}
+
+func limitsOf(spec portlayer.ContainerSpec) guest.Limits {
+	return guest.Limits{Memory: int64(spec.Memory), CPUs: spec.CPUs, PidsMax: spec.PidsMax}
 }
 
 func hostsFile(spec portlayer.ContainerSpec, n guest.Network) []byte {

@@ -72,7 +72,7 @@ func (u *unit) beginLog() error {
 	if u.hub.file != nil {
 		u.hub.file.Close() // of a start that failed
 	}
-	u.hub.file, u.hub.size, u.hub.limit = f, fi.Size(), u.c.Spec.LogMax
+	u.hub.use(f, fi.Size(), u.c.Spec.LogMax)
 	// Frame numbers begin anew with each run: a marker without text says so to resume.
 	zero := uint64(0)
 	return u.hub.write([]logLine{{Time: time.Now().UTC(), Stream: "stdout", N: &zero}})
@@ -103,9 +103,20 @@ func (u *unit) resumeLog() (uint64, error) {
 	}
 	u.hub.mu.Lock()
 	defer u.hub.mu.Unlock()
-	u.hub.file, u.hub.size, u.hub.limit = f, end, u.c.Spec.LogMax
+	u.hub.use(f, end, u.c.Spec.LogMax)
 	return last, nil
 }
+
+// use has the hub write to f, which has size bytes. Of a log that is not kept there are the numbers of its frames, of which the last one counts. The caller holds mu.
+func (h *hub) use(f *os.File, size int64, limit portlayer.LogLimit) {
+	if limit.None {
+		limit.Size, limit.Files = unkept, 2
+	}
+	h.file, h.size, h.limit = f, size, limit
+}
+
+// unkept bounds the file of a log that is not kept.
+const unkept = 64 * portlayer.KiB
 
 // lastFrame finds the last line with a frame number and where it ends.
 func lastFrame(r io.Reader) (last uint64, found bool, end int64, err error) {
@@ -142,7 +153,11 @@ func (u *unit) endLog() {
 func (u *unit) keep(f guest.Frame) error {
 	now := time.Now().UTC()
 	var lines []logLine
-	for data := f.Data; len(data) > 0; {
+	data := f.Data
+	if u.snapshot().container.Spec.LogMax.None {
+		data = nil
+	}
+	for len(data) > 0 {
 		n := bytes.IndexByte(data, '\n') + 1
 		if n == 0 {
 			n = len(data)
@@ -289,6 +304,9 @@ func (s *Service) Logs(ctx context.Context, ref string, o portlayer.LogOptions, 
 	u, err := s.find(ref)
 	if err != nil {
 		return err
+	}
+	if u.snapshot().container.Spec.LogMax.None {
+		return portlayer.ErrNoLog
 	}
 	want := map[guest.Stream]bool{guest.Stdout: o.Stdout, guest.Stderr: o.Stderr}
 	pick := func(e portlayer.LogEntry) bool {

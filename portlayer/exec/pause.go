@@ -41,6 +41,7 @@ func (s *Service) Pause(ctx context.Context, ref string) error {
 		}
 		ctx, cancel := context.WithTimeout(s.ctx, changeLimit)
 		defer cancel()
+		r.remember(ctx)
 		// The record first: cut off, the next start of this process pauses it, as it does one that is.
 		if err := u.save(func(c *portlayer.Container) { c.State.Phase = portlayer.Paused }); err != nil {
 			return err

@@ -38,6 +38,8 @@ type run struct {
 	client *guest.Client
 	news   chan struct{} // closed when client changes
 	paused bool
+
+	before guest.Stats // what had been used when it was paused; set before paused is
 }
 
 func newRun(m portlayer.Machine) *run {

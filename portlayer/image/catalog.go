@@ -181,6 +181,19 @@ func (c *catalog) namesOf(id portlayer.ImageID) []string {
 	return names
 }
 
+// tagsOf gives the canonical tags of a repository.
+func (c *catalog) tagsOf(repo string) map[string]portlayer.ImageID {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	tags := map[string]portlayer.ImageID{}
+	for name, id := range c.byName {
+		if !isDigestName(name) && repository(name) == repo {
+			tags[name] = id
+		}
+	}
+	return tags
+}
+
 // view gives a copy of an image with its names filled in.
 func (c *catalog) view(id portlayer.ImageID) (portlayer.Image, bool) {
 	c.mu.RLock()

@@ -117,6 +117,26 @@ func compose(layer diffID, p platform, message string, created time.Time, c port
 	doc.RootFS = ocispec.RootFS{Type: "layers"}
 	doc.RootFS.DiffIDs = append(doc.RootFS.DiffIDs, digestOf(layer))
 	doc.History = []ocispec.History{{Created: &created, Comment: message}}
+	return doc.configured(c)
+}
+
+// extend writes the configuration of an image that adds a layer, unless it is empty, to the one with the configuration base.
+func extend(base []byte, layer diffID, empty bool, created time.Time, o portlayer.Derived) ([]byte, error) {
+	doc, _, err := parseConfig(base)
+	if err != nil {
+		return nil, err
+	}
+	doc.Comment, doc.Author, doc.Created = o.Comment, o.Author, &created
+	doc.History = append(doc.History, ocispec.History{Created: &created, Author: o.Author, Comment: o.Comment, CreatedBy: o.CreatedBy, EmptyLayer: empty})
+	if doc.RootFS.Type = "layers"; !empty {
+		doc.RootFS.DiffIDs = append(doc.RootFS.DiffIDs, digestOf(layer))
+	}
+	return doc.configured(o.Config)
+}
+
+// configured is doc with what is said about running it.
+func (doc document) configured(c portlayer.ImageConfig) ([]byte, error) {
+	doc.Config = dockerspec.DockerOCIImageConfig{}
 	doc.Config.ImageConfig = ocispec.ImageConfig{
 		User: c.User, Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd, WorkingDir: c.WorkingDir, Labels: c.Labels, StopSignal: c.StopSignal,
 		Volumes: set(c.Volumes), ExposedPorts: set(c.ExposedPorts),

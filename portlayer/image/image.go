@@ -9,7 +9,7 @@
 // names. A crash in between leaves a layer or a disk without a record, which New or Prune removes, never a record without its files.
 // A layer that was fetched whole stays for the next try. Everything is streamed: no layer is ever in memory.
 //
-// It does not run images, does not keep compressed layers, and does not push.
+// It does not run images, and does not keep compressed layers.
 package image
 
 import (

@@ -1,12 +1,14 @@
 package image
 
 import (
+	"archive/tar"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"vch/internal/fault"
@@ -76,7 +78,7 @@ func (s *Service) Import(ctx context.Context, r io.Reader, name, message, platfo
 	if err != nil {
 		return none, err
 	}
-	img, err := s.importLayer(ctx, f, l, raw, names)
+	img, err := s.keepLayer(ctx, f, l, raw, []diffID{l}, names)
 	if err != nil {
 		return none, errors.Join(err, s.discard(ctx, keys([]diffID{l})))
 	}
@@ -84,22 +86,84 @@ func (s *Service) Import(ctx context.Context, r io.Reader, name, message, platfo
 	return img, nil
 }
 
-func (s *Service) importLayer(ctx context.Context, f *os.File, l diffID, config []byte, names []string) (portlayer.Image, error) {
-	layers := []diffID{l}
+// keepLayer places the layer that f holds, and records the image of config, which has it among layers.
+func (s *Service) keepLayer(ctx context.Context, f *os.File, l diffID, config []byte, layers []diffID, names []string) (portlayer.Image, error) {
 	release, err := s.catalog.hold(ctx, keys(layers)...)
 	if err != nil {
 		return portlayer.Image{}, err
 	}
 	defer release()
-	src := layerSource{broken: fault.Invalid, open: func(context.Context) (io.ReadCloser, error) {
-		_, err := f.Seek(0, io.SeekStart)
-		return io.NopCloser(f), err
-	}}
-	if err := s.ensureLayer(ctx, l, src, nil); err != nil {
-		return portlayer.Image{}, err
+	if slices.Contains(layers, l) {
+		src := layerSource{broken: fault.Invalid, open: func(context.Context) (io.ReadCloser, error) {
+			_, err := f.Seek(0, io.SeekStart)
+			return io.NopCloser(f), err
+		}}
+		if err := s.ensureLayer(ctx, l, src, nil); err != nil {
+			return portlayer.Image{}, err
+		}
 	}
 	img, _, err := s.keep(ctx, config, layers, names...)
 	return img, err
+}
+
+// Derive implements portlayer.Images.
+func (s *Service) Derive(ctx context.Context, base portlayer.ImageID, layer io.Reader, o portlayer.Derived) (portlayer.Image, error) {
+	var none portlayer.Image
+	var names []string
+	if o.Name != "" {
+		tag, err := parseTag(o.Name)
+		if err != nil {
+			return none, err
+		}
+		names = []string{tag.String()}
+	}
+	on, ok := s.catalog.get(base)
+	if !ok {
+		return none, fault.New(fault.NotFound, "No such image: %s", base)
+	}
+	sum := sha256.New()
+	f, done, err := s.receive(ctx, layer, "the layer", sum, nil)
+	if err != nil {
+		return none, err
+	}
+	defer done()
+	l := diffID("sha256:" + hex.EncodeToString(sum.Sum(nil)))
+	empty, err := isEmptyTar(f)
+	if err != nil {
+		return none, err
+	}
+	layers := slices.Clone(on.layers)
+	if !empty {
+		layers = append(layers, l)
+	}
+	raw, err := extend(on.record.Config, l, empty, time.Now().UTC(), o)
+	if err != nil {
+		return none, err
+	}
+	img, err := s.keepLayer(ctx, f, l, raw, layers, names)
+	if err != nil {
+		return none, errors.Join(err, s.discard(ctx, keys(layers)))
+	}
+	s.event("create", string(img.ID), string(img.ID))
+	for _, name := range names {
+		s.event("tag", string(img.ID), familiar(name))
+	}
+	return img, nil
+}
+
+// isEmptyTar says whether f has no entry.
+func isEmptyTar(f *os.File) (bool, error) {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return false, err
+	}
+	switch _, err := tar.NewReader(f).Next(); err {
+	case io.EOF:
+		return true, nil
+	case nil:
+		return false, nil
+	default:
+		return false, invalid("the layer is no tar: %w", err)
+	}
 }
 
 // discard deletes what a call that failed had put into the store, unless somebody else needs it by now. It has its own time limit.

@@ -58,11 +58,15 @@ func authenticator(c portlayer.Credentials) authn.Authenticator {
 	return authn.FromConfig(authn.AuthConfig{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken})
 }
 
-func (s *Service) puller(c portlayer.Credentials) (*remote.Puller, error) {
-	return remote.NewPuller(
+func (s *Service) remoteOptions(c portlayer.Credentials) []remote.Option {
+	return []remote.Option{
 		remote.WithTransport(plainOnlyLocal{s.transport}), remote.WithAuth(authenticator(c)), remote.WithUserAgent("vch"),
 		remote.WithRetryBackoff(remote.Backoff{Duration: 200 * time.Millisecond, Factor: 3, Jitter: 0.1, Steps: 3}),
-	)
+	}
+}
+
+func (s *Service) puller(c portlayer.Credentials) (*remote.Puller, error) {
+	return remote.NewPuller(s.remoteOptions(c)...)
 }
 
 // remoteName turns a reference into go-containerregistry's form, part by part: parsed as a whole, localhost/x would be Docker Hub's.
