@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -18,45 +21,73 @@ import (
 
 // client speaks to a running vch serve.
 type client struct {
-	host string // unix:///PATH; "": $VCH_HOST, $DOCKER_HOST, or where vch serve listens by default
+	host string // as --listen; "": $VCH_HOST, $DOCKER_HOST, or where vch serve listens by default
 }
 
 func (c *client) flags(f *pflag.FlagSet) {
-	f.StringVarP(&c.host, "host", "H", "", "`ADDRESS` of the vch to speak to, unix:///PATH (default: $VCH_HOST, $DOCKER_HOST, or where vch serve listens)")
+	f.StringVarP(&c.host, "host", "H", "", "`ADDRESS` of the vch to speak to, unix:///PATH or tcp://HOST:PORT (default: $VCH_HOST, $DOCKER_HOST, or where vch serve listens)")
 }
 
-// socket is the path of the daemon's socket.
-func (c *client) socket(at surroundings, env func(string) string) (string, error) {
+// address is where the daemon is.
+func (c *client) address(at surroundings, env func(string) string) (address, error) {
 	for _, text := range []string{c.host, env("VCH_HOST"), env("DOCKER_HOST")} {
-		if text != "" {
-			paths, err := socketPaths([]string{text}, "", at)
-			if err != nil {
-				return "", usagef("%s is no address of a vch: it is unix:///PATH", text)
-			}
-			return paths[0], nil
+		if text == "" {
+			continue
 		}
+		port := portPlain
+		if env("DOCKER_TLS_VERIFY") != "" {
+			port = portTLS
+		}
+		a, err := parseAddress(text, port)
+		if err != nil {
+			return a, usagef("%s is no address of a vch: it is unix:///PATH or tcp://HOST:PORT", text)
+		}
+		return a, nil
 	}
 	state, err := statePath("", at)
 	if err != nil {
-		return "", err
+		return address{}, err
 	}
-	paths, err := socketPaths(nil, state, at)
+	all, err := addresses(nil, nil, false, state, at)
 	if err != nil {
-		return "", err
+		return address{}, err
 	}
-	return paths[0], nil
+	return all[0], nil
+}
+
+// dialer connects to a; over TCP as the docker CLI does, by DOCKER_TLS_VERIFY and DOCKER_CERT_PATH.
+func dialer(a address, at surroundings, env func(string) string) (func(ctx context.Context) (net.Conn, error), error) {
+	if a.Network == "unix" || env("DOCKER_TLS_VERIFY") == "" {
+		var d net.Dialer
+		return func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, a.Network, a.At) }, nil
+	}
+	dir := env("DOCKER_CERT_PATH")
+	if dir == "" {
+		dir = filepath.Join(at.Home, ".docker")
+	}
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, certFile), filepath.Join(dir, keyFile))
+	if err != nil {
+		return nil, usagef("DOCKER_TLS_VERIFY is set, and there is no certificate to show: %w; make one with vch cert, and say with DOCKER_CERT_PATH where it is", err)
+	}
+	pool := x509.NewCertPool()
+	if text, err := os.ReadFile(filepath.Join(dir, caFile)); err != nil || !pool.AppendCertsFromPEM(text) {
+		return nil, usagef("DOCKER_TLS_VERIFY is set, and %s holds no certificate to check the server's by", filepath.Join(dir, caFile))
+	}
+	d := tls.Dialer{Config: &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: pool, MinVersion: tls.VersionTLS12}}
+	return func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, a.Network, a.At) }, nil
 }
 
 // send makes a request below /vch and gives the answer, whose body the caller closes. An answer that is an error becomes one, in the daemon's words.
 func (c *client) send(ctx context.Context, method, path string, body io.Reader, mediaType string) (*http.Response, error) {
-	socket, err := c.socket(here(), os.Getenv)
+	at, err := c.address(here(), os.Getenv)
 	if err != nil {
 		return nil, err
 	}
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", socket)
-	}}
+	dial, err := dialer(at, here(), os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }}
 	req, err := http.NewRequestWithContext(ctx, method, "http://vch/vch"+path, body)
 	if err != nil {
 		return nil, err
@@ -68,7 +99,7 @@ func (c *client) send(ctx context.Context, method, path string, body io.Reader, 
 	if err != nil {
 		var op *net.OpError
 		if errors.As(err, &op) && op.Op == "dial" {
-			return nil, fmt.Errorf("no vch answers at unix://%s (%w): start vch serve, or say with --host where it listens", socket, op.Err)
+			return nil, fmt.Errorf("no vch answers at %s (%w): start vch serve, or say with --host where it listens", at, op.Err)
 		}
 		return nil, err
 	}
@@ -87,7 +118,7 @@ func (c *client) send(ctx context.Context, method, path string, body io.Reader, 
 		said.Message = strings.TrimSpace(string(text))
 	}
 	if resp.StatusCode == http.StatusNotFound && said.Message == "page not found" {
-		return nil, fmt.Errorf("what listens at unix://%s does not know this command: is it a vch of this version?", socket)
+		return nil, fmt.Errorf("what listens at %s does not know this command: is it a vch of this version?", at)
 	}
 	return nil, errors.New(said.Message)
 }

@@ -76,10 +76,10 @@ func examine(ctx context.Context, s settings) []check {
 	found, err := lookAtState(s.State)
 	checks = append(checks, rowOf("state", found, err))
 	checks = append(checks, storeChecks(s.Stores)...)
-	for _, path := range s.Sockets {
-		checks = append(checks, socketCheck(path))
+	for _, a := range s.Listen {
+		checks = append(checks, socketCheck(a))
 	}
-	return append(checks, dockerCheck(s.Sockets[0], exec.LookPath))
+	return append(checks, dockerCheck(s.Listen[0], exec.LookPath))
 }
 
 func verdictOf(good bool) string {
@@ -133,26 +133,26 @@ func storeChecks(stores []storePlace) (checks []check) {
 }
 
 // socketCheck also finds a VCH that is serving there already, which is no fault of the machine.
-func socketCheck(path string) check {
-	stale, err := lookAtSocket(path)
+func socketCheck(a address) check {
+	stale, err := lookAt(a)
 	switch {
 	case fault.Is(err, fault.InUse):
-		return check{"socket", warn, "a program answers at " + path + " already; if that is vch serve, all is well"}
+		return check{"socket", warn, "a program answers at " + a.At + " already; if that is vch serve, all is well"}
 	case err != nil:
 		return check{"socket", fail, err.Error()}
 	case stale:
-		return check{"socket", ok, path + " was left by a daemon that has died; vch serve will replace it"}
+		return check{"socket", ok, a.At + " was left by a daemon that has died; vch serve will replace it"}
 	}
-	return check{"socket", ok, path}
+	return check{"socket", ok, a.At}
 }
 
 // dockerCheck says how the docker CLI gets to the socket; look is exec.LookPath.
-func dockerCheck(socket string, look func(string) (string, error)) check {
+func dockerCheck(a address, look func(string) (string, error)) check {
 	path, err := look("docker")
 	if err != nil {
 		return check{"docker CLI", warn, "there is none in PATH; make setup gets one"}
 	}
-	return check{"docker CLI", ok, fmt.Sprintf("%s; point it here: export DOCKER_HOST=unix://%s", path, socket)}
+	return check{"docker CLI", ok, fmt.Sprintf("%s; point it here: export DOCKER_HOST=%s", path, a)}
 }
 
 // printChecks prints the table.

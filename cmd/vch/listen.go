@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -21,14 +22,19 @@ import (
 // socketGroup may use the socket beside its owner, where root serves: the group that Docker's own packages make.
 const socketGroup = "docker"
 
-// answer serves handler at the sockets until ctx ends.
-func answer(ctx context.Context, sockets []string, handler http.Handler, log *slog.Logger) error {
+// answer serves handler at the addresses until ctx ends; TCP with TLS, if secure is not nil.
+func answer(ctx context.Context, at []address, secure *tls.Config, handler http.Handler, log *slog.Logger) error {
 	srv := newServer(handler, log)
 	var listeners []net.Listener
 	var err error
-	for _, path := range sockets {
+	for _, a := range at {
 		var l net.Listener
-		if l, err = listen(ctx, path); err != nil {
+		if a.Network == "unix" {
+			l, err = listen(ctx, a.At)
+		} else {
+			l, err = listenTCP(ctx, a, secure)
+		}
+		if err != nil {
 			break
 		}
 		listeners = append(listeners, l)
@@ -42,7 +48,14 @@ func answer(ctx context.Context, sockets []string, handler http.Handler, log *sl
 	ended := make(chan error, len(listeners))
 	for i, l := range listeners {
 		go func() { ended <- srv.serve(l) }()
-		log.Info("listening", "address", "unix://"+sockets[i])
+		attrs := []any{"address", at[i].Network + "://" + l.Addr().String()}
+		if at[i].Network == "tcp" {
+			attrs = append(attrs, "tls", secure != nil)
+		}
+		log.Info("listening", attrs...)
+		if at[i].Network == "tcp" && secure == nil {
+			log.Warn("whoever reaches this address can do everything that this daemon can", "address", at[i].String())
+		}
 	}
 	waits := len(listeners)
 	select {
@@ -59,6 +72,22 @@ func answer(ctx context.Context, sockets []string, handler http.Handler, log *sl
 		log.Info("stopped")
 	}
 	return err
+}
+
+// listenTCP listens at a; with TLS, if secure is not nil.
+func listenTCP(ctx context.Context, a address, secure *tls.Config) (net.Listener, error) {
+	var config net.ListenConfig
+	l, err := config.Listen(ctx, "tcp", a.At)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fault.New(fault.InUse, "cannot listen at %s: another program does; choose another port with --listen", a)
+	case err != nil:
+		return nil, fault.New(fault.Denied, "cannot listen at %s: %w; choose another address with --listen", a, err)
+	}
+	if secure != nil {
+		l = tls.NewListener(l, secure)
+	}
+	return l, nil
 }
 
 // listen makes the socket path, which nobody but its owner, or the group docker where root serves, can connect to at any moment.

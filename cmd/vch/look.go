@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -121,6 +122,18 @@ func cause(err error) error {
 		return pe.Err
 	}
 	return err
+}
+
+// lookAt is lookAtSocket for any address: of TCP, that nobody listens there.
+func lookAt(a address) (stale bool, err error) {
+	if a.Network == "unix" {
+		return lookAtSocket(a.At)
+	}
+	l, err := listenTCP(context.Background(), a, nil)
+	if err != nil {
+		return false, err
+	}
+	return false, l.Close()
 }
 
 // lookAtSocket says whether a VCH could listen at path; stale means that a socket of a daemon that has died lies there.

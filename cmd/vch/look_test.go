@@ -66,7 +66,7 @@ func TestLookAtState(t *testing.T) {
 
 func TestDoctorTable(t *testing.T) {
 	var out strings.Builder
-	checks := []check{tetherCheck(nil), dockerCheck("/run/s", func(string) (string, error) { return "/bin/docker", nil }), dockerCheck("/run/s", func(string) (string, error) { return "", os.ErrNotExist })}
+	checks := []check{tetherCheck(nil), dockerCheck(address{"unix", "/run/s"}, func(string) (string, error) { return "/bin/docker", nil }), dockerCheck(address{"unix", "/run/s"}, func(string) (string, error) { return "", os.ErrNotExist })}
 	if err := printChecks(&out, append(checks, storeChecks([]storePlace{{t.TempDir(), "fast"}})...)); err != nil {
 		t.Fatal(err)
 	}

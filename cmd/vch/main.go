@@ -61,7 +61,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(serveCommand(stderr), volumeCommand(stdout), templateCommand(stdout), doctorCommand(stdout), versionCommand(stdout))
+	root.AddCommand(serveCommand(stderr), volumeCommand(stdout), templateCommand(stdout), certCommand(stdout), doctorCommand(stdout), versionCommand(stdout))
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

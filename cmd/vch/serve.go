@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -39,7 +40,7 @@ func serveCommand(stderr io.Writer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the daemon that the docker CLI speaks to",
-		Long: `vch serve answers the docker CLI at a unix socket. Every container is a virtual machine, every volume a disk in a volume store.
+		Long: `vch serve answers the docker CLI at a unix socket, or over TCP with certificates. Every container is a virtual machine, every volume a disk in a volume store.
 
 It runs in the foreground and logs to standard error. SIGTERM or Ctrl-C stops it; running containers go on, and the next vch serve
 with the same --state finds them again. A second signal ends it at once. It needs no root.
@@ -99,6 +100,12 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		return err
 	}
 	defer closing(&err, db.Close)
+	var secure *tls.Config
+	if s.TLS != nil {
+		if secure, err = s.TLS.config(s.Listen); err != nil {
+			return err
+		}
+	}
 	hypervisor, err := qemu.Open(ctx, machineOptions(s, log), host)
 	if err != nil {
 		return stopped(ctx, log, err)
@@ -127,7 +134,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		return containers.Close(ctx)
 	})
 	debug.FreeOSMemory() // unpacking a kernel took 60 MB that are not wanted again
-	return answer(ctx, s.Sockets, handler, log)
+	return answer(ctx, s.Listen, secure, handler, log)
 }
 
 // closing closes a room at the end, and joins what goes wrong there to what went wrong before.
@@ -217,8 +224,8 @@ func connect(ctx context.Context, s settings, db *record.DB, hypervisor portlaye
 
 // preflight looks at what is named in the settings, changes nothing, and fails where a start could not work. It gives what it found of QEMU.
 func preflight(ctx context.Context, s settings, log *slog.Logger) (host qemu.Host, err error) {
-	for _, path := range s.Sockets {
-		if _, err := lookAtSocket(path); err != nil {
+	for _, a := range s.Listen {
+		if _, err := lookAt(a); err != nil {
 			return host, err
 		}
 	}

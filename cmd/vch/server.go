@@ -16,7 +16,8 @@ import (
 // A response that was flushed or hijacked before its end is a stream (events, logs -f, attach, wait): it ends at once when the server stops.
 // Anything else is short and has until the limit.
 type server struct {
-	http     *http.Server
+	http     *http.Server // of unix sockets
+	remote   *http.Server // of TCP
 	handler  http.Handler
 	requests sync.WaitGroup
 
@@ -36,16 +37,26 @@ type request struct {
 
 func newServer(handler http.Handler, log *slog.Logger) *server {
 	s := &server{handler: handler, open: map[*request]struct{}{}}
-	s.http = &http.Server{
-		Handler:  s, // without timeouts: who may open the socket may do anything, and each request would wind two clocks
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
+	errors := slog.NewLogLogger(log.Handler(), slog.LevelDebug)
+	// Without timeouts: who may open the socket may do anything, and each request would wind two clocks.
+	s.http = &http.Server{Handler: s, ErrorLog: errors}
+	s.remote = &http.Server{Handler: s, ErrorLog: errors, ReadHeaderTimeout: headerLimit, IdleTimeout: idleLimit}
 	return s
 }
 
+// What a client that comes over a network has to be quick with: its handshake and its request's header; and how long a connection is kept without a request.
+const (
+	headerLimit = 10 * time.Second
+	idleLimit   = 2 * time.Minute
+)
+
 // serve answers at l until stop.
 func (s *server) serve(l net.Listener) error {
-	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	by := s.http
+	if l.Addr().Network() != "unix" {
+		by = s.remote
+	}
+	if err := by.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
@@ -86,7 +97,12 @@ func (s *server) stop(limit time.Duration) error {
 	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
+	var both sync.WaitGroup
+	var remote error
+	both.Go(func() { remote = s.remote.Shutdown(ctx) })
 	err := s.http.Shutdown(ctx)
+	both.Wait()
+	err = errors.Join(err, remote)
 	gone := make(chan struct{})
 	go func() { s.requests.Wait(); close(gone) }()
 	if err == nil { // what is left was hijacked and told to end
@@ -104,7 +120,7 @@ func (s *server) stop(limit time.Duration) error {
 		}
 	}
 	s.mu.Unlock()
-	err = s.http.Close()
+	err = errors.Join(s.http.Close(), s.remote.Close())
 	select {
 	case <-gone:
 		return err

@@ -78,7 +78,7 @@ func start(t *testing.T) (f fixture, path string, stop context.CancelFunc, ended
 		}
 		return len(b), nil
 	}), nil))
-	go func() { ended <- answer(ctx, []string{path}, f, log) }()
+	go func() { ended <- answer(ctx, []address{{"unix", path}}, nil, f, log) }()
 	<-listening
 	return f, path, cancel, ended
 }
@@ -217,7 +217,7 @@ func TestListen(t *testing.T) {
 // Of two sockets of which one cannot be had, none is left.
 func TestAllSocketsOrNone(t *testing.T) {
 	dir := t.TempDir()
-	err := answer(t.Context(), []string{filepath.Join(dir, "a"), filepath.Join(dir, "no", "b")}, http.NotFoundHandler(), slog.New(slog.DiscardHandler))
+	err := answer(t.Context(), []address{{"unix", filepath.Join(dir, "a")}, {"unix", filepath.Join(dir, "no", "b")}}, nil, http.NotFoundHandler(), slog.New(slog.DiscardHandler))
 	if !fault.Is(err, fault.NotFound) {
 		t.Errorf("err = %v", err)
 	}

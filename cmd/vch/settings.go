@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -25,8 +26,9 @@ const driver = "qemu-vmdk"
 
 // settings is a VCH's configuration, checked as far as that goes without touching the machine.
 type settings struct {
-	State             string   // absolute
-	Sockets           []string // absolute paths
+	State             string // absolute
+	Listen            []address
+	TLS               *tlsFiles // nil: no TCP address has TLS
 	Stores            []storePlace
 	AnonymousCapacity portlayer.Bytes
 	AnonymousBasic    mountspec.Basic
@@ -72,7 +74,9 @@ type words struct {
 	state, cache, accel, template, warm, qemu, kernel, logLevel, logFormat, config string
 	anonymousCapacity, defaultCapacity, memory, cpus                               string
 	anonymousOpts                                                                  string
-	listen, stores                                                                 []string
+	listen, plain, stores                                                          []string
+	tlsVerify                                                                      bool
+	tlsCA, tlsCert, tlsKey                                                         string
 }
 
 // configFlag is the one flag that a configuration file cannot hold.
@@ -82,7 +86,12 @@ const configFlag = "config"
 func (w *words) flags(f *pflag.FlagSet) {
 	f.SortFlags = false
 	// The word in back quotes stands for the value in the help (pflag.UnquoteUsage).
-	f.StringArrayVar(&w.listen, "listen", nil, "listen at this `ADDRESS`, unix:///PATH; may be given several times (root: unix:///var/run/vch.sock; otherwise vch.sock in $XDG_RUNTIME_DIR or the state directory)")
+	f.StringArrayVar(&w.listen, "listen", nil, "listen at this `ADDRESS`, unix:///PATH or tcp://HOST:PORT; may be given several times (root: unix:///var/run/vch.sock; otherwise vch.sock in $XDG_RUNTIME_DIR or the state directory)")
+	f.BoolVar(&w.tlsVerify, "tlsverify", false, "TCP addresses speak TLS, and ask clients for a certificate")
+	f.StringVar(&w.tlsCA, "tlscacert", "", "check clients' certificates by those in this `FILE` (default: what vch cert makes)")
+	f.StringVar(&w.tlsCert, "tlscert", "", "the server's certificate, a `FILE`")
+	f.StringVar(&w.tlsKey, "tlskey", "", "its key, a `FILE`")
+	f.StringArrayVar(&w.plain, "plain-tcp", nil, "have a TCP `ADDRESS` of --listen plain: whoever reaches it can do everything")
 	f.StringArrayVar(&w.stores, "volume-store", nil, "keep volumes in the directory PATH, as the store NAME: `PATH:NAME`; may be given several times; the one called default takes anonymous volumes and those that name no store")
 	f.StringVar(&w.state, "state", "", "keep everything else in this `DIRECTORY` (root: /var/lib/vch; otherwise vch in $XDG_DATA_HOME or ~/.local/share)")
 	f.StringVar(&w.defaultCapacity, "default-capacity", "1G", "`SIZE` of a new named volume that names none; sparse: it takes what is written")
@@ -170,6 +179,8 @@ func textsOf(value any) ([]string, error) {
 		return []string{strconv.FormatInt(v, 10)}, nil
 	case float64:
 		return []string{strconv.FormatFloat(v, 'f', -1, 64)}, nil
+	case bool:
+		return []string{strconv.FormatBool(v)}, nil
 	case []any:
 		texts := []string{}
 		for _, item := range v {
@@ -181,7 +192,7 @@ func textsOf(value any) ([]string, error) {
 		}
 		return texts, nil
 	}
-	return nil, fmt.Errorf("a string, a number or a list of strings is wanted, not %v", value)
+	return nil, fmt.Errorf("a string, a number, true, false or a list of strings is wanted, not %v", value)
 }
 
 // settings checks the words and fills in the defaults.
@@ -191,7 +202,10 @@ func (w words) settings(at surroundings) (settings, error) {
 	if s.State, err = statePath(w.state, at); err != nil {
 		return s, err
 	}
-	if s.Sockets, err = socketPaths(w.listen, s.State, at); err != nil {
+	if s.Listen, err = addresses(w.listen, w.plain, w.tlsVerify, s.State, at); err != nil {
+		return s, err
+	}
+	if s.TLS, err = w.tls(s, at); err != nil {
 		return s, err
 	}
 	if s.Stores, err = storePlaces(w.stores, at); err != nil {
@@ -292,42 +306,38 @@ func statePath(text string, at surroundings) (string, error) {
 	return "", usagef("this user has no home directory to keep state in; give --state DIRECTORY")
 }
 
-// socketPathMax is what sun_path holds beside its final zero (unix(7)).
-const socketPathMax = 107
+// tls gives the certificates that are to be used.
+func (w words) tls(s settings, at surroundings) (*tlsFiles, error) {
+	given := 0
+	for _, file := range []string{w.tlsCA, w.tlsCert, w.tlsKey} {
+		if file != "" {
+			given++
+		}
+	}
+	switch {
+	case !w.tlsVerify && given > 0:
+		return nil, usagef("--tlscacert, --tlscert and --tlskey have a meaning with --tlsverify only")
+	case !w.tlsVerify:
+		return nil, nil
+	case given == 0:
+		own := filepath.Join(s.State, "tls")
+		return &tlsFiles{CA: filepath.Join(own, caFile), Cert: filepath.Join(own, serverFile), Key: filepath.Join(own, serverKeyFile), Own: own}, nil
+	case given < 3:
+		return nil, usagef("--tlscacert, --tlscert and --tlskey are given together, or none of them")
+	}
+	return &tlsFiles{CA: absolute(w.tlsCA, at), Cert: absolute(w.tlsCert, at), Key: absolute(w.tlsKey, at)}, nil
+}
 
-func socketPaths(listen []string, state string, at surroundings) (paths []string, err error) {
-	if len(listen) == 0 {
-		dir := state
-		switch {
-		case at.Root:
-			dir = "/var/run"
-		case filepath.IsAbs(at.Env["XDG_RUNTIME_DIR"]):
-			dir = at.Env["XDG_RUNTIME_DIR"]
+// hide takes all flags but some out of a command's help: a configuration file may hold them.
+func (w *words) hide(f *pflag.FlagSet, but ...string) {
+	var all words
+	names := pflag.NewFlagSet("", pflag.ContinueOnError)
+	all.flags(names)
+	names.VisitAll(func(flag *pflag.Flag) {
+		if !slices.Contains(but, flag.Name) {
+			_ = f.MarkHidden(flag.Name) // w.flags has added it
 		}
-		listen = []string{"unix://" + filepath.Join(dir, "vch.sock")}
-	}
-	for _, text := range listen {
-		scheme, path, ok := strings.Cut(text, "://")
-		switch {
-		case ok && (scheme == "tcp" || scheme == "https" || scheme == "http"):
-			return nil, usagef("--listen %s: listening on a network is not supported yet; use unix:///PATH, and ssh -L to reach it from elsewhere", text)
-		case !ok || scheme != "unix":
-			return nil, usagef("--listen %q is not unix:///PATH", text)
-		case !filepath.IsAbs(path):
-			return nil, usagef("--listen %s: the path must be absolute, with three slashes: unix:///run/vch.sock", text)
-		}
-		path = filepath.Clean(path)
-		if len(path) > socketPathMax {
-			return nil, usagef("--listen %s: a unix socket's path has at most %d bytes, and this one has %d; choose a shorter one", text, socketPathMax, len(path))
-		}
-		for _, have := range paths {
-			if have == path {
-				return nil, usagef("--listen %s is given twice", text)
-			}
-		}
-		paths = append(paths, path)
-	}
-	return paths, nil
+	})
 }
 
 // storeName is portlayer.StoreName's rule.

@@ -46,7 +46,7 @@ func TestDefaults(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			want := common
-			want.State, want.Sockets, want.Cache = tc.state, []string{tc.socket}, tc.state+"/cache"
+			want.State, want.Listen, want.Cache = tc.state, []address{{"unix", tc.socket}}, tc.state+"/cache"
 			got, err := parse(tc.at, "")
 			if err != nil {
 				t.Fatal(err)
@@ -60,16 +60,21 @@ func TestDefaults(t *testing.T) {
 
 func TestEverySetting(t *testing.T) {
 	want := settings{
-		State: "/work/st", Sockets: []string{"/run/a", "/run/b"},
+		State: "/work/st", Listen: []address{{"unix", "/run/a"}, {"tcp", "[::1]:2376"}, {"unix", "/run/b"}},
+		TLS:             &tlsFiles{CA: "/work/c", Cert: "/s", Key: "/k2"},
 		Stores:          []storePlace{{"/disks:with colon", "default"}, {"/work/rel", "fast-1"}},
 		DefaultCapacity: 2 * portlayer.GiB, AnonymousCapacity: 64 * portlayer.MiB, Memory: portlayer.GiB, CPUs: 15e8,
 		Accel: "tcg", Warm: 3, Cache: "/work/kept", QEMU: "/opt/qemu", Kernel: "/k", LogLevel: slog.LevelDebug, LogJSON: true,
 	}
-	byFlags := []string{"--state", "st", "--listen", "unix:///run/a", "--listen", "unix:///run/./b", "--volume-store", "/disks:with colon:default", "--volume-store", "rel/:fast-1",
+	byFlags := []string{"--state", "st", "--listen", "unix:///run/a", "--listen", "tcp://[::1]", "--listen", "unix:///run/./b", "--tlsverify", "--tlscacert", "c", "--tlscert", "/s", "--tlskey", "/k2", "--volume-store", "/disks:with colon:default", "--volume-store", "rel/:fast-1",
 		"--default-capacity", "2G", "--anonymous-capacity", "64m", "--memory", "1g", "--cpus", "1.5", "--accel", "tcg", "--template", "off", "--warm", "3", "--cache", "kept", "--qemu", "/opt/qemu", "--kernel", "/k", "--log-level", "debug", "--log-format", "json"}
 	const byFile = `
 state = "st"
-listen = ["unix:///run/a", "unix:///run/b"]
+listen = ["unix:///run/a", "tcp://[::1]:2376", "unix:///run/b"]
+tlsverify = true
+tlscacert = "c"
+tlscert = "/s"
+tlskey = "/k2"
 volume-store = ["/disks:with colon:default", "rel/:fast-1"]
 default-capacity = "2G"
 anonymous-capacity = "64m"
@@ -111,8 +116,16 @@ func TestRefused(t *testing.T) {
 		file string
 		want string
 	}{
-		{[]string{"--listen", "tcp://0.0.0.0:2375"}, "", "not supported yet"},
-		{[]string{"--listen", "/run/vch.sock"}, "", "is not unix:///PATH"},
+		{[]string{"--listen", "tcp://0.0.0.0:2375"}, "", "whoever reaches it could do everything"},
+		{[]string{"--listen", "tcp://0.0.0.0:2375", "--plain-tcp", "tcp://0.0.0.0:2376"}, "", "whoever reaches it could do everything"},
+		{[]string{"--plain-tcp", "tcp://0.0.0.0:2376"}, "", "there is no --listen tcp://0.0.0.0:2376"},
+		{[]string{"--listen", "tcp://a:1", "--plain-tcp", "tcp://a:1", "--tlsverify"}, "", "leave one of the two out"},
+		{[]string{"--listen", "tcp://a:b"}, "", "is no port"},
+		{[]string{"--listen", "tcp://a:70000"}, "", "is no port"},
+		{[]string{"--listen", "http://a:1"}, "", "is neither unix:///PATH nor tcp://HOST:PORT"},
+		{[]string{"--tlscert", "/x"}, "", "have a meaning with --tlsverify only"},
+		{[]string{"--tlsverify", "--tlscert", "/x"}, "", "are given together"},
+		{[]string{"--listen", "/run/vch.sock"}, "", "is neither unix:///PATH"},
 		{[]string{"--listen", "unix://run/vch.sock"}, "", "three slashes"},
 		{[]string{"--listen", long}, "", "has 108; choose a shorter one"},
 		{[]string{"--listen", "unix:///a", "--listen", "unix:////a"}, "", "twice"},
@@ -143,12 +156,12 @@ func TestRefused(t *testing.T) {
 		{[]string{"--warm", "many"}, "", "neither auto nor a number from 0 to 1000"},
 		{[]string{"--log-level", "loud"}, "", "none of debug, info, warn, error"},
 		{[]string{"--log-format", "xml"}, "", "none of text, json"},
-		{nil, "colour = \"red\"", `there is no setting "colour"; the settings are listen, volume-store`},
+		{nil, "colour = \"red\"", `there is no setting "colour"; the settings are listen, tlsverify`},
 		{nil, "config = \"x\"", `there is no setting "config"`},
 		{nil, "listen = [1]", "a list of strings is wanted"},
 		{nil, "memory = [\"1G\", \"2G\"]", "one value is wanted"},
-		{nil, "memory = true", "a string, a number or a list"},
-		{nil, "[memory]\nx = 1", "a string, a number or a list"},
+		{nil, "memory = true", "is not a size"},
+		{nil, "[memory]\nx = 1", "a string, a number, true, false or a list"},
 		{nil, "memory = ", "is not TOML"},
 		{nil, "memory = 512", "the least is 6MiB"},
 	} {

@@ -30,9 +30,7 @@ time, lists those that are there, and deletes them. It works beside a vch serve 
 	}
 	var w words
 	w.flags(cmd.PersistentFlags())
-	for _, name := range []string{"listen", "volume-store", "default-capacity", "anonymous-capacity", "anonymous-volume-opts", "template", "warm", "log-level", "log-format"} {
-		_ = cmd.PersistentFlags().MarkHidden(name) // a configuration file may hold them
-	}
+	w.hide(cmd.PersistentFlags(), "state", "memory", "cpus", "accel", "cache", "qemu", "kernel", configFlag)
 	listed := func(run func(ctx context.Context, cache string, all []qemu.Template, args []string) error) func(*cobra.Command, []string) error {
 		return func(cmd *cobra.Command, args []string) error {
 			s, err := w.resolve(cmd.Flags())

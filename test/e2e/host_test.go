@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -264,7 +265,7 @@ func (h *host) held() (wrong []string) {
 	return append(wrong, h.listens()...)
 }
 
-// listens says on which ports of this machine the daemon listens, as it does for containers only.
+// listens says on which ports of this machine the daemon listens, as it does for containers only, but for the one that its script asked for.
 func (h *host) listens() (wrong []string) {
 	h.mu.Lock()
 	daemon := h.daemon
@@ -279,11 +280,22 @@ func (h *host) listens() (wrong []string) {
 			own[strings.Trim(to, "socket:[]")] = true
 		}
 	}
+	asked := "" // as the kernel shows it
+	for _, arg := range h.args {
+		if _, port, err := net.SplitHostPort(strings.TrimPrefix(arg, "tcp://")); err == nil && strings.HasPrefix(arg, "tcp://") {
+			if n, err := strconv.ParseUint(port, 10, 16); err == nil {
+				asked = fmt.Sprintf(":%04X", n)
+			}
+		}
+	}
 	for _, table := range []string{"tcp", "tcp6", "udp", "udp6"} {
 		text, _ := os.ReadFile("/proc/net/" + table)
 		for _, line := range strings.Split(string(text), "\n") {
 			f := strings.Fields(line) // proc_pid_net(5): its own address, its state, its inode
 			const listening, unconnected = "0A", "07"
+			if len(f) > 9 && asked != "" && strings.HasSuffix(f[1], asked) {
+				continue
+			}
 			if len(f) > 9 && own[f[9]] && (f[3] == listening || strings.HasPrefix(table, "udp") && f[3] == unconnected) {
 				wrong = append(wrong, fmt.Sprintf("the daemon listens by %s at %s", table, f[1]))
 			}
