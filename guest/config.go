@@ -1,6 +1,10 @@
 package guest
 
-import "time"
+import (
+	"strconv"
+	"strings"
+	"time"
+)
 
 // ExecutorConfig is all that a container VM must do, once: mounts, files, one process. The port layer writes it,
 // the tether reads it. Nothing in it names a host path.
@@ -44,10 +48,30 @@ type Root struct {
 //	disk://SERIAL    the disk whose serial the hypervisor set so (portlayer.Disk.Serial), for root disks
 //	label://LABEL    the volume whose label is LABEL, 32 hex digits: the disk with serial LABEL whose ext4
 //	                 UUID is LABEL as 16 bytes and whose ext4 label is LABEL[:16]
+//	share://N        the Nth directory or file that the machine shares with its host, from 0: N in the root of the virtio-fs with the tag ShareTag
 //	tmpfs:           a new tmpfs
 //
 // (nfs://HOST/EXPORT/… comes with the nfs store.)
 type Source = string
+
+// ShareTag names the virtio-fs that has all that the machine shares with its host.
+const ShareTag = "vch"
+
+// sharePrefix begins the Source of a share.
+const sharePrefix = "share://"
+
+// Share is the Source of the nth share.
+func Share(n int) Source { return sharePrefix + strconv.Itoa(n) }
+
+// ShareOf says which share a Source is.
+func ShareOf(s Source) (n int, ok bool) {
+	text, ok := strings.CutPrefix(s, sharePrefix)
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.Atoi(text)
+	return n, err == nil && n >= 0
+}
 
 // VolumeDir is the directory inside a volume's file system that is the volume's content, so that lost+found is never in a user's way.
 const VolumeDir = "data"

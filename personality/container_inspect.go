@@ -173,6 +173,11 @@ func mountPoints(mounts []portlayer.Mount, stores map[portlayer.StoreName]string
 			if at, ok := stores[m.Store]; ok {
 				p.Source = volumeDisk(at, m.Volume)
 			}
+		case m.Kind == portlayer.BindMount:
+			p.Type, p.Source, p.Propagation = mount.TypeBind, m.Source, mount.PropagationRPrivate
+			if m.Bind.Follow {
+				p.Propagation = mount.PropagationRSlave
+			}
 		case m.Origin == portlayer.FromTmpfs:
 			continue
 		default:

@@ -205,7 +205,13 @@ func (s *Server) containerFilter(ctx context.Context, f filters) (func(portlayer
 	}
 	add("volume", func(c portlayer.Container, v string) bool {
 		return slices.ContainsFunc(c.Spec.Mounts, func(m portlayer.Mount) bool {
-			return m.Kind == portlayer.VolumeMount && (m.VolumeRef() == v || m.ID().String() == v || m.Target == v)
+			switch m.Kind {
+			case portlayer.VolumeMount:
+				return m.VolumeRef() == v || m.ID().String() == v || m.Target == v
+			case portlayer.BindMount:
+				return m.Source == v || m.Target == v
+			}
+			return false
 		})
 	})
 	add("network", func(c portlayer.Container, v string) bool {

@@ -129,6 +129,9 @@ type Mount struct {
 	Driver    string            // as asked for; "" or "local": the store decides
 	Options   map[string]string // for a volume that has to be made
 	Labels    map[string]string // for a volume that has to be made
+	Source    string            // Kind BindMount: absolute and clean; links in it are followed
+	Make      bool              // Kind BindMount: a Source that is not there is made, a directory, when the container starts
+	Bind      BindOptions       // Kind BindMount
 	Target    string            // absolute and clean
 	Subpath   string            // Kind VolumeMount: the directory or file of Volume to mount, relative, inside it, there at start; "": all
 	ReadOnly  bool
@@ -137,6 +140,11 @@ type Mount struct {
 	Mode      string   // the list that the user wrote after the target; shown, not interpreted here
 	Origin    MountOrigin
 	From      ContainerID // Origin FromContainer: the container that had the mount first, whose image fills a volume that was never written
+}
+
+// BindOptions are what Share has of the same names.
+type BindOptions struct {
+	NonRecursive, WritableBelow, Follow bool
 }
 
 // ID is the identity of the mount's volume.
@@ -156,6 +164,7 @@ type MountKind string
 // The kinds.
 const (
 	VolumeMount MountKind = "volume"
+	BindMount   MountKind = "bind" // a directory or file of the VCH's host
 	TmpfsMount  MountKind = "tmpfs"
 )
 

@@ -15,7 +15,27 @@ type Handle struct {
 	Version   uint64 // the version that it was opened on; 0 for a container that does not exist yet
 	Spec      ContainerSpec
 	Devices   []DeviceChange
+	Shares    []Share // Config names them by their places here (guest.Share)
 	Config    guest.ExecutorConfig
+}
+
+// Share is a directory or a regular file of the hypervisor's host that a machine has, too.
+type Share struct {
+	Path          string // absolute and clean, without links
+	Below         string // the directory that Path has to be in or is, likewise: nothing outside of it is reached, whatever has become of Path meanwhile
+	ReadOnly      bool   // enforced on the host
+	WritableBelow bool   // with ReadOnly: what is mounted below Path is not read-only for that
+	NonRecursive  bool   // without what is mounted below Path
+	Follow        bool   // what the host mounts below Path later is there, too
+}
+
+// Binds finds what BindMounts mount, on the hypervisor's host.
+type Binds interface {
+	// Share gives what a mount's Source is, its links followed. Denied where this VCH does not allow it; Invalid where it is not there, unless the mount says that it is to be made;
+	// Unsupported for what is neither a directory nor a regular file.
+	Share(m Mount) (Share, error)
+	// Make makes the Source of a mount that says so, a directory, if it is not there.
+	Make(m Mount) error
 }
 
 // DeviceChange is one change to a machine's devices.

@@ -15,6 +15,7 @@ type MachineSpec struct {
 	Memory  Bytes // of the machine, all told
 	CPUs    int   // whole processors, at least 1
 	Devices []DeviceChange
+	Shares  []Share // Unsupported where machines cannot have any
 }
 
 // PowerState is whether a machine runs.

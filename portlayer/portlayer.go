@@ -7,6 +7,7 @@
 //	Networks, Wiring              what a door and the container service call of networks; implemented by portlayer/network
 //	NetworkBackend, Segment       what makes networks real; implemented by portlayer/network/user, held to it by …/network/networktest
 //	VolumeStore                   a place that keeps volumes; implemented by …/volume/vmdk and the fake in …/volume/volumetest
+//	Binds                         the directories of the host that containers may mount; implemented by portlayer/bind
 //	Hypervisor, Machine, Disks    what makes machines; implemented by hypervisor/qemu and hypervisor/fake
 //
 // Every error is a fault (internal/fault) with a kind. Every method may be called at once by many goroutines, and

@@ -28,6 +28,7 @@ const (
 	ownDir     = "/run/vch/own"    // the container's own disk: upper and work
 	filesDir   = "/run/vch/files"  // tmpfs of /etc/hosts and its like
 	volumesDir = "/run/vch/volume" // one directory a volume: its whole file system
+	sharesDir  = "/run/vch/share"  // what the machine shares with its host, by numbers
 )
 
 // diskWait bounds the wait for a disk that the hypervisor has given: they are there within a second of the boot, but an emulator may be very busy.
@@ -57,6 +58,9 @@ func (l *Linux) mountAll(ctx context.Context, cfg guest.ExecutorConfig) (copied 
 	}
 	targets, err := l.prepareTargets(cfg.Mounts)
 	if err != nil {
+		return 0, err
+	}
+	if err := l.openShares(cfg.Mounts, targets); err != nil {
 		return 0, err
 	}
 	// Volumes are populated from the image before anything is mounted over it, so that nested ones come out right in every order.
@@ -242,7 +246,7 @@ func (l *Linux) prepareTargets(mounts []guest.MountSpec) ([]target, error) {
 		if path == rootDir {
 			return nil, fault.New(fault.Invalid, "mount target %s is the root of the container", m.Target)
 		}
-		if m.Subpath == "" {
+		if _, shared := guest.ShareOf(m.Source); m.Subpath == "" && !shared {
 			if err := makeTarget(m, path, false); err != nil {
 				return nil, err
 			}
@@ -315,6 +319,9 @@ func openPart(content string, m guest.MountSpec) (fd int, file bool, err error) 
 }
 
 func mountName(m guest.MountSpec) string {
+	if _, shared := guest.ShareOf(m.Source); shared {
+		return "host path " + m.Name
+	}
 	if m.Name != "" {
 		return "volume " + m.Name
 	}
@@ -427,6 +434,9 @@ func (l *Linux) mountOne(m guest.MountSpec, t target) error {
 			return fault.New(fault.Invalid, "cannot mount tmpfs at %s with %q: %w", m.Target, strings.Join(m.Options, ","), err)
 		}
 		return nil
+	}
+	if _, ok := guest.ShareOf(m.Source); ok {
+		return l.mountShare(m, path, t)
 	}
 	if t.content == "" {
 		return fault.New(fault.Unsupported, "mount source %q is not known to this tether", m.Source)
@@ -588,7 +598,11 @@ func (l *Linux) unmountAll() error {
 		if at == rootDir || strings.HasPrefix(at, rootDir+"/") {
 			continue
 		}
-		err := unix.Unmount(at, unix.UMOUNT_NOFOLLOW)
+		flags := unix.UMOUNT_NOFOLLOW
+		if at == sharesDir { // with what its host has mounted below it, which the kernel mounts here by itself
+			flags |= unix.MNT_DETACH
+		}
+		err := unix.Unmount(at, flags)
 		if errors.Is(err, unix.EINVAL) {
 			err = nil // not mounted any more
 		}

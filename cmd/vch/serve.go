@@ -23,6 +23,7 @@ import (
 	"vch/internal/fault"
 	"vch/personality"
 	"vch/portlayer"
+	"vch/portlayer/bind"
 	"vch/portlayer/exec"
 	"vch/portlayer/image"
 	"vch/portlayer/network"
@@ -198,7 +199,7 @@ func connect(ctx context.Context, s settings, db *record.DB, hypervisor portlaye
 	}
 	containers, err := exec.New(ctx, exec.Options{
 		DB: db, Hypervisor: hypervisor, Volumes: volumes, Binder: volumes, Images: images, Wiring: networks, Publish: events.Publish, Log: log,
-		Dir: filepath.Join(s.State, "containers"), Memory: s.Memory, CPUs: s.CPUs, Failpoints: points,
+		Dir: filepath.Join(s.State, "containers"), Memory: s.Memory, CPUs: s.CPUs, Binds: bind.Policy{Allow: s.BindAllow}, Failpoints: points,
 	})
 	if err != nil {
 		return nil, nil, err
@@ -231,6 +232,11 @@ func preflight(ctx context.Context, s settings, log *slog.Logger) (host qemu.Hos
 	}
 	if _, err := lookAtState(s.State); err != nil {
 		return host, err
+	}
+	for _, dir := range s.BindAllow {
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+			log.Warn("what --bind-allow names is no directory: nothing in it can be mounted until it is", "path", dir)
+		}
 	}
 	withDefault := false
 	var named []portlayer.StoreName

@@ -30,6 +30,7 @@ type settings struct {
 	Listen            []address
 	TLS               *tlsFiles // nil: no TCP address has TLS
 	Stores            []storePlace
+	BindAllow         []string // absolute
 	AnonymousCapacity portlayer.Bytes
 	AnonymousBasic    mountspec.Basic
 	DefaultCapacity   portlayer.Bytes
@@ -74,7 +75,7 @@ type words struct {
 	state, cache, accel, template, warm, qemu, kernel, logLevel, logFormat, config string
 	anonymousCapacity, defaultCapacity, memory, cpus                               string
 	anonymousOpts                                                                  string
-	listen, plain, stores                                                          []string
+	listen, plain, stores, bindAllow                                               []string
 	tlsVerify                                                                      bool
 	tlsCA, tlsCert, tlsKey                                                         string
 }
@@ -93,6 +94,7 @@ func (w *words) flags(f *pflag.FlagSet) {
 	f.StringVar(&w.tlsKey, "tlskey", "", "its key, a `FILE`")
 	f.StringArrayVar(&w.plain, "plain-tcp", nil, "have a TCP `ADDRESS` of --listen plain: whoever reaches it can do everything")
 	f.StringArrayVar(&w.stores, "volume-store", nil, "keep volumes in the directory PATH, as the store NAME: `PATH:NAME`; may be given several times; the one called default takes anonymous volumes and those that name no store")
+	f.StringArrayVar(&w.bindAllow, "bind-allow", nil, "let containers mount what is in this `DIRECTORY` of the host (docker run -v /path:/path); may be given several times (default: none)")
 	f.StringVar(&w.state, "state", "", "keep everything else in this `DIRECTORY` (root: /var/lib/vch; otherwise vch in $XDG_DATA_HOME or ~/.local/share)")
 	f.StringVar(&w.defaultCapacity, "default-capacity", "1G", "`SIZE` of a new named volume that names none; sparse: it takes what is written")
 	f.StringVar(&w.anonymousCapacity, "anonymous-capacity", "1G", "`SIZE` of a new anonymous volume")
@@ -210,6 +212,12 @@ func (w words) settings(at surroundings) (settings, error) {
 	}
 	if s.Stores, err = storePlaces(w.stores, at); err != nil {
 		return s, err
+	}
+	for _, dir := range w.bindAllow {
+		if dir == "" {
+			return s, usagef("--bind-allow takes a directory of this host")
+		}
+		s.BindAllow = append(s.BindAllow, absolute(dir, at))
 	}
 	// The least that a file system (portlayer.DiskSpec) and a container (Docker's own bound) can be.
 	for _, size := range []struct {

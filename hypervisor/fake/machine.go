@@ -127,6 +127,9 @@ func (h *Hypervisor) define(ctx context.Context, spec portlayer.MachineSpec) (_ 
 	if err := checkID(spec.ID); err != nil {
 		return nil, err
 	}
+	if len(spec.Shares) > 0 {
+		return nil, fault.New(fault.Unsupported, "a simulated machine shares nothing with its host")
+	}
 	if spec.Memory <= 0 || spec.CPUs < 1 {
 		return nil, fault.New(fault.Invalid, "a machine needs memory and at least one processor; %d bytes and %d were asked for", spec.Memory, spec.CPUs)
 	}

@@ -1,7 +1,7 @@
 // Package hypertest is the suite that every hypervisor passes: it holds an implementation of portlayer.Hypervisor, Machine and Disks to what their comments
 // promise, with the guest's end of the channel in it, since a machine that cannot be talked to proves nothing.
 //
-// One hypervisor, in one directory, runs through all of it, so that a real one boots few machines (nine). The suite ends by looking for what it left: machines,
+// One hypervisor, in one directory, runs through all of it, so that a real one boots few machines (a dozen). The suite ends by looking for what it left: machines,
 // disks and files. It takes disk paths for paths of this host, in order to damage disks.
 package hypertest
 
@@ -36,6 +36,8 @@ type Options struct {
 	Limit time.Duration
 	// Memory of a machine; 0: 256 MiB.
 	Memory portlayer.Bytes
+	// Shares says that machines can share directories of this host.
+	Shares bool
 }
 
 // Commands says things in the language of sh -c. Paths and texts have no blanks or quotes. "echo TEXT", "echo TEXT >&2", "exit N", "cat", "sleep N" and a

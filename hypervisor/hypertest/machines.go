@@ -25,7 +25,7 @@ const (
 )
 
 // machineNames are all machines that the suite defines.
-var machineNames = [...]string{"defined", "broken", "writer", "holder", "rival", "reader", "sleeper", "mislabelled", "bold", "partial", "plugged", "networked", "still", "counted"}
+var machineNames = [...]string{"defined", "broken", "writer", "holder", "rival", "reader", "sleeper", "mislabelled", "bold", "partial", "plugged", "networked", "still", "counted", "sharing"}
 
 func (s *suite) testMachines(t *testing.T) {
 	s.image = s.Image(t, s.h, s.disks)
@@ -39,6 +39,7 @@ func (s *suite) testMachines(t *testing.T) {
 	t.Run("disks come and go while the machine is on", s.hotplug)
 	t.Run("a machine stands still and goes on", s.pause)
 	t.Run("what a container uses and changes is told, and its limits change", s.counts)
+	t.Run("a machine has directories of its host, and no others", s.shares)
 	t.Run("a guest comes to networks and leaves them", s.network)
 	t.Run("the file systems of volumes grow, freeze and change their names", s.volumes)
 	if _, err := s.h.Disks().Stat(t.Context(), data); err != nil {

@@ -21,6 +21,7 @@ const (
 	fdKernel // closed in a fork
 	fdInitrd // closed in a fork
 	fdMemory // of a template and its forks; closed in others
+	fdShare  // the other end of a virtio-fs; closed where nothing is shared
 	fdDisks  // and on, one a drive
 )
 
@@ -103,6 +104,7 @@ type shape struct {
 	cpus   int
 	append string // the kernel's command line
 	drives drives
+	shares []portlayer.Share // of a machine that boots
 	life   life
 }
 
@@ -124,7 +126,7 @@ func (s shape) size() string {
 // machine is -M's value.
 func (s shape) machine() string {
 	const parts = "q35,usb=off,vmport=off,hpet=off,sata=off,smbus=off"
-	if s.life == booted {
+	if s.life == booted && len(s.shares) == 0 {
 		return parts
 	}
 	return parts + ",memory-backend=memory"
@@ -162,6 +164,10 @@ func arguments(s shape) []string {
 	case booted:
 		// What the guest has freed goes back to the host. A fork's would be punched out of its template (QEMU 7.2 softmmu/physmem.c, ram_block_discard_range).
 		args = append(append(args, boot...), "-device", "virtio-balloon-pci,free-page-reporting=on")
+		if len(s.shares) > 0 { // virtiofsd reads and writes the guest's memory itself
+			args = append(args, "-object", "memory-backend-memfd,id=memory,size="+s.size()+",share=on")
+			args = append(args, shareArguments(fdShare)...)
+		}
 	case pattern:
 		args = append(append(args, boot...), "-object", memory+"on")
 	case forkedOf:

@@ -27,6 +27,7 @@ var neededModules = []struct{ name, what string }{ // what is "" where a machine
 	{"overlay", "the container's root"},
 	{"virtio_net", "networks"},
 	{"8021q", "networks"},
+	{"virtiofs", ""},       // directories of the host
 	{"virtio_balloon", ""}, // gives free memory back to the host
 }
 

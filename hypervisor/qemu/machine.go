@@ -28,6 +28,8 @@ type definition struct {
 	Disks  []portlayer.Disk `json:"disks"`
 	New    portlayer.Bytes  `json:"new"` // what the own disks took of the host when they were made
 
+	Shares []portlayer.Share `json:"shares,omitempty"`
+
 	NextLUN int `json:"next_lun,omitempty"` // where the next disk that is plugged into the running machine looks for a unit first
 }
 
@@ -77,7 +79,7 @@ func (h *Hypervisor) Define(ctx context.Context, spec portlayer.MachineSpec) (po
 	if err != nil && !fault.Is(err, fault.NotFound) {
 		return nil, err
 	}
-	def := definition{Memory: spec.Memory, CPUs: spec.CPUs, Disks: disks}
+	def := definition{Memory: spec.Memory, CPUs: spec.CPUs, Disks: disks, Shares: spec.Shares}
 	if known {
 		err = m.define(ctx, def, was)
 	} else {
@@ -242,7 +244,7 @@ func (m *machine) PowerOn(ctx context.Context) error {
 		return nil
 	}
 	s := m.h.shape(def)
-	s.name = processName(string(m.id))
+	s.name, s.shares = processName(string(m.id)), def.Shares
 	seats := takeSeats(def.Disks)
 	for _, d := range def.Disks {
 		v, err := m.drive(d)
@@ -275,7 +277,7 @@ func (m *machine) come(ctx context.Context, s shape) (*process, error) {
 	if err := os.RemoveAll(run); err != nil { // of the last time
 		return nil, kindOf(err)
 	}
-	if m.h.shelf != nil {
+	if m.h.shelf != nil && len(s.shares) == 0 { // a fork's memory is its own view of the template's, and virtiofsd has to see it
 		done := m.h.pool.begin()
 		defer done()
 		m.h.pool.expect(s)

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -37,6 +38,8 @@ type process struct {
 	pidfd int
 	child *os.Process   // nil for one found again
 	ended chan struct{} // closed when the process is gone
+
+	shares *shareHost // nil: it shares nothing, or an earlier daemon started it
 
 	seats map[string]guest.Seat // that disks came into when it began, by serial; set before the process is known
 
@@ -77,6 +80,24 @@ func (h *Hypervisor) launch(ctx context.Context, dir string, s shape, memory *os
 		files = append(files, f)
 	}
 	files = append(files, memory)
+	var shares *shareHost
+	if len(s.shares) > 0 {
+		if shares, err = h.serveShares(dir, s.shares); err != nil {
+			return nil, nil, err
+		}
+		defer func() {
+			if err == nil {
+				return
+			}
+			if said := shares.said(dir); said != "" {
+				err = fault.New(fault.Invalid, "%s", said)
+			}
+			shares.end()
+		}()
+		files = append(files, shares.conn)
+	} else {
+		files = append(files, nil)
+	}
 	for _, d := range s.drives {
 		f, err := os.OpenFile(d.file, d.flag(), 0)
 		if err != nil {
@@ -123,8 +144,30 @@ func (h *Hypervisor) launch(ctx context.Context, dir string, s shape, memory *os
 		h.end(p)
 		return nil, nil, err
 	}
+	if shares != nil {
+		p.shares = shares
+		h.wg.Go(func() { h.guard(p) })
+	}
 	return p, q, nil
 }
+
+// guard ends a machine whose virtiofsd has ended: whoever touches what it shares would wait for ever.
+func (h *Hypervisor) guard(p *process) {
+	select {
+	case <-p.ended:
+	case <-h.closing:
+	case <-p.shares.ended:
+		select {
+		case <-p.ended: // with its QEMU, as it should
+		case <-time.After(shareGrace):
+			h.o.Log.Error("what serves a machine's shared directories has ended, and the machine with it", "dir", p.home(), "said", p.shares.said(p.home()))
+			p.kill()
+		}
+	}
+}
+
+// shareGrace is how long a virtiofsd may be gone before its QEMU, which it ends with.
+const shareGrace = 5 * time.Second
 
 // end kills a process that nobody knows of, and waits for its end.
 func (h *Hypervisor) end(p *process) {

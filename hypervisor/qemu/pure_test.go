@@ -144,7 +144,7 @@ func TestArguments(t *testing.T) {
 		t.Error(diff)
 	}
 	line := " " + strings.Join(args, " ") + " "
-	for _, want := range []string{" -m 101M ", " -smp 2 ", " -accel tcg ", " -nodefaults ", "spawn=deny", " -no-reboot ", " -add-fd fd=10,set=0 ", " -add-fd fd=11,set=1 ", " stream,id=card,server=on,addr.type=fd,addr.str=6 "} {
+	for _, want := range []string{" -m 101M ", " -smp 2 ", " -accel tcg ", " -nodefaults ", "spawn=deny", " -no-reboot ", " -add-fd fd=11,set=0 ", " -add-fd fd=12,set=1 ", " stream,id=card,server=on,addr.type=fd,addr.str=6 "} {
 		if !strings.Contains(line, want) {
 			t.Errorf("no %q in %s", want, line)
 		}

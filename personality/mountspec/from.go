@@ -25,7 +25,7 @@ func ParseFrom(text string) (ref string, readOnly bool, err error) {
 		return ref, false, nil
 	}
 	l, ok := parseList(mode)
-	if !ok || l.propagation || l.noCopy || l.options != nil {
+	if !ok || l.propagation != "" || l.noCopy || l.options != nil {
 		return "", false, fault.New(fault.Invalid, "invalid mode: %s", mode)
 	}
 	return ref, l.readOnly, nil

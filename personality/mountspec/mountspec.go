@@ -3,7 +3,7 @@
 //
 // The grammar, the order of the checks and the messages are Moby's (daemon/volume/mounts, linuxParser), as measured: see testdata. What differs, and why, is
 // listed in testdata/differences.jsonl; it comes to this: a bad mount is a bad request, it is found at create, what a container VM cannot
-// do (a host path, an image as a mount) is refused by name instead of being done in part, and options of a volume may stand beside the modes.
+// do (an image as a mount, mounts that come back to the host) is refused by name instead of being done in part, and options of a volume may stand beside the modes.
 //
 // It is pure: no disk, no clock. It does not know which volumes, stores and drivers there are.
 package mountspec
@@ -69,7 +69,7 @@ func Parse(in Input, v Version) ([]portlayer.Mount, []string, error) {
 		all = append(all, m)
 	}
 	for _, raw := range in.Binds {
-		m, err := fromText(raw)
+		m, err := fromText(raw, v)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -77,7 +77,9 @@ func Parse(in Input, v Version) ([]portlayer.Mount, []string, error) {
 			return nil, nil, duplicate(m.Target)
 		}
 		taken[m.Target] = true
-		m.Driver = in.VolumeDriver
+		if m.Kind == portlayer.VolumeMount {
+			m.Driver = in.VolumeDriver
+		}
 		all = append(all, m)
 	}
 	var warnings []string
@@ -156,9 +158,17 @@ func duplicate(target string) error {
 	return fault.New(fault.Invalid, "Duplicate mount point: %s", target)
 }
 
-// hostPath refuses to mount a directory of the host.
-func hostPath(source, target string) error {
-	return fault.New(fault.Unsupported, "host path %s cannot be mounted into a container VM at %s: it does not share the host's file system; use a volume: -v NAME:%s", source, target, target)
+// bind makes m a mount of a path of the host. Of what Docker's propagation modes say, a machine of its own can have what comes from the host; what a container mounts stays in it.
+func bind(m *portlayer.Mount, source, propagation string) error {
+	m.Kind, m.Source = portlayer.BindMount, path.Clean(source)
+	switch propagation {
+	case "", "private", "rprivate":
+	case "slave", "rslave":
+		m.Bind.Follow = true
+	default:
+		return fault.New(fault.Unsupported, "propagation mode %s of host path %s is not supported by vch: what a container mounts is in its own machine, and nothing of it comes to the host; use rslave to see what the host mounts, or leave it out", propagation, m.Source)
+	}
+	return nil
 }
 
 // setVolume makes m a mount of the volume source, NAME or NAME@STORE; "" is an anonymous one.

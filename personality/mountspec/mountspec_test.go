@@ -306,6 +306,13 @@ func TestParse(t *testing.T) {
 				{Kind: portlayer.VolumeMount, Labels: marked, Target: "/c", Origin: portlayer.FromImage},
 				{Kind: portlayer.VolumeMount, Labels: marked, Target: "/d", Origin: portlayer.FromImage},
 			}, nil},
+		{"paths of the host", Input{Binds: []string{"/etc/:/x/y:ro,rslave", "/srv/a:/z"}, VolumeDriver: "qemu-vmdk", Mounts: []mount.Mount{
+			{Type: mount.TypeBind, Source: "/opt/", Target: "/o", ReadOnly: true, BindOptions: &mount.BindOptions{CreateMountpoint: true, NonRecursive: true, ReadOnlyNonRecursive: true}}}},
+			[]portlayer.Mount{
+				{Kind: portlayer.BindMount, Source: "/opt", Make: true, Bind: portlayer.BindOptions{NonRecursive: true, WritableBelow: true}, Target: "/o", ReadOnly: true, Origin: portlayer.FromMount},
+				{Kind: portlayer.BindMount, Source: "/etc", Make: true, Bind: portlayer.BindOptions{Follow: true}, Target: "/x/y", ReadOnly: true, Mode: "ro,rslave", Origin: portlayer.FromSpec},
+				{Kind: portlayer.BindMount, Source: "/srv/a", Make: true, Target: "/z", Origin: portlayer.FromSpec},
+			}, nil},
 		{"a driver is not for structures", Input{Mounts: []mount.Mount{{Type: mount.TypeVolume, Source: "data", Target: "/a"}}, VolumeDriver: "qemu-vmdk"},
 			[]portlayer.Mount{{Kind: portlayer.VolumeMount, Volume: "data", Target: "/a", Origin: portlayer.FromMount}},
 			[]string{`the volume driver "qemu-vmdk" is for -v and not for --mount: the mount at /a uses the default one; add volume-driver=qemu-vmdk to it`}},
@@ -334,8 +341,9 @@ func TestRefused(t *testing.T) {
 		kind fault.Kind
 		text string
 	}{
-		{Input{Binds: []string{"/etc/:/x/y:ro"}}, newest(), fault.Unsupported,
-			"host path /etc cannot be mounted into a container VM at /x/y: it does not share the host's file system; use a volume: -v NAME:/x/y"},
+		{Input{Binds: []string{"/etc/:/x/y:rshared"}}, newest(), fault.Unsupported, "propagation mode rshared of host path /etc is not supported by vch"},
+		{one(mount.Mount{Type: mount.TypeBind, Source: "/etc", Target: "/x", BindOptions: &mount.BindOptions{Propagation: "shared"}}), newest(), fault.Unsupported, "use rslave to see what the host mounts"},
+		{one(mount.Mount{Type: mount.TypeBind, Source: "/etc", Target: "/x", BindOptions: &mount.BindOptions{ReadOnlyForceRecursive: true}}), newest(), fault.Invalid, "mount options conflict"},
 		{Input{Binds: []string{"/x:ro,bogus"}}, newest(), fault.Invalid, "invalid mode: ro,bogus"},
 		{Input{Binds: []string{"/x:ro,ro"}}, newest(), fault.Invalid, "invalid mode: ro,ro"},
 		{Input{Binds: []string{"/x:size=1G,size=2G"}}, newest(), fault.Invalid, "invalid mode: size=1G,size=2G"},
@@ -402,6 +410,8 @@ func printed(mounts []portlayer.Mount) Input {
 		case portlayer.FromSpec:
 			text := m.Target
 			switch {
+			case m.Kind == portlayer.BindMount:
+				text = m.Source + ":" + m.Target + ":" + m.Mode
 			case m.Volume != "":
 				text = string(m.Volume) + ":" + m.Target + ":" + m.Mode
 			case m.Mode != "":

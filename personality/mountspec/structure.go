@@ -35,7 +35,7 @@ func fromStructure(m mount.Mount, v Version) (portlayer.Mount, error) {
 	case mount.TypeTmpfs:
 		out, err = tmpfsMount(m)
 	case mount.TypeBind:
-		err = refuseBind(m)
+		out, err = bindMount(m, v)
 	case mount.TypeImage:
 		err = refuseImage(m)
 	default: // npipe is Windows', cluster is a swarm's
@@ -109,22 +109,31 @@ func checkSubpath(source, subpath string) error {
 	return nil
 }
 
-// refuseBind says first what Moby would, so that a mistake is not taken for a limitation.
-func refuseBind(m mount.Mount) error {
-	var err error
+func bindMount(m mount.Mount, v Version) (out portlayer.Mount, err error) {
+	o := m.BindOptions
+	if o == nil {
+		o = &mount.BindOptions{}
+	}
 	switch {
 	case m.Source == "":
 		err = fault.New(fault.Invalid, "field Source must not be empty")
-	case m.BindOptions != nil && m.BindOptions.Propagation != "" && !slices.Contains(mount.Propagations, m.BindOptions.Propagation):
-		err = fault.New(fault.Invalid, "invalid propagation mode: %s", m.BindOptions.Propagation)
+	case o.Propagation != "" && !slices.Contains(mount.Propagations, o.Propagation):
+		err = fault.New(fault.Invalid, "invalid propagation mode: %s", o.Propagation)
 	case foreignOptions(m) != "":
-		return checkForeign(m)
+		return out, checkForeign(m)
 	case !path.IsAbs(m.Source):
 		err = notAbsolute(m.Source)
+	case o.ReadOnlyNonRecursive && o.ReadOnlyForceRecursive:
+		err = fault.New(fault.Invalid, "mount options conflict: ReadOnlyNonRecursive && ReadOnlyForceRecursive cannot be both true")
+	case (o.ReadOnlyNonRecursive || o.ReadOnlyForceRecursive) && !m.ReadOnly:
+		err = fault.New(fault.Invalid, "mount options conflict: !ReadOnly && (ReadOnlyNonRecursive || ReadOnlyForceRecursive)")
 	default:
-		return hostPath(path.Clean(m.Source), path.Clean(m.Target))
+		out.Make = o.CreateMountpoint && v.atLeast(1, 42)
+		out.Bind.NonRecursive = o.NonRecursive
+		out.Bind.WritableBelow = m.ReadOnly && (o.ReadOnlyNonRecursive || !v.atLeast(1, 44))
+		return out, bind(&out, m.Source, string(o.Propagation))
 	}
-	return invalidConfig(m.Type, err)
+	return out, invalidConfig(m.Type, err)
 }
 
 func refuseImage(m mount.Mount) error {

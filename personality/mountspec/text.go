@@ -14,7 +14,7 @@ import (
 type list struct {
 	readOnly    bool
 	noCopy      bool
-	propagation bool
+	propagation string
 	modes       bool              // any word that is a mode
 	options     map[string]string // KEY=VALUE, as written; nil for none
 }
@@ -36,7 +36,7 @@ func parseList(text string) (l list, ok bool) {
 		case "z", "Z":
 			class = "label"
 		case "shared", "slave", "private", "rshared", "rslave", "rprivate":
-			class, l.propagation = "propagation", true
+			class, l.propagation = "propagation", word
 		case "consistent", "cached", "delegated":
 			class = "consistency"
 		}
@@ -68,7 +68,7 @@ func meantAsList(text string) bool {
 
 // fromText reads one of HostConfig.Binds: TARGET, TARGET:LIST, NAME:TARGET or NAME:TARGET:LIST. TARGET:LIST is no text of Docker's: its engine takes the LIST
 // for a target, and refuses it because it is no absolute path. Here it is an anonymous volume with options.
-func fromText(raw string) (portlayer.Mount, error) {
+func fromText(raw string, v Version) (portlayer.Mount, error) {
 	parts := strings.Split(raw, ":")
 	badSpec := fault.New(fault.Invalid, "invalid volume specification: '%s'", raw)
 	var source, target, listText string
@@ -98,7 +98,7 @@ func fromText(raw string) (portlayer.Mount, error) {
 	err := checkTarget(target)
 	switch {
 	case err != nil:
-	case kind == mount.TypeVolume && l.propagation:
+	case kind == mount.TypeVolume && l.propagation != "":
 		err = fault.New(fault.Invalid, "field BindOptions must not be specified")
 	case kind == mount.TypeBind && (l.noCopy || l.options != nil):
 		err = fault.New(fault.Invalid, "field VolumeOptions must not be specified")
@@ -108,7 +108,9 @@ func fromText(raw string) (portlayer.Mount, error) {
 	}
 	target = path.Clean(target)
 	if kind == mount.TypeBind {
-		return portlayer.Mount{}, hostPath(path.Clean(source), target)
+		m := portlayer.Mount{Target: target, ReadOnly: l.readOnly, Mode: listText, Origin: portlayer.FromSpec, Make: true}
+		m.Bind.WritableBelow = l.readOnly && !v.atLeast(1, 44)
+		return m, bind(&m, source, l.propagation)
 	}
 	m := portlayer.Mount{
 		Kind: portlayer.VolumeMount, Target: target, ReadOnly: l.readOnly, NoCopy: l.noCopy, Options: l.options,
@@ -129,7 +131,7 @@ func ParseBasic(text string) (Basic, error) {
 	switch {
 	case !ok:
 		return Basic{}, fault.New(fault.Invalid, "%q is no list of modes and options, such as nocopy,Capacity=2G,VolumeStore=fast", text)
-	case l.propagation:
+	case l.propagation != "":
 		return Basic{}, fault.New(fault.Invalid, "%q has a propagation mode, which no volume takes", text)
 	}
 	return Basic{ReadOnly: l.readOnly, NoCopy: l.noCopy, Options: l.options}, nil

@@ -28,7 +28,7 @@ import (
 	"vch/portlayer/record"
 )
 
-// Options is what a Service stands on. All fields but Wiring and Failpoints are needed.
+// Options is what a Service stands on. All fields but Wiring, Binds and Failpoints are needed.
 type Options struct {
 	DB         *record.DB
 	Hypervisor portlayer.Hypervisor
@@ -36,6 +36,7 @@ type Options struct {
 	Binder     portlayer.Binder
 	Images     portlayer.Images
 	Wiring     portlayer.Wiring // nil: containers have no networks
+	Binds      portlayer.Binds  // nil: containers mount nothing of the host
 	Publish    portlayer.Publish
 	Log        *slog.Logger
 	Dir        string          // where logs are kept, one directory a container; made if missing

@@ -87,6 +87,13 @@ func (s *Service) draft(ctx context.Context, id portlayer.ContainerID, version u
 			if err := s.o.Binder.Join(ctx, h, m); err != nil {
 				return nil, err
 			}
+		case portlayer.BindMount:
+			share, err := s.o.Binds.Share(m)
+			if err != nil {
+				return nil, err
+			}
+			h.Config.Mounts = append(h.Config.Mounts, guest.MountSpec{Source: guest.Share(len(h.Shares)), Target: m.Target, ReadOnly: m.ReadOnly && !m.Bind.WritableBelow, Name: m.Source})
+			h.Shares = append(h.Shares, share)
 		default:
 			return nil, fault.New(fault.Internal, "mount at %s has unknown kind %q", m.Target, m.Kind)
 		}
@@ -97,7 +104,7 @@ func (s *Service) draft(ctx context.Context, id portlayer.ContainerID, version u
 // machineSpec is the machine that a handle asks for.
 func machineSpec(h *portlayer.Handle) portlayer.MachineSpec {
 	spec := MachineFor(h.Spec.Memory, h.Spec.CPUs)
-	spec.ID, spec.Devices = h.Container, h.Devices
+	spec.ID, spec.Devices, spec.Shares = h.Container, h.Devices, h.Shares
 	return spec
 }
 
@@ -227,6 +234,18 @@ func (s *Service) complete(id portlayer.ContainerID, spec *portlayer.ContainerSp
 	return nil
 }
 
+// makeSources makes what bind mounts name and say that is to be made.
+func (s *Service) makeSources(mounts []portlayer.Mount) error {
+	for _, m := range mounts {
+		if m.Kind == portlayer.BindMount {
+			if err := s.o.Binds.Make(m); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // covered refuses mounts over what a container cannot be without. As in Docker, that is the start's to say.
 func covered(mounts []portlayer.Mount) error {
 	for _, m := range mounts {
@@ -248,6 +267,17 @@ func (s *Service) Create(ctx context.Context, spec portlayer.ContainerSpec) (_ p
 	id := portlayer.ContainerID(newID())
 	if err := s.complete(id, &spec); err != nil {
 		return none, nil, err
+	}
+	for _, m := range spec.Mounts {
+		if m.Kind != portlayer.BindMount {
+			continue
+		}
+		if s.o.Binds == nil {
+			return none, nil, fault.New(fault.Unsupported, "host path %s: containers of this VCH mount nothing of its host", m.Source)
+		}
+		if _, err := s.o.Binds.Share(m); err != nil {
+			return none, nil, err
+		}
 	}
 	if spec.Name, err = s.reserveName(id, spec.Name); err != nil {
 		return none, nil, err

@@ -39,6 +39,8 @@ func (u *unit) attachVolume(m portlayer.Mount) (_ portlayer.Mount, err error) {
 		return m, err
 	}
 	switch {
+	case m.Kind == portlayer.BindMount:
+		return m, fault.New(fault.Unsupported, "host path %s cannot be mounted in a container that is there already: only volumes are attached; make another container", m.Source)
 	case m.Kind != portlayer.VolumeMount || m.Volume == "":
 		return m, fault.New(fault.Invalid, "say which volume is to be attached: VOLUME:/path")
 	case !path.IsAbs(m.Target) || path.Clean(m.Target) != m.Target || m.Target == "/":
@@ -49,8 +51,11 @@ func (u *unit) attachVolume(m portlayer.Mount) (_ portlayer.Mount, err error) {
 	}
 	if have := mountAt(u.c.Spec.Mounts, m.Target); have != nil {
 		what := "a tmpfs"
-		if have.Kind == portlayer.VolumeMount {
+		switch have.Kind {
+		case portlayer.VolumeMount:
 			what = "volume " + have.VolumeRef()
+		case portlayer.BindMount:
+			what = "host path " + have.Source
 		}
 		return m, fault.New(fault.Conflict, "container %s has %s mounted at %s already; detach that first, or choose another target", u.c.Spec.Name, what, m.Target)
 	}
@@ -107,7 +112,7 @@ func (u *unit) detachVolume(target string) (m portlayer.Mount, err error) {
 	case have == nil:
 		return m, fault.New(fault.NotFound, "container %s has no volume mounted at %s", u.c.Spec.Name, target)
 	case have.Kind != portlayer.VolumeMount:
-		return m, fault.New(fault.Unsupported, "what container %s has mounted at %s is a tmpfs; only volumes are detached", u.c.Spec.Name, target)
+		return m, fault.New(fault.Unsupported, "what container %s has mounted at %s is no volume; only volumes are detached", u.c.Spec.Name, target)
 	}
 	m = *have
 	spec := u.c.Spec

@@ -187,6 +187,9 @@ func (u *unit) start() (err error) {
 	if err := covered(u.c.Spec.Mounts); err != nil {
 		return err
 	}
+	if err := s.makeSources(u.c.Spec.Mounts); err != nil {
+		return err
+	}
 	h, err := s.draft(ctx, u.c.ID, u.c.Version, u.c.Spec, u.c.Image)
 	if err != nil {
 		return err

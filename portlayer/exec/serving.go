@@ -262,6 +262,9 @@ func (u *unit) serve() (_ *serving, err error) {
 	}()
 	ctx, giveUp := u.beginStart()
 	defer u.endStart(giveUp)
+	if err := s.makeSources(u.c.Spec.Mounts); err != nil {
+		return nil, err
+	}
 	mounts, absent, err := s.attachFree(ctx, u.c)
 	if err != nil {
 		return nil, err
