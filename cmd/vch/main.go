@@ -46,7 +46,8 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 
 func main() {
 	if qemu.IsShareStage(os.Args) {
-		qemu.ShareStage()
+		fmt.Fprintln(os.Stderr, qemu.ShareStage())
+		os.Exit(exitFailure)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once

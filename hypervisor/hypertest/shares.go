@@ -80,7 +80,7 @@ func (s *suite) shares(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A link where the directory was: it is not followed.
-	if err := os.Rename(filepath.Join(root, "readable"), filepath.Join(root, "was")); err != nil {
+	if err := os.RemoveAll(filepath.Join(root, "readable")); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink("/etc", filepath.Join(root, "readable")); err != nil {

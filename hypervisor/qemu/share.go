@@ -157,17 +157,12 @@ func (s *shareHost) said(dir string) string {
 	return lines[len(lines)-1]
 }
 
-// IsShareStage says whether this program was started to become a virtiofsd: then ShareStage is all that its main does.
+// IsShareStage says whether this program was started to become a virtiofsd: then ShareStage is all that its main calls.
 func IsShareStage(args []string) bool { return len(args) == 1 && args[0] == stageArg }
 
-// ShareStage puts the shares together in the mount namespace that this process was born in, and becomes virtiofsd. It does not return.
-func ShareStage() {
-	err := becomeVirtiofsd()
-	fmt.Fprintf(os.Stderr, "%v\n", err)
-	os.Exit(1)
-}
-
-func becomeVirtiofsd() error {
+// ShareStage puts the shares together in the mount namespace that this process was born in, and becomes virtiofsd. It returns why it could not, which main prints, without more around
+// it: the last line of what was printed is what the user reads.
+func ShareStage() error {
 	text, err := os.ReadFile(inherited(stageOrder))
 	if err != nil {
 		return err

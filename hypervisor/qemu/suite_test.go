@@ -21,7 +21,8 @@ import (
 // TestMain is what main is to a machine's shares, too.
 func TestMain(m *testing.M) {
 	if IsShareStage(os.Args) {
-		ShareStage()
+		fmt.Fprintln(os.Stderr, ShareStage())
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }

@@ -112,7 +112,11 @@ func (u *unit) detachVolume(target string) (m portlayer.Mount, err error) {
 	case have == nil:
 		return m, fault.New(fault.NotFound, "container %s has no volume mounted at %s", u.c.Spec.Name, target)
 	case have.Kind != portlayer.VolumeMount:
-		return m, fault.New(fault.Unsupported, "what container %s has mounted at %s is no volume; only volumes are detached", u.c.Spec.Name, target)
+		what := "a tmpfs"
+		if have.Kind == portlayer.BindMount {
+			what = "host path " + have.Source
+		}
+		return m, fault.New(fault.Unsupported, "what container %s has mounted at %s is %s; only volumes are detached", u.c.Spec.Name, target, what)
 	}
 	m = *have
 	spec := u.c.Spec

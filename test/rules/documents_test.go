@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -137,7 +138,7 @@ func TestDecisions(t *testing.T) {
 		t.Fatalf("%d pages in doc/adr: %v", len(pages), err)
 	}
 	for i, path := range pages { // sorted by Glob
-		if want := "000"; !strings.HasPrefix(filepath.Base(path), want[:3]) || filepath.Base(path)[3] != byte('1'+i) {
+		if !strings.HasPrefix(filepath.Base(path), fmt.Sprintf("%04d-", i+1)) {
 			t.Errorf("%s is not number %d", path, i+1)
 		}
 		text, err := os.ReadFile(path)
