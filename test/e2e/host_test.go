@@ -309,6 +309,9 @@ func (h *host) traces(id string) (wrong []string) {
 	if pids := machines(id); len(pids) > 0 {
 		wrong = append(wrong, fmt.Sprintf("container %s is gone and its machine runs: %v", id[:12], pids))
 	}
+	if pids := sharers(id); len(pids) > 0 {
+		wrong = append(wrong, fmt.Sprintf("container %s is gone and its directories are served still: %v", id[:12], pids))
+	}
 	filepath.WalkDir(filepath.Join(h.dir, "state"), func(path string, _ os.DirEntry, err error) error {
 		if err == nil && strings.Contains(filepath.Base(path), id) {
 			wrong = append(wrong, fmt.Sprintf("container %s is gone and there is %s", id[:12], path))
@@ -391,12 +394,23 @@ func machines(text string) (pids []int) {
 }
 
 // qemus are the processes of machines, of those that are kept ready too, that have text in their command line or their directory.
-func qemus(text string) (pids []int) {
+func qemus(text string) []int { return running("qemu-system", text) }
+
+// sharers are the processes that serve directories of this host to machines, those with text in their command line; each has a moment to end with its machine.
+func sharers(text string) (pids []int) {
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if pids = running("virtiofsd", text); len(pids) == 0 || time.Now().After(end) {
+			return pids
+		}
+	}
+}
+
+func running(program, text string) (pids []int) {
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range procs {
 		line, _ := os.ReadFile(filepath.Join(p, "cmdline"))
 		cwd, _ := os.Readlink(filepath.Join(p, "cwd"))
-		if !bytes.Contains(bytes.SplitN(line, []byte{0}, 2)[0], []byte("qemu-system")) {
+		if !bytes.Contains(bytes.SplitN(line, []byte{0}, 2)[0], []byte(program)) {
 			continue
 		}
 		if bytes.Contains(line, []byte(text)) || strings.Contains(cwd+"/", text) {
