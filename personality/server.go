@@ -32,14 +32,15 @@ type Options struct {
 	Events     *broadcast.Topic[portlayer.Event]
 	Machine    func(context.Context) (portlayer.HypervisorInfo, error) // what runs the containers
 
-	ID        string // of the VCH, which never changes
-	Name      string // of the VCH; "" : the host's name
-	Version   string // of vch
-	Commit    string
-	BuildTime string
-	StateDir  string // shown as the engine's root
-	Defaults  Defaults
-	Log       *slog.Logger // nil: nothing is logged
+	ID         string // of the VCH, which never changes
+	Name       string // of the VCH; "" : the host's name
+	Version    string // of vch
+	Commit     string
+	BuildTime  string
+	StateDir   string // shown as the engine's root
+	Registries Registries
+	Defaults   Defaults
+	Log        *slog.Logger // nil: nothing is logged
 }
 
 // Defaults are what a container gets that does not ask.

@@ -99,7 +99,7 @@ func (s *Server) info(w http.ResponseWriter, r *http.Request) error {
 		OSType:             "linux",
 		Architecture:       unameMachine(),
 		IndexServerAddress: "https://index.docker.io/v1/",
-		RegistryConfig:     registryConfig(),
+		RegistryConfig:     registryConfig(s.Registries),
 		NCPU:               runtime.NumCPU(),
 		MemTotal:           memory,
 		DockerRootDir:      s.StateDir,
@@ -186,13 +186,28 @@ func storeWarnings(stores []portlayer.StoreInfo) []string {
 	return warnings
 }
 
-// registryConfig is how registries are spoken to: http on this host, https elsewhere, no mirrors.
-func registryConfig() *registry.ServiceConfig {
-	return &registry.ServiceConfig{
-		InsecureRegistryCIDRs: []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("127.0.0.0/8")},
+// Registries is how registries are spoken to, for /info.
+type Registries struct {
+	Mirrors  []string       // of Docker Hub: http[s]://HOST[:PORT]
+	Insecure []string       // HOST[:PORT]
+	Networks []netip.Prefix // of insecure ones
+}
+
+// registryConfig is how registries are spoken to: http on this host and where it is told so, https elsewhere.
+func registryConfig(r Registries) *registry.ServiceConfig {
+	c := &registry.ServiceConfig{
+		InsecureRegistryCIDRs: append([]netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("127.0.0.0/8")}, r.Networks...),
 		IndexConfigs:          map[string]*registry.IndexInfo{"docker.io": {Name: "docker.io", Mirrors: []string{}, Secure: true, Official: true}},
 		Mirrors:               []string{},
 	}
+	for _, m := range r.Mirrors {
+		c.Mirrors = append(c.Mirrors, m+"/") // as Moby has them
+	}
+	c.IndexConfigs["docker.io"].Mirrors = c.Mirrors
+	for _, host := range r.Insecure {
+		c.IndexConfigs[host] = &registry.IndexInfo{Name: host, Mirrors: []string{}}
+	}
+	return c
 }
 
 func hostMemory() (int64, error) {

@@ -186,7 +186,7 @@ func connect(ctx context.Context, s settings, db *record.DB, hypervisor portlaye
 	// Images ask who uses them, and containers are made of images: the answer comes a little later than the question.
 	var users atomic.Pointer[exec.Service]
 	images, err := image.New(ctx, image.Options{
-		Dir: filepath.Join(s.State, "images"), Disks: hypervisor.Disks(), DB: db, Publish: events.Publish, Log: log,
+		Dir: filepath.Join(s.State, "images"), Disks: hypervisor.Disks(), DB: db, Publish: events.Publish, Log: log, Mirrors: s.Mirrors, Insecure: s.Insecure,
 		InUse: func(id portlayer.ImageID) []portlayer.ContainerID {
 			if containers := users.Load(); containers != nil {
 				return containers.InUse(id)
@@ -213,7 +213,7 @@ func connect(ctx context.Context, s settings, db *record.DB, hypervisor portlaye
 	server, err := personality.New(personality.Options{
 		Containers: containers, Volumes: volumes, Images: images, Networks: networks, Events: events, Machine: hypervisor.Info,
 		ID: id, Name: name, Version: version, Commit: commit, BuildTime: built, StateDir: s.State,
-		Defaults: personality.Defaults{Memory: s.Memory, CPUs: s.CPUs, Anonymous: s.AnonymousBasic}, Log: log,
+		Defaults: personality.Defaults{Memory: s.Memory, CPUs: s.CPUs, Anonymous: s.AnonymousBasic}, Registries: registries(s), Log: log,
 	})
 	if err != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
@@ -221,6 +221,15 @@ func connect(ctx context.Context, s settings, db *record.DB, hypervisor portlaye
 		return nil, nil, errors.Join(err, containers.Close(ctx))
 	}
 	return containers, server, nil
+}
+
+// registries is what /info says of them.
+func registries(s settings) personality.Registries {
+	r := personality.Registries{Insecure: s.Insecure.Hosts, Networks: s.Insecure.Networks}
+	for _, m := range s.Mirrors {
+		r.Mirrors = append(r.Mirrors, m.Scheme+"://"+m.Host)
+	}
+	return r
 }
 
 // preflight looks at what is named in the settings, changes nothing, and fails where a start could not work. It gives what it found of QEMU.

@@ -19,6 +19,7 @@ import (
 
 	"vch/personality/mountspec"
 	"vch/portlayer"
+	"vch/portlayer/image"
 )
 
 // driver is what volumes of a store on this host are called.
@@ -31,6 +32,8 @@ type settings struct {
 	TLS               *tlsFiles // nil: no TCP address has TLS
 	Stores            []storePlace
 	BindAllow         []string // absolute
+	Mirrors           []image.Mirror
+	Insecure          image.Insecure
 	AnonymousCapacity portlayer.Bytes
 	AnonymousBasic    mountspec.Basic
 	DefaultCapacity   portlayer.Bytes
@@ -75,7 +78,7 @@ type words struct {
 	state, cache, accel, template, warm, qemu, kernel, logLevel, logFormat, config string
 	anonymousCapacity, defaultCapacity, memory, cpus                               string
 	anonymousOpts                                                                  string
-	listen, plain, stores, bindAllow                                               []string
+	listen, plain, stores, bindAllow, mirrors, insecure                            []string
 	tlsVerify                                                                      bool
 	tlsCA, tlsCert, tlsKey                                                         string
 }
@@ -95,6 +98,8 @@ func (w *words) flags(f *pflag.FlagSet) {
 	f.StringArrayVar(&w.plain, "plain-tcp", nil, "have a TCP `ADDRESS` of --listen plain: whoever reaches it can do everything")
 	f.StringArrayVar(&w.stores, "volume-store", nil, "keep volumes in the directory PATH, as the store NAME: `PATH:NAME`; may be given several times; the one called default takes anonymous volumes and those that name no store")
 	f.StringArrayVar(&w.bindAllow, "bind-allow", nil, "let containers mount what is in this `DIRECTORY` of the host (docker run -v /path:/path); may be given several times (default: none)")
+	f.StringArrayVar(&w.mirrors, "registry-mirror", nil, "ask the registry at this `URL`, http[s]://HOST[:PORT], for Docker Hub's images first; may be given several times")
+	f.StringArrayVar(&w.insecure, "insecure-registry", nil, "let this `REGISTRY`, HOST[:PORT] or a network as 10.0.0.0/8, speak http, or https with any certificate; may be given several times")
 	f.StringVar(&w.state, "state", "", "keep everything else in this `DIRECTORY` (root: /var/lib/vch; otherwise vch in $XDG_DATA_HOME or ~/.local/share)")
 	f.StringVar(&w.defaultCapacity, "default-capacity", "1G", "`SIZE` of a new named volume that names none; sparse: it takes what is written")
 	f.StringVar(&w.anonymousCapacity, "anonymous-capacity", "1G", "`SIZE` of a new anonymous volume")
@@ -218,6 +223,16 @@ func (w words) settings(at surroundings) (settings, error) {
 			return s, usagef("--bind-allow takes a directory of this host")
 		}
 		s.BindAllow = append(s.BindAllow, absolute(dir, at))
+	}
+	for _, text := range w.mirrors {
+		m, err := image.ParseMirror(text)
+		if err != nil {
+			return s, usagef("--registry-mirror: %w", err)
+		}
+		s.Mirrors = append(s.Mirrors, m)
+	}
+	if s.Insecure, err = image.ParseInsecure(w.insecure); err != nil {
+		return s, usagef("--insecure-registry: %w", err)
 	}
 	// The least that a file system (portlayer.DiskSpec) and a container (Docker's own bound) can be.
 	for _, size := range []struct {

@@ -3,6 +3,7 @@
 //
 //	Dir/layers/HEX            a layer's uncompressed tar; HEX is its diff id, so what is there is whole and right
 //	Dir/disks/HEX.vmdk        the flattened layers as ext4, and HEX.index, what is in it; HEX names the list of layers (diskName)
+//	Dir/partial/HEX           what has come of the layer with the digest HEX, as it came; its pull goes on there
 //	Dir/tmp                   uploads being read and disks being made; emptied at New
 //
 // The records (images, names) are in portlayer/record, and name only what is whole on disk: files come first, then the image's record, then its
@@ -14,6 +15,7 @@ package image
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -38,6 +40,10 @@ type Options struct {
 	InUse   func(portlayer.ImageID) []portlayer.ContainerID
 	Publish portlayer.Publish
 	Log     *slog.Logger
+	// Mirrors are registries that are asked for Docker Hub's images before it, in this order.
+	Mirrors []Mirror
+	// Insecure are the registries that may speak plain HTTP, or HTTPS with any certificate. Those of this machine may speak plain HTTP without being among them.
+	Insecure Insecure
 }
 
 // Service implements portlayer.Images.
@@ -51,7 +57,10 @@ type Service struct {
 	catalog   *catalog
 	flights   flights
 	downloads chan struct{} // one token a layer that is being downloaded
+	mirrors   []Mirror
+	insecure  Insecure
 	transport *http.Transport
+	trusting  *http.Transport // checks no certificate
 }
 
 var _ portlayer.Images = (*Service)(nil)
@@ -61,7 +70,8 @@ const maxDownloads = 3
 
 // New opens the store in o.Dir, removes what a crash left, and makes again what the records name and is missing, where it can.
 func New(ctx context.Context, o Options) (*Service, error) {
-	s := &Service{dir: o.Dir, disks: o.Disks, inUse: o.InUse, publish: o.Publish, log: o.Log, downloads: make(chan struct{}, maxDownloads), transport: newTransport()}
+	s := &Service{dir: o.Dir, disks: o.Disks, inUse: o.InUse, publish: o.Publish, log: o.Log, downloads: make(chan struct{}, maxDownloads), mirrors: o.Mirrors, insecure: o.Insecure, transport: newTransport(), trusting: newTransport()}
+	s.trusting.TLSClientConfig = &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12} // as the administrator has said
 	if s.inUse == nil {
 		s.inUse = func(portlayer.ImageID) []portlayer.ContainerID { return nil }
 	}
@@ -81,6 +91,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 // Close lets go of idle connections to registries.
 func (s *Service) Close() error {
 	s.transport.CloseIdleConnections()
+	s.trusting.CloseIdleConnections()
 	return nil
 }
 

@@ -22,6 +22,14 @@ type layerSource struct {
 	size   int64  // of what open gives; 0 if nobody said
 	broken fault.Kind
 	open   func(ctx context.Context) (io.ReadCloser, error)
+	// settled is called when the layer is in the store, or what open gave was whole and wrong: nothing of it is worth keeping. nil: nobody wants to know.
+	settled func()
+}
+
+func (src layerSource) settle() {
+	if src.settled != nil {
+		src.settled()
+	}
 }
 
 // The steps of a layer, in Docker's words.
@@ -71,6 +79,7 @@ func (s *Service) place(ctx context.Context, d diffID, src layerSource, report f
 			if raw.err != nil && raw.err != io.EOF && raw.n < src.size {
 				return fault.As(fault.Unavailable, &brokenTransfer{digest: src.digest, got: raw.n, size: src.size, err: raw.err})
 			}
+			src.settle()
 			return fault.New(src.broken, "filesystem layer verification failed for digest %s: what came has the digest %s; it was refused", src.digest, got)
 		}
 		if raw.err != nil && raw.err != io.EOF {
@@ -85,9 +94,11 @@ func (s *Service) place(ctx context.Context, d diffID, src layerSource, report f
 			if errors.As(copied, &path) {
 				return copied
 			}
+			src.settle()
 			return fault.New(src.broken, "layer %s cannot be unpacked: %w", orElse(src.digest, string(d)), copied)
 		}
 		if got := "sha256:" + hex.EncodeToString(diff.Sum(nil)); got != string(d) {
+			src.settle()
 			return fault.New(src.broken, "filesystem layer verification failed for layer %s: the image says that it unpacks to %s, but it unpacks to %s; it was refused", orElse(src.digest, string(d)), d, got)
 		}
 		return nil
@@ -195,6 +206,7 @@ func (s *Service) ensureLayer(ctx context.Context, d diffID, src layerSource, pr
 		if err != nil {
 			return err
 		}
+		src.settle()
 		report(stepDownloaded, 0, 0)
 		return nil
 	}, progress)

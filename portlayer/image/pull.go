@@ -23,6 +23,7 @@ type pull struct {
 	s      *Service
 	ref    reference.Named
 	remote name.Reference
+	cred   portlayer.Credentials
 	puller *remote.Puller
 	want   platform
 	asked  bool // want was asked for, and is not just the host's
@@ -41,19 +42,57 @@ func (s *Service) Pull(ctx context.Context, what, platformText string, cred port
 	if err != nil {
 		return portlayer.Image{}, err
 	}
-	p := &pull{s: s, ref: ref, want: want, asked: platformText != "", progress: progress}
-	if p.remote, err = remoteName(ref); err != nil {
+	places, err := s.places(ctx, ref, cred)
+	if err != nil {
 		return portlayer.Image{}, err
 	}
-	if p.puller, err = s.puller(cred); err != nil {
-		return portlayer.Image{}, err
+	for i := 0; ; i++ {
+		p := &pull{s: s, ref: ref, want: want, asked: platformText != "", progress: progress, remote: places[i].name, cred: places[i].cred}
+		if p.puller, err = s.puller(p.cred); err != nil {
+			return portlayer.Image{}, err
+		}
+		img, disk, err := p.run(ctx)
+		if err == nil {
+			return img, nil
+		}
+		if disk != "" {
+			err = errors.Join(err, s.discard(ctx, []string{disk})) // whole layers stay for the next try
+		}
+		if i == len(places)-1 || ctx.Err() != nil {
+			return img, err
+		}
+		s.log.Warn("a mirror does not give an image; the next place is asked", "mirror", places[i].name.Context().RegistryStr(), "image", reference.FamiliarString(ref), "reason", err)
 	}
-	img, disk, err := p.run(ctx)
-	if err != nil && disk != "" {
-		return img, errors.Join(err, s.discard(ctx, []string{disk})) // whole layers stay for the next try
-	}
-	return img, err
 }
+
+// place is where an image may be had.
+type place struct {
+	name name.Reference
+	cred portlayer.Credentials
+}
+
+// places are a reference's registry, and before it, for Docker Hub's, the mirrors, which get no credentials.
+func (s *Service) places(ctx context.Context, ref reference.Named, cred portlayer.Credentials) ([]place, error) {
+	var all []place
+	if reference.Domain(ref) == dockerHub {
+		for _, m := range s.mirrors {
+			reg, err := s.registryAt(ctx, m.Host)
+			if err != nil {
+				return nil, err
+			}
+			at, err := nameAt(ref, reg)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, place{name: at})
+		}
+	}
+	at, err := s.remoteName(ctx, ref)
+	return append(all, place{at, cred}), err
+}
+
+// dockerHub is Docker Hub's domain in a canonical reference.
+const dockerHub = "docker.io"
 
 func (p *pull) line(id, status string, current, total int64) {
 	if p.progress == nil {
@@ -215,7 +254,7 @@ func (p *pull) layers(ctx context.Context, m *v1.Manifest, layers []diffID) ([]v
 		}
 		fetched = append(fetched, d)
 		p.line(id, stepPending, 0, 0)
-		src := layerSource{digest: d.Digest.String(), size: d.Size, broken: fault.Unavailable, open: p.opener(d.Digest)}
+		src := p.s.resumed(layerSource{digest: d.Digest.String(), size: d.Size, broken: fault.Unavailable}, p.from(d))
 		wg.Go(func() {
 			if err := p.s.ensureLayer(ctx, l, src, func(step string, current, total int64) { p.line(id, step, current, total) }); err != nil {
 				cancel(err) // the first one counts
@@ -233,6 +272,18 @@ func (p *pull) opener(h v1.Hash) func(context.Context) (io.ReadCloser, error) {
 			return nil, refused(ctx, p.ref, err)
 		}
 		rc, err := layer.Compressed()
+		return rc, refused(ctx, p.ref, err)
+	}
+}
+
+// from is opener from an offset on.
+func (p *pull) from(d v1.Descriptor) fetch {
+	whole, part := p.opener(d.Digest), p.s.from(p.remote.Context(), d.Digest.String(), d.Size, p.cred)
+	return func(ctx context.Context, offset int64) (io.ReadCloser, error) {
+		if offset == 0 {
+			return whole(ctx)
+		}
+		rc, err := part(ctx, offset)
 		return rc, refused(ctx, p.ref, err)
 	}
 }

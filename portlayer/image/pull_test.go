@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/compression"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -21,6 +22,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"vch/internal/fault"
 	"vch/portlayer"
@@ -160,6 +162,27 @@ func (r *recorder) of(id string) string {
 		}
 	}
 	return strings.Join(steps, ", ")
+}
+
+// Layers may be compressed by zstd.
+func TestPullZstd(t *testing.T) {
+	b, h := newBox(t), newHub(t)
+	raw := makeTar(t, ent{name: "a", body: strings.Repeat("layer one ", 1000)})
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil }, tarball.WithCompression(compression.ZStd), tarball.WithMediaType(types.OCILayerZStd))
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := mutate.AppendLayers(makeImage(t, hostPlatform().Architecture), layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := b.Pull(t.Context(), h.push("app", img), "", portlayer.Credentials{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := debugfs(t, b.diskOf(got.ID), "cat /a"); !strings.HasPrefix(text, "layer one") {
+		t.Errorf("content %q", text)
+	}
 }
 
 // A pull shows Docker's lines, leaves a disk that holds both layers, and a second one finds everything there.
@@ -304,8 +327,12 @@ func TestPullErrors(t *testing.T) {
 
 // Plain HTTP goes to this machine only, however private another address is.
 func TestPlainHTTPOnlyLocal(t *testing.T) {
-	rt := plainOnlyLocal{answer{}}
-	for url, ok := range map[string]bool{"http://127.0.0.1:5000/": true, "http://localhost/": true, "http://[::1]:1/": true, "https://10.0.0.1/": true, "http://10.0.0.1/": false, "http://192.168.1.1:5000/": false, "http://registry.local/": false} {
+	insecure, err := ParseInsecure([]string{"plain.example:5000", "any.example", "10.1.0.0/16"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rt := guarded{&Service{insecure: insecure, mirrors: []Mirror{{"http", "mirror.example"}}}, answer{}}
+	for url, ok := range map[string]bool{"http://plain.example:5000/": true, "http://plain.example/": false, "http://any.example:1/": true, "http://10.1.2.3:5000/": true, "http://10.2.0.1/": false, "http://mirror.example/": true, "http://127.0.0.1:5000/": true, "http://localhost/": true, "http://[::1]:1/": true, "https://10.0.0.1/": true, "http://10.0.0.1/": false, "http://192.168.1.1:5000/": false, "http://registry.local/": false} {
 		req, err := http.NewRequest(http.MethodGet, url, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -519,7 +546,7 @@ func TestRemoteName(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := remoteName(ref)
+		r, err := (&Service{}).remoteName(t.Context(), ref)
 		if err != nil {
 			t.Errorf("%s: %v", text, err)
 			continue

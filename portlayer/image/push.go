@@ -52,7 +52,7 @@ func (s *Service) Push(ctx context.Context, what string, cred portlayer.Credenti
 	if err != nil {
 		return none, err
 	}
-	dest, err := remoteName(tag)
+	dest, err := s.remoteName(ctx, tag)
 	if err != nil {
 		return none, err
 	}
@@ -178,7 +178,7 @@ func (s *Service) Look(ctx context.Context, what string, cred portlayer.Credenti
 	if err != nil {
 		return none, err
 	}
-	at, err := remoteName(ref)
+	at, err := s.remoteName(ctx, ref)
 	if err != nil {
 		return none, err
 	}

@@ -3,9 +3,14 @@ package image
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,15 +37,83 @@ func newTransport() *http.Transport {
 	}
 }
 
-// plainOnlyLocal refuses plain HTTP to anything but this machine, as dockerd does by default: go-containerregistry would also use it, password and
-// all, for every private address.
-type plainOnlyLocal struct{ next http.RoundTripper }
+// Mirror is a registry that has Docker Hub's images, too: HOST[:PORT], reached by https or http.
+type Mirror struct {
+	Scheme, Host string
+}
 
-func (t plainOnlyLocal) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.URL.Scheme != "https" && !isLoopback(r.URL.Hostname()) {
-		return nil, fault.New(fault.Unavailable, "%s speaks no https; plain http is only used on this machine's own addresses", r.URL.Host)
+// ParseMirror reads http[s]://HOST[:PORT], as dockerd's --registry-mirror.
+func ParseMirror(text string) (Mirror, error) {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil, u.Scheme != "https" && u.Scheme != "http", u.Host == "":
+		return Mirror{}, fault.New(fault.Invalid, "invalid mirror: %q is not https://HOST[:PORT] or http://HOST[:PORT]", text)
+	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
+		return Mirror{}, fault.New(fault.Invalid, "invalid mirror: path, query, or fragment at end of the URI %q", text)
+	case u.User != nil:
+		return Mirror{}, fault.New(fault.Invalid, "invalid mirror: username/password not allowed in URI %q", u.Redacted())
 	}
-	return t.next.RoundTrip(r)
+	return Mirror{u.Scheme, u.Host}, nil
+}
+
+// Insecure are registries: by HOST[:PORT], or by the networks that their addresses are in.
+type Insecure struct {
+	Hosts    []string
+	Networks []netip.Prefix
+}
+
+// ParseInsecure reads HOST[:PORT] and CIDR texts, as dockerd's --insecure-registry.
+func ParseInsecure(texts []string) (Insecure, error) {
+	var all Insecure
+	for _, text := range texts {
+		if p, err := netip.ParsePrefix(text); err == nil {
+			all.Networks = append(all.Networks, p.Masked())
+			continue
+		}
+		if u, err := url.Parse("//" + text); err != nil || u.Host != text || text == "" {
+			return all, fault.New(fault.Invalid, "insecure registry %q is neither HOST[:PORT] nor a network such as 10.0.0.0/8", text)
+		}
+		all.Hosts = append(all.Hosts, text)
+	}
+	return all, nil
+}
+
+// has says whether the registry at host[:port] is one of them.
+func (i Insecure) has(ctx context.Context, host string) bool {
+	u := url.URL{Host: host}
+	if slices.Contains(i.Hosts, host) || slices.Contains(i.Hosts, u.Hostname()) {
+		return true
+	}
+	if len(i.Networks) == 0 {
+		return false
+	}
+	addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", u.Hostname()) // an address is its own
+	return err == nil && slices.ContainsFunc(addresses, func(a netip.Addr) bool {
+		return slices.ContainsFunc(i.Networks, func(n netip.Prefix) bool { return n.Contains(a.Unmap()) })
+	})
+}
+
+// guarded refuses plain HTTP to anything but this machine, the insecure registries and plain mirrors, as dockerd does: go-containerregistry would also use it, password and all,
+// for every private address.
+type guarded struct {
+	s    *Service
+	next http.RoundTripper // nil: the service's own
+}
+
+func (t guarded) RoundTrip(r *http.Request) (*http.Response, error) {
+	insecure := t.s.insecure.has(r.Context(), r.URL.Host)
+	if r.URL.Scheme != "https" && !insecure && !isLoopback(r.URL.Hostname()) && !slices.Contains(t.s.mirrors, Mirror{"http", r.URL.Host}) {
+		return nil, fault.New(fault.Unavailable, "%s speaks no https; plain http is only used on this machine's own addresses, and for what --insecure-registry names", r.URL.Host)
+	}
+	next := t.next
+	switch {
+	case next != nil:
+	case insecure:
+		next = t.s.trusting
+	default:
+		next = t.s.transport
+	}
+	return next.RoundTrip(r)
 }
 
 func isLoopback(host string) bool {
@@ -60,7 +133,7 @@ func authenticator(c portlayer.Credentials) authn.Authenticator {
 
 func (s *Service) remoteOptions(c portlayer.Credentials) []remote.Option {
 	return []remote.Option{
-		remote.WithTransport(plainOnlyLocal{s.transport}), remote.WithAuth(authenticator(c)), remote.WithUserAgent("vch"),
+		remote.WithTransport(guarded{s: s}), remote.WithAuth(authenticator(c)), remote.WithUserAgent("vch"),
 		remote.WithRetryBackoff(remote.Backoff{Duration: 200 * time.Millisecond, Factor: 3, Jitter: 0.1, Steps: 3}),
 	}
 }
@@ -70,11 +143,16 @@ func (s *Service) puller(c portlayer.Credentials) (*remote.Puller, error) {
 }
 
 // remoteName turns a reference into go-containerregistry's form, part by part: parsed as a whole, localhost/x would be Docker Hub's.
-func remoteName(ref reference.Named) (name.Reference, error) {
-	reg, err := registryAt(reference.Domain(ref))
+func (s *Service) remoteName(ctx context.Context, ref reference.Named) (name.Reference, error) {
+	reg, err := s.registryAt(ctx, reference.Domain(ref))
 	if err != nil {
 		return nil, err
 	}
+	return nameAt(ref, reg)
+}
+
+// nameAt is ref's name in a registry.
+func nameAt(ref reference.Named, reg name.Registry) (name.Reference, error) {
 	repo := reg.Repo(reference.Path(ref))
 	switch r := ref.(type) {
 	case reference.Digested:
@@ -85,10 +163,10 @@ func remoteName(ref reference.Named) (name.Reference, error) {
 	return nil, fault.New(fault.Invalid, "invalid reference format: %q has neither tag nor digest", ref)
 }
 
-// registryAt is the registry at host[:port], where plain HTTP is tried if it is this machine.
-func registryAt(host string) (name.Registry, error) {
+// registryAt is the registry at host[:port], where plain HTTP is tried if it is this machine, or insecure.
+func (s *Service) registryAt(ctx context.Context, host string) (name.Registry, error) {
 	var options []name.Option
-	if u := (&url.URL{Host: host}); isLoopback(u.Hostname()) {
+	if u := (&url.URL{Host: host}); isLoopback(u.Hostname()) || s.insecure.has(ctx, host) || slices.Contains(s.mirrors, Mirror{"http", host}) {
 		options = append(options, name.Insecure)
 	}
 	reg, err := name.NewRegistry(host, options...)
@@ -140,7 +218,7 @@ func (s *Service) Login(ctx context.Context, registry string, cred portlayer.Cre
 	if host == "" || host == "docker.io" {
 		host = name.DefaultRegistry
 	}
-	reg, err := registryAt(host)
+	reg, err := s.registryAt(ctx, host)
 	if err != nil {
 		return "", err
 	}
@@ -162,7 +240,7 @@ func (s *Service) Login(ctx context.Context, registry string, cred portlayer.Cre
 
 // login asks for /v2/ with the credentials, in the way that the registry's challenge asks for.
 func (s *Service) login(ctx context.Context, reg name.Registry, cred portlayer.Credentials) error {
-	base := plainOnlyLocal{s.transport}
+	base := guarded{s: s}
 	ping, err := transport.Ping(ctx, reg, base)
 	if err != nil {
 		return err
@@ -185,4 +263,44 @@ func (s *Service) login(ctx context.Context, reg name.Registry, cred portlayer.C
 	}
 	defer resp.Body.Close()
 	return transport.CheckError(resp, http.StatusOK)
+}
+
+// from gives a blob of size bytes of a repository from an offset on. A registry that does not know ranges is read to there.
+func (s *Service) from(repo name.Repository, digest string, size int64, cred portlayer.Credentials) func(ctx context.Context, offset int64) (io.ReadCloser, error) {
+	return func(ctx context.Context, offset int64) (io.ReadCloser, error) {
+		base := guarded{s: s}
+		rt, err := transport.NewWithContext(ctx, repo.Registry, authenticator(cred), base, []string{repo.Scope(transport.PullScope)})
+		if err != nil {
+			return nil, err
+		}
+		ping, err := transport.Ping(ctx, repo.Registry, base)
+		if err != nil {
+			return nil, err
+		}
+		scheme := "https"
+		if ping.Insecure {
+			scheme = "http"
+		}
+		u := url.URL{Scheme: scheme, Host: repo.RegistryStr(), Path: "/v2/" + repo.RepositoryStr() + "/blobs/" + digest}
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", offset, size-1)) // some registries take no open end
+		resp, err := (&http.Client{Transport: rt}).Do(req)
+		if err != nil {
+			return nil, err
+		}
+		if err := transport.CheckError(resp, http.StatusOK, http.StatusPartialContent); err != nil {
+			return nil, errors.Join(err, resp.Body.Close())
+		}
+		if resp.StatusCode == http.StatusOK {
+			if _, err := io.CopyN(io.Discard, resp.Body, offset); err != nil {
+				return nil, errors.Join(err, resp.Body.Close())
+			}
+		} else if at := resp.Header.Get("Content-Range"); !strings.HasPrefix(at, "bytes "+strconv.FormatInt(offset, 10)+"-") {
+			return nil, errors.Join(fault.New(fault.Unavailable, "the registry %s answered a request for bytes from %d on with %q", repo.RegistryStr(), offset, at), resp.Body.Close())
+		}
+		return resp.Body, nil
+	}
 }

@@ -122,6 +122,8 @@ func oneReference(names []string) bool {
 }
 
 // Prune implements portlayer.Images. It also deletes layers that pulls which were never finished have left.
+//
+// Of layers that have not come whole it removes what is not being fetched just now.
 func (s *Service) Prune(ctx context.Context, all bool, pick func(portlayer.Image) bool) ([]portlayer.ImageDeleted, portlayer.Bytes, error) {
 	done, err := s.catalog.change(ctx)
 	if err != nil {
@@ -156,8 +158,15 @@ func (s *Service) Prune(ctx context.Context, all bool, pick func(portlayer.Image
 	}
 	n, _, err := s.sweep(ctx, here)
 	freed += n
+	if err == nil {
+		n, err = s.dropPartials(time.Now().Add(-unfinished))
+		freed += n
+	}
 	if s.publish != nil {
 		s.publish(portlayer.Event{Time: time.Now().UTC(), Noun: "image", Verb: "prune", Attrs: map[string]string{"reclaimed": strconv.FormatInt(int64(freed), 10)}})
 	}
 	return effects, freed, err
 }
+
+// unfinished is how old what has come of a layer has to be for Prune: what is being fetched grows all the time.
+const unfinished = time.Hour

@@ -133,7 +133,7 @@ func (s *Service) tidy(ctx context.Context) error {
 	if err := os.RemoveAll(s.tmpDir()); err != nil {
 		return s.storage(err)
 	}
-	for _, dir := range []string{s.layerDir(), s.tmpDir()} {
+	for _, dir := range []string{s.layerDir(), s.tmpDir(), s.partialDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return s.storage(err)
 		}
@@ -151,6 +151,9 @@ func (s *Service) tidy(ctx context.Context) error {
 				return s.storage(err)
 			}
 		}
+	}
+	if _, err := s.dropPartials(time.Now().Add(-partialLife)); err != nil {
+		return err
 	}
 	here, err := s.stored(ctx)
 	if err != nil {

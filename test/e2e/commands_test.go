@@ -45,7 +45,7 @@ import (
 //	machines N                 wait until the script's own daemon has N machines
 //	dead PID                   the process PID ends
 //	archive KIND FILE          write an image archive: docker, oci, truncated, badlayer, notatar
-//	registry start [auth|corrupt]   a registry on loopback; $REGISTRY is its address
+//	registry start [auth|corrupt|cut]   a registry on loopback; $REGISTRY is its address
 //	registry push NAME         put a two-layer image there
 //	ptyrun SCRIPT CMD ARG…     run a program on a terminal, as SCRIPT says; see pty_test.go
 //	truncate FILE SIZE         cut a file

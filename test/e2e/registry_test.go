@@ -19,8 +19,27 @@ import (
 // The one user of a registry that asks for credentials.
 const registryUser, registryPassword = "ann", "secret"
 
+// cutAfter is how many bytes of a layer a registry gives that cuts every transfer off.
+const cutAfter = 1500 << 10
+
+// cutWriter breaks the connection after so many bytes.
+type cutWriter struct {
+	http.ResponseWriter
+	left int
+}
+
+func (c *cutWriter) Write(b []byte) (int, error) {
+	if len(b) > c.left {
+		c.ResponseWriter.Write(b[:c.left])
+		http.NewResponseController(c.ResponseWriter).Flush()
+		panic(http.ErrAbortHandler)
+	}
+	c.left -= len(b)
+	return c.ResponseWriter.Write(b)
+}
+
 func registryCmd(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) > 0, "registry start [auth|corrupt] | registry push NAME")
+	usage(ts, !neg && len(args) > 0, "registry start [auth|corrupt|cut] | registry push NAME")
 	switch args[0] {
 	case "start":
 		kind := strings.Join(args[1:], "")
@@ -47,6 +66,9 @@ func registryCmd(ts *testscript.TestScript, neg bool, args []string) {
 				w.Write(body)
 				return
 			}
+			if kind == "cut" && r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+				w = &cutWriter{w, cutAfter}
+			}
 			inner.ServeHTTP(w, r)
 		}))
 		of(ts).stop = append(of(ts).stop, server.Close)
@@ -65,6 +87,6 @@ func registryCmd(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		ts.Check(remote.Write(ref, image, remote.WithAuth(&authn.Basic{Username: registryUser, Password: registryPassword})))
 	default:
-		usage(ts, false, "registry start [auth|corrupt] | registry push NAME")
+		usage(ts, false, "registry start [auth|corrupt|cut] | registry push NAME")
 	}
 }
