@@ -173,6 +173,8 @@ type NetworkBackend interface {
 	Name() string
 	// Open makes a network real until its segment is closed. Opened again after the end of this process it takes over what that left.
 	Open(ctx context.Context, n Network) (Segment, error)
+	// Publish tells that a port of this host is a container's from now on, or, with open false, is not any more. Others reach it as from everywhere.
+	Publish(p Published, open bool) error
 	// Close lets go of everything; segments are closed before.
 	Close() error
 }

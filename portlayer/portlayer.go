@@ -5,7 +5,7 @@
 //
 //	Containers, Volumes, Images   what a door (personality, kubelet) calls; implemented by portlayer/exec, …/volume, …/image
 //	Networks, Wiring              what a door and the container service call of networks; implemented by portlayer/network
-//	NetworkBackend, Segment       what makes networks real; implemented by portlayer/network/user, held to it by …/network/networktest
+//	NetworkBackend, Segment       what makes networks real; implemented by portlayer/network/user and …/bridge, held to it by …/network/networktest
 //	VolumeStore                   a place that keeps volumes; implemented by …/volume/vmdk and the fake in …/volume/volumetest
 //	Binds                         the directories of the host that containers may mount; implemented by portlayer/bind
 //	Hypervisor, Machine, Disks    what makes machines; implemented by hypervisor/qemu and hypervisor/fake

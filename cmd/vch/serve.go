@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -27,6 +26,7 @@ import (
 	"vch/portlayer/exec"
 	"vch/portlayer/image"
 	"vch/portlayer/network"
+	"vch/portlayer/network/bridge"
 	"vch/portlayer/network/user"
 	"vch/portlayer/record"
 	"vch/portlayer/volume"
@@ -117,15 +117,21 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		return stopped(ctx, log, err)
 	}
 	log.Info("machines", "qemu", info.Version, "accel", info.Accel, "kernel", info.Kernel, "detail", info.Detail)
+	id, err := identity(filepath.Join(s.State, "engine-id"))
+	if err != nil {
+		return err
+	}
 	var events broadcast.Topic[portlayer.Event]
-	var networks *network.Service // whose ports containers may reach, once there is one
-	backend := user.New(user.Options{Log: log, Published: func(proto string, at netip.AddrPort) bool { return networks.Published(proto, at) }})
-	networks, err = network.New(ctx, network.Options{DB: db, Backend: backend, Publish: events.Publish, Log: log})
+	backend, err := networkBackend(s, id, log)
+	if err != nil {
+		return err
+	}
+	networks, err := network.New(ctx, network.Options{DB: db, Backend: backend, Publish: events.Publish, Log: log})
 	if err != nil {
 		return stopped(ctx, log, err)
 	}
 	defer closing(&err, networks.Close)
-	containers, handler, err := connect(ctx, s, db, hypervisor, networks, &events, points, log)
+	containers, handler, err := connect(ctx, s, id, db, hypervisor, networks, &events, points, log)
 	if err != nil {
 		return stopped(ctx, log, err)
 	}
@@ -160,7 +166,7 @@ func machineOptions(s settings, log *slog.Logger) qemu.Options {
 }
 
 // connect constructs the rooms bottom up: stores, services, the door.
-func connect(ctx context.Context, s settings, db *record.DB, hypervisor portlayer.Hypervisor, networks *network.Service, events *broadcast.Topic[portlayer.Event], points failpoint.Set, log *slog.Logger) (*exec.Service, *personality.Server, error) {
+func connect(ctx context.Context, s settings, id string, db *record.DB, hypervisor portlayer.Hypervisor, networks *network.Service, events *broadcast.Topic[portlayer.Event], points failpoint.Set, log *slog.Logger) (*exec.Service, *personality.Server, error) {
 	var stores []portlayer.VolumeStore
 	for _, place := range s.Stores {
 		store, err := vmdk.Open(ctx, vmdk.Options{
@@ -172,10 +178,6 @@ func connect(ctx context.Context, s settings, db *record.DB, hypervisor portlaye
 		}
 		stores = append(stores, store)
 		log.Info("volume store", "name", place.Name, "path", place.Path)
-	}
-	id, err := identity(filepath.Join(s.State, "engine-id"))
-	if err != nil {
-		return nil, nil, err
 	}
 	volumes, err := volume.New(volume.Options{
 		VCH: id, DB: db, Stores: stores, AnonymousCapacity: s.AnonymousCapacity, DefaultCapacity: s.DefaultCapacity, AnonymousOptions: s.AnonymousBasic.Options, Publish: events.Publish, Log: log,
@@ -221,6 +223,14 @@ func connect(ctx context.Context, s settings, db *record.DB, hypervisor portlaye
 		return nil, nil, errors.Join(err, containers.Close(ctx))
 	}
 	return containers, server, nil
+}
+
+// networkBackend is what networks are made of.
+func networkBackend(s settings, id string, log *slog.Logger) (portlayer.NetworkBackend, error) {
+	if s.Bridges {
+		return bridge.New(bridge.Options{Log: log, VCH: id})
+	}
+	return user.New(user.Options{Log: log}), nil
 }
 
 // registries is what /info says of them.

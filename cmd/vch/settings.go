@@ -32,6 +32,7 @@ type settings struct {
 	TLS               *tlsFiles // nil: no TCP address has TLS
 	Stores            []storePlace
 	BindAllow         []string // absolute
+	Bridges           bool     // networks are the kernel's
 	Mirrors           []image.Mirror
 	Insecure          image.Insecure
 	AnonymousCapacity portlayer.Bytes
@@ -79,6 +80,7 @@ type words struct {
 	anonymousCapacity, defaultCapacity, memory, cpus                               string
 	anonymousOpts                                                                  string
 	listen, plain, stores, bindAllow, mirrors, insecure                            []string
+	networkBackend                                                                 string
 	tlsVerify                                                                      bool
 	tlsCA, tlsCert, tlsKey                                                         string
 }
@@ -100,6 +102,7 @@ func (w *words) flags(f *pflag.FlagSet) {
 	f.StringArrayVar(&w.bindAllow, "bind-allow", nil, "let containers mount what is in this `DIRECTORY` of the host (docker run -v /path:/path); may be given several times (default: none)")
 	f.StringArrayVar(&w.mirrors, "registry-mirror", nil, "ask the registry at this `URL`, http[s]://HOST[:PORT], for Docker Hub's images first; may be given several times")
 	f.StringArrayVar(&w.insecure, "insecure-registry", nil, "let this `REGISTRY`, HOST[:PORT] or a network as 10.0.0.0/8, speak http, or https with any certificate; may be given several times")
+	f.StringVar(&w.networkBackend, "network-backend", "user", "`WHAT` networks are made of: user, in this process, without root and without a trace on the host; or bridge, in the kernel, as root")
 	f.StringVar(&w.state, "state", "", "keep everything else in this `DIRECTORY` (root: /var/lib/vch; otherwise vch in $XDG_DATA_HOME or ~/.local/share)")
 	f.StringVar(&w.defaultCapacity, "default-capacity", "1G", "`SIZE` of a new named volume that names none; sparse: it takes what is written")
 	f.StringVar(&w.anonymousCapacity, "anonymous-capacity", "1G", "`SIZE` of a new anonymous volume")
@@ -223,6 +226,12 @@ func (w words) settings(at surroundings) (settings, error) {
 			return s, usagef("--bind-allow takes a directory of this host")
 		}
 		s.BindAllow = append(s.BindAllow, absolute(dir, at))
+	}
+	switch w.networkBackend {
+	case "user", "bridge":
+		s.Bridges = w.networkBackend == "bridge"
+	default:
+		return s, usagef("--network-backend %q is none of user, bridge", w.networkBackend)
 	}
 	for _, text := range w.mirrors {
 		m, err := image.ParseMirror(text)

@@ -18,11 +18,13 @@ import (
 type publication struct {
 	portlayer.Published
 	ends   func() error
+	hide   func() // undoes NetworkBackend.Publish
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 }
 
 func (p *publication) close() {
+	p.hide()
 	p.cancel()
 	_ = p.ends()
 	p.work.Wait()
@@ -64,20 +66,6 @@ func (s *Service) open(w *wired, ports []portlayer.Port) error {
 	return errors.Join(errs...)
 }
 
-// Published reports whether a container has a port of this host open, at that address or at all: 0.0.0.0 asks for those that are open at all.
-func (s *Service) Published(network string, at netip.AddrPort) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, w := range s.wired {
-		for _, p := range w.ports {
-			if p.HostPort == at.Port() && string(p.Proto) == network && (p.HostIP.IsUnspecified() || p.HostIP == at.Addr()) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // openAt opens one port on several addresses, the same on all; 0: any that is free. A host without IPv6 has it on the others.
 func (s *Service) openAt(w *wired, p portlayer.Port, hosts []netip.Addr, port uint16) (all []*publication, err error) {
 	defer func() {
@@ -108,8 +96,24 @@ func (s *Service) openAt(w *wired, p portlayer.Port, hosts []netip.Addr, port ui
 		}
 		port = o.HostPort
 		all = append(all, o)
+		if err := s.announce(o); err != nil {
+			return all, err
+		}
 	}
 	return all, nil
+}
+
+// announce tells the backend of a port that is open.
+func (s *Service) announce(o *publication) error {
+	if err := s.o.Backend.Publish(o.Published, true); err != nil {
+		return err
+	}
+	o.hide = func() {
+		if err := s.o.Backend.Publish(o.Published, false); err != nil {
+			s.o.Log.Warn("a port that is closed may still be let through to", "port", o.HostPort, "err", err)
+		}
+	}
+	return nil
 }
 
 // listen opens one port and has what comes to it go to the container.
@@ -119,7 +123,7 @@ func (s *Service) listen(w *wired, p portlayer.Port, at netip.AddrPort) (*public
 		family = "6"
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	o := &publication{Published: portlayer.Published{Port: p.Port, Proto: p.Proto, HostIP: at.Addr()}, cancel: cancel}
+	o := &publication{Published: portlayer.Published{Port: p.Port, Proto: p.Proto, HostIP: at.Addr()}, cancel: cancel, hide: func() {}}
 	dial := func(ctx context.Context) (net.Conn, error) { return s.dialIn(ctx, w, p) }
 	if p.Proto == portlayer.UDP {
 		conn, err := net.ListenUDP("udp"+family, net.UDPAddrFromAddrPort(at))

@@ -22,7 +22,10 @@ import (
 )
 
 // wires is a backend whose segments only remember who is on them. Who dials in talks to an echo.
-type wires struct{ open map[portlayer.NetworkID]*wire }
+type wires struct {
+	open      map[portlayer.NetworkID]*wire
+	published []string
+}
 
 type wire struct {
 	cards  map[string]netip.Addr // by hardware address
@@ -30,6 +33,10 @@ type wire struct {
 	fails  error
 }
 
+func (w *wires) Publish(p portlayer.Published, open bool) error {
+	w.published = append(w.published, fmt.Sprintf("%s/%s:%d %v", p.Proto, p.HostIP, p.HostPort, open))
+	return nil
+}
 func (w *wires) Name() string { return "test" }
 func (w *wires) Close() error { return nil }
 func (w *wires) Open(_ context.Context, n portlayer.Network) (portlayer.Segment, error) {

@@ -38,6 +38,7 @@ import (
 //	daemon bare start [ARG…]   start with a state directory, a socket and ARGs only: no store, no capacity
 //	daemon tiny [SIZE]         from now on, $STORE of the script's own daemon is on a medium that is all but full, or of SIZE
 //	daemon ordinary            from now on, the script's own daemon is an ordinary user's
+//	daemon apart               from now on, the script's own daemon is in a network namespace, $NETNS, from which 203.0.113.5 is the outside
 //	daemon wait                wait for the end of a daemon that the script killed by itself, by $DAEMON
 //	daemon log PATTERN         the daemon's log has a line that matches
 //	box                        import the busybox image "box" into the script's own daemon
@@ -229,14 +230,14 @@ func speak(ts *testscript.TestScript, method, path string, body io.Reader) *http
 	return resp
 }
 
-const daemonUsage = "daemon start|bare start|stop|kill9|wait|restart|refused|tiny|ordinary|log …"
+const daemonUsage = "daemon start|bare start|stop|kill9|wait|restart|refused|tiny|ordinary|apart|log …"
 
 func daemonCmd(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, !neg && len(args) > 0, daemonUsage)
 	s := of(ts)
 	verb, rest := args[0], args[1:]
 	switch verb {
-	case "start", "bare", "refused", "tiny", "ordinary":
+	case "start", "bare", "refused", "tiny", "ordinary", "apart":
 		if s.host == s.world.shared {
 			s.host = newHost(s.world.bin)
 			s.host.setenv(ts.Setenv)
@@ -265,6 +266,9 @@ func daemonCmd(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	case "ordinary":
 		ts.Check(s.host.becomeOrdinary())
+	case "apart":
+		ts.Check(s.host.beApart())
+		ts.Setenv("NETNS", s.host.ns)
 	case "wait":
 		_, err := s.host.wait()
 		ts.Check(err)

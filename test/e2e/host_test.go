@@ -24,6 +24,7 @@ type host struct {
 	bare bool     // serve gets neither stores nor sizes but those in args
 	tiny string   // the default store is on a medium of this size; "": it is not
 	uid  int      // of the daemon; 0: the test's own
+	ns   string   // the network namespace that the daemon is in; "": the test's own
 
 	mu     sync.Mutex // guards below
 	daemon *exec.Cmd
@@ -97,6 +98,9 @@ func (h *host) command(args ...string) *exec.Cmd {
 	if h.tiny != "" {
 		all = append(medium("size="+h.tiny, h.dir+"/a"), all...)
 	}
+	if h.ns != "" {
+		all = append([]string{"ip", "netns", "exec", h.ns}, all...)
+	}
 	cmd := exec.Command(all[0], all[1:]...)
 	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	if h.uid != 0 {
@@ -105,6 +109,48 @@ func (h *host) command(args ...string) *exec.Cmd {
 		cmd.Dir = h.dir
 	}
 	return cmd
+}
+
+// outsideOf is where the world outside of a host's own network namespace is (RFC 5737).
+const outsideOf = "203.0.113.5"
+
+// beApart has the daemon run in a network namespace of its own, from which outsideOf is reached, another one, where a page is at port 80.
+func (h *host) beApart() error {
+	h.ns = filepath.Base(h.dir)
+	page := filepath.Join(h.dir, "page")
+	if err := os.Mkdir(page, 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(page, "index.html"), []byte("outside\n"), 0o644); err != nil {
+		return err
+	}
+	script := `set -e
+ip netns add $1; ip netns add $1-out
+ip -n $1 link set lo up; ip -n $1-out link set lo up
+ip link add wire netns $1 type veth peer name far netns $1-out
+ip -n $1 addr add 203.0.113.9/24 dev wire; ip -n $1 link set wire up; ip -n $1 route add default via $2
+ip -n $1-out addr add $2/24 dev far; ip -n $1-out link set far up
+ip netns exec $1-out busybox httpd -p 80 -h $3`
+	out, err := exec.Command("sh", "-c", script, "sh", h.ns, outsideOf, page).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// leaveApart takes the namespaces away, and says what the daemon has left in its own.
+func (h *host) leaveApart() (wrong []string) {
+	for _, ask := range [][]string{{"ip", "-br", "link", "show", "type", "bridge"}, {"ip", "-br", "link", "show", "type", "tun"}, {"nft", "list", "tables"}} {
+		out, err := exec.Command("ip", append([]string{"netns", "exec", h.ns}, ask...)...).CombinedOutput()
+		if err != nil || len(bytes.TrimSpace(out)) > 0 {
+			wrong = append(wrong, fmt.Sprintf("the daemon left in its network namespace, by %v: %v %s", ask, err, out))
+		}
+	}
+	out, err := exec.Command("sh", "-c", "ip netns pids $1-out | xargs -r kill -9; ip netns del $1; ip netns del $1-out", "sh", h.ns).CombinedOutput()
+	if err != nil {
+		wrong = append(wrong, fmt.Sprintf("a network namespace of the test's: %v: %s", err, out))
+	}
+	return wrong
 }
 
 // serve starts the daemon and waits until it answers.
@@ -323,6 +369,11 @@ func (h *host) traces(id string) (wrong []string) {
 
 // end removes everything of this host, stops its daemon, and says what should not be there then.
 func (h *host) end() (wrong []string) {
+	defer func() {
+		if h.ns != "" {
+			wrong = append(wrong, h.leaveApart()...)
+		}
+	}()
 	defer func() {
 		if h.running() {
 			h.signal(syscall.SIGTERM)

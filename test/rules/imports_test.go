@@ -119,7 +119,7 @@ var owners = []struct {
 	{"gvisor.dev/gvisor", []string{"portlayer/network/user", "portlayer/network/networktest"}, "the network stack has one room"},
 	{"github.com/miekg/dns", []string{"portlayer/network"}, "names have one room"},
 	{"github.com/moby/sys/mountinfo", []string{"portlayer/bind"}, "what the host has mounted is one room's to ask"},
-	{"github.com/vishvananda/netlink", []string{"tether"}, "interfaces are made in the guest"},
+	{"github.com/vishvananda/netlink", []string{"tether", "portlayer/network/bridge"}, "interfaces are made in the guest, and by the backend that is the kernel's"},
 	{"github.com/Microsoft/hcsshim", []string{"portlayer/image/..."}, "image disks have one room"},
 	{"net/http", []string{"cmd/vch", "personality/...", "portlayer/image/...", "test/..."}, "HTTP is a door's, and the registry client's"},
 	{"testing", []string{"hypervisor/hypertest", "portlayer/volume/volumetest", "portlayer/network/networktest", "test/..."}, "suites are in packages of their own"},

@@ -35,9 +35,27 @@ import (
 
 // Options is a backend to be tested.
 type Options struct {
-	// New opens it. Connections to the outside are to be made by dial; own are to count as the host's own addresses.
-	New func(t *testing.T, own []netip.Addr, dial func(ctx context.Context, network, to string) (net.Conn, error)) portlayer.NetworkBackend
+	// New opens it, in world: what leaves a network comes there.
+	New func(t *testing.T, world *World) portlayer.NetworkBackend
+	// World is what is outside; nil: a simulated one, for a backend that goes there by World.Dial.
+	World func(t *testing.T) *World
 }
+
+// World is the outside, and the host: whoever asks for it gets an echo at port 80 of Server, of HostOwn and of the host's loopback, by TCP and UDP, and nothing at port 9.
+type World struct {
+	// Asked has who came: "tcp4 203.0.113.5:80", by the address that was asked for.
+	Asked chan string
+	// Apart says that what another network of this host's has for its addresses is not outside, but nowhere.
+	Apart bool
+
+	Dial func(ctx context.Context, network, to string) (net.Conn, error) // of a simulated one
+}
+
+// The addresses of the world (RFC 5737: they are nobody's).
+var (
+	Server  = netip.MustParseAddr("203.0.113.5") // outside
+	HostOwn = netip.MustParseAddr("203.0.113.9") // this host's
+)
 
 // limit bounds each wait, and patience is how long nothing has to come.
 const (
@@ -45,12 +63,10 @@ const (
 	patience = 250 * time.Millisecond
 )
 
-// The addresses of the suite (RFC 5737: they are nobody's).
+// The networks of the suite (RFC 5737, as above).
 var (
-	ours    = netip.MustParsePrefix("192.0.2.0/24")
-	others  = netip.MustParsePrefix("198.51.100.0/24")
-	server  = netip.MustParseAddr("203.0.113.5") // outside
-	hostOwn = netip.MustParseAddr("203.0.113.9") // the host's
+	ours   = netip.MustParsePrefix("192.0.2.0/24")
+	others = netip.MustParsePrefix("198.51.100.0/24")
 )
 
 // guest is a machine's kernel.
@@ -214,45 +230,79 @@ func refuses(t *testing.T, what, network string, g *guest, to netip.AddrPort) {
 	}
 }
 
-// outside is the world: an echo server that is reached at every address.
-type outside struct {
-	streams net.Listener
-	packets net.PacketConn
-	asked   chan string
+// Echo serves a listener and a packet socket as the world's, until they are closed. at is what asks for them.
+func (w *World) Echo(l net.Listener, u net.PacketConn, at string) {
+	go serveStreams(told{l, func() { w.Asked <- "tcp4 " + at }})
+	go servePackets(toldPackets{u, func() { w.Asked <- "udp4 " + at }})
 }
 
-func newOutside(t *testing.T) *outside {
+// told tells of each connection that is accepted.
+type told struct {
+	net.Listener
+	tell func()
+}
+
+func (l told) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.tell()
+	}
+	return c, err
+}
+
+// toldPackets tells of each datagram.
+type toldPackets struct {
+	net.PacketConn
+	tell func()
+}
+
+func (u toldPackets) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, from, err := u.PacketConn.ReadFrom(b)
+	if err == nil {
+		u.tell()
+	}
+	return n, from, err
+}
+
+// NewWorld makes one without servers.
+func NewWorld() *World { return &World{Asked: make(chan string, 100)} }
+
+// simulated is a world that is reached by Dial: an echo at every address.
+func simulated(t *testing.T) *World {
 	t.Helper()
-	o := &outside{asked: make(chan string, 100)}
-	var err error
-	if o.streams, err = net.Listen("tcp4", "127.0.0.1:0"); err != nil {
+	w := NewWorld()
+	streams, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
 		t.Fatal(err)
 	}
-	if o.packets, err = net.ListenPacket("udp4", "127.0.0.1:0"); err != nil {
+	packets, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { o.streams.Close(); o.packets.Close() })
-	go serveStreams(o.streams)
-	go servePackets(o.packets)
-	return o
-}
-
-func (o *outside) dial(ctx context.Context, network, to string) (net.Conn, error) {
-	o.asked <- network + " " + to
-	if strings.HasSuffix(to, ":9") {
-		return nil, errors.New("connection refused")
+	t.Cleanup(func() { streams.Close(); packets.Close() })
+	go serveStreams(streams)
+	go servePackets(packets)
+	w.Dial = func(ctx context.Context, network, to string) (net.Conn, error) {
+		if strings.HasSuffix(to, ":9") {
+			return nil, errors.New("connection refused")
+		}
+		w.Asked <- network + " " + to
+		addr := streams.Addr()
+		if strings.HasPrefix(network, "udp") {
+			addr = packets.LocalAddr()
+		}
+		return new(net.Dialer).DialContext(ctx, network, addr.String())
 	}
-	addr := o.streams.Addr()
-	if strings.HasPrefix(network, "udp") {
-		addr = o.packets.LocalAddr()
-	}
-	return new(net.Dialer).DialContext(ctx, network, addr.String())
+	return w
 }
 
 // Run runs the suite.
 func Run(t *testing.T, o Options) {
-	world := newOutside(t)
-	b := o.New(t, []netip.Addr{hostOwn, netip.MustParseAddr("127.0.0.1")}, world.dial)
+	if o.World == nil {
+		o.World = simulated
+	}
+	world := o.World(t)
+	b := o.New(t, world)
 	a := portlayer.Network{ID: "a", Name: "a", Subnet: ours, Gateway: netip.MustParseAddr("192.0.2.1")}
 	c := portlayer.Network{ID: "c", Name: "c", Subnet: others, Gateway: netip.MustParseAddr("198.51.100.1"), Internal: true}
 	open := func(n portlayer.Network) portlayer.Segment {
@@ -267,6 +317,7 @@ func Run(t *testing.T, o Options) {
 	t.Run("ways in", func(t *testing.T) { waysIn(t, sa, a) })
 	t.Run("ways out", func(t *testing.T) { waysOut(t, sa, a, world) })
 	t.Run("walls", func(t *testing.T) { walls(t, sa, sc, a, c, world) })
+	t.Run("published ports", func(t *testing.T) { published(t, b, sa, sc, a, c, world) })
 	t.Run("nobody is somebody else", func(t *testing.T) { impostors(t, sa, a) })
 	t.Run("who is there is there once", func(t *testing.T) { conflicts(t, sa, a) })
 	for _, s := range []portlayer.Segment{sa, sc} {
@@ -309,31 +360,29 @@ func waysIn(t *testing.T, s portlayer.Segment, n portlayer.Network) {
 	}
 }
 
-func waysOut(t *testing.T, s portlayer.Segment, n portlayer.Network, world *outside) {
+func waysOut(t *testing.T, s portlayer.Segment, n portlayer.Network, world *World) {
 	g, friend := join(t, s, n, 31, false), join(t, s, n, 32, true)
-	to := netip.AddrPortFrom(server, 80)
+	to := netip.AddrPortFrom(Server, 80)
 	for _, network := range []string{"tcp", "udp"} {
 		c, err := g.dial(network, to)
 		asks(t, "the outside by "+network, c, err, "hello")
-		if got := <-world.asked; got != network+"4 "+to.String() {
+		if got := <-world.Asked; got != network+"4 "+to.String() {
 			t.Errorf("asked for %s", got)
 		}
 	}
-	refuses(t, "what is refused outside", "tcp", g, netip.AddrPortFrom(server, 9))
-	if got := <-world.asked; got != "tcp4 "+netip.AddrPortFrom(server, 9).String() {
-		t.Errorf("asked for %s", got)
-	}
+	refuses(t, "what is refused outside", "tcp", g, netip.AddrPortFrom(Server, 9))
 	for _, network := range []string{"tcp", "udp"} {
 		c, err := friend.dial(network, netip.AddrPortFrom(n.Gateway, 80))
 		asks(t, "the host by "+network+", of one that may", c, err, "hello")
-		if got := <-world.asked; got != network+"4 127.0.0.1:80" {
+		if got := <-world.Asked; got != network+"4 127.0.0.1:80" {
 			t.Errorf("asked for %s", got)
 		}
 	}
 }
 
-func walls(t *testing.T, s, internal portlayer.Segment, n, ni portlayer.Network, world *outside) {
+func walls(t *testing.T, s, internal portlayer.Segment, n, ni portlayer.Network, world *World) {
 	g, inside, other := join(t, s, n, 41, false), join(t, internal, ni, 41, false), join(t, internal, ni, 42, false)
+	g.echo()
 	other.echo()
 	c, err := inside.dial("tcp", netip.AddrPortFrom(other.address, 7))
 	asks(t, "a neighbour on an internal network", c, err, "hello")
@@ -341,7 +390,7 @@ func walls(t *testing.T, s, internal portlayer.Segment, n, ni portlayer.Network,
 		for what, to := range map[string]string{
 			"the host at the gateway":    "192.0.2.1:80",
 			"the host's loopback":        "127.0.0.1:80",
-			"the host's own address":     hostOwn.String() + ":80",
+			"the host's own address":     HostOwn.String() + ":80",
 			"a link's own addresses":     "169.254.169.254:80",
 			"nobody on the network":      "192.0.2.99:80",
 			"a guest of another network": other.address.String() + ":7",
@@ -349,28 +398,76 @@ func walls(t *testing.T, s, internal portlayer.Segment, n, ni portlayer.Network,
 			"a group":                    "224.0.0.251:80",
 			"no address":                 "0.0.0.0:80",
 		} {
-			if what == "a guest of another network" {
+			if what == "a guest of another network" && !world.Apart {
 				leavesForOutside(t, network, g, netip.MustParseAddrPort(to), world)
 				continue
 			}
 			refuses(t, what, network, g, netip.MustParseAddrPort(to))
 		}
-		refuses(t, "the outside of an internal network", network, inside, netip.AddrPortFrom(server, 80))
+		refuses(t, "the outside of an internal network", network, inside, netip.AddrPortFrom(Server, 80))
 		refuses(t, "the gateway of an internal network", network, inside, netip.AddrPortFrom(ni.Gateway, 80))
+		refuses(t, "another network, of an internal one", network, inside, netip.AddrPortFrom(g.address, 7))
 	}
-	if n := len(world.asked); n > 0 {
-		t.Errorf("somebody asked %d times for the outside, for %s first", n, <-world.asked)
+	if n := len(world.Asked); n > 0 {
+		t.Errorf("somebody asked %d times for the outside, for %s first", n, <-world.Asked)
 	}
 }
 
 // leavesForOutside: an address of another network is, seen from here, one of the outside, where it is nobody's: what is sent there goes out, and the guest that has it hears nothing.
-func leavesForOutside(t *testing.T, network string, g *guest, to netip.AddrPort, world *outside) {
+func leavesForOutside(t *testing.T, network string, g *guest, to netip.AddrPort, world *World) {
 	t.Helper()
 	c, err := g.dial(network, to)
 	asks(t, "the outside, by an address of another network", c, err, "hello")
-	if got := <-world.asked; got != network+"4 "+to.String() {
+	if got := <-world.Asked; got != network+"4 "+to.String() {
 		t.Errorf("asked for %s", got)
 	}
+}
+
+// published: a port of the host that is a container's is reached by others, at the gateway and at the host's own address; but not from an internal network.
+func published(t *testing.T, b portlayer.NetworkBackend, s, internal portlayer.Segment, n, ni portlayer.Network, world *World) {
+	g, inside := join(t, s, n, 45, false), join(t, internal, ni, 45, false)
+	everywhere := portlayer.Published{Port: 1, HostIP: netip.IPv4Unspecified(), HostPort: 80}
+	tell := func(p portlayer.Published, open bool) {
+		t.Helper()
+		for _, p.Proto = range []portlayer.Proto{portlayer.TCP, portlayer.UDP} {
+			if err := b.Publish(p, open); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	reached := func(what string, at netip.Addr, is bool) {
+		t.Helper()
+		for _, network := range []string{"tcp", "udp"} {
+			to := netip.AddrPortFrom(at, 80)
+			if !is {
+				refuses(t, what, network, g, to)
+				continue
+			}
+			c, err := g.dial(network, to)
+			asks(t, what+" by "+network, c, err, "hello")
+			<-world.Asked
+		}
+	}
+	reached("what nobody has published", n.Gateway, false)
+	tell(everywhere, true)
+	tell(everywhere, true)
+	reached("a published port at the gateway", n.Gateway, true)
+	reached("a published port at the host's address", HostOwn, true)
+	refuses(t, "another port", "tcp", g, netip.AddrPortFrom(n.Gateway, 81))
+	for _, network := range []string{"tcp", "udp"} {
+		refuses(t, "a published port from an internal network", network, inside, netip.AddrPortFrom(ni.Gateway, 80))
+	}
+	tell(everywhere, false)
+	reached("what one of two still publishes", n.Gateway, true)
+	tell(everywhere, false)
+	reached("what nobody publishes any more", n.Gateway, false)
+	own := everywhere
+	own.HostIP = HostOwn
+	tell(own, true)
+	reached("a port published at the host's address", HostOwn, true)
+	reached("the same at the gateway", n.Gateway, false)
+	tell(own, false)
+	reached("the same, closed", HostOwn, false)
 }
 
 func impostors(t *testing.T, s portlayer.Segment, n portlayer.Network) {

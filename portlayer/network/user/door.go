@@ -46,13 +46,13 @@ func (s *segment) outside(network string, from netip.Addr, to netip.AddrPort) (n
 		return loopback, nil
 	case s.net.Internal:
 		return to, fault.New(fault.Denied, "network %s is internal", s.net.Name)
-	case to.Addr() == s.net.Gateway && s.backend.o.Published(network, netip.AddrPortFrom(netip.IPv4Unspecified(), to.Port())):
+	case to.Addr() == s.net.Gateway && s.backend.isPublished(network, netip.AddrPortFrom(netip.IPv4Unspecified(), to.Port())):
 		return loopback, nil
 	case to.Addr() == s.net.Gateway:
 		return to, fault.New(fault.Denied, "the host is not to be reached")
 	}
 	own := slices.Contains(s.backend.o.Own(), to.Addr())
-	if own && !to.Addr().IsLoopback() && s.backend.o.Published(network, to) {
+	if own && !to.Addr().IsLoopback() && s.backend.isPublished(network, to) {
 		return to, nil
 	}
 	return to, forbidden(to.Addr(), s.net.Subnet, own)

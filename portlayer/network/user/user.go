@@ -7,7 +7,6 @@ package user
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -26,6 +25,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
+	"vch/internal/ether"
 	"vch/internal/fault"
 	"vch/portlayer"
 )
@@ -37,14 +37,15 @@ type Options struct {
 	Own func() []netip.Addr
 	// Dial connects to the outside; nil: this host does.
 	Dial func(ctx context.Context, network, to string) (net.Conn, error)
-	// Published reports whether a port of the host is a container's, and so to be reached by others as from everywhere; nil: none is.
-	Published func(network string, at netip.AddrPort) bool
 }
 
 // Backend implements portlayer.NetworkBackend.
 type Backend struct {
 	o    Options
 	work sync.WaitGroup // what segments have running
+
+	mu        sync.Mutex                  // guards below
+	published map[portlayer.Published]int // by their host's side; how often
 }
 
 // New makes a backend.
@@ -55,10 +56,7 @@ func New(o Options) *Backend {
 	if o.Dial == nil {
 		o.Dial = new(net.Dialer).DialContext
 	}
-	if o.Published == nil {
-		o.Published = func(string, netip.AddrPort) bool { return false }
-	}
-	return &Backend{o: o}
+	return &Backend{o: o, published: map[portlayer.Published]int{}}
 }
 
 // Name is portlayer.NetworkBackend.Name.
@@ -68,6 +66,31 @@ func (b *Backend) Name() string { return "user" }
 func (b *Backend) Close() error {
 	b.work.Wait()
 	return nil
+}
+
+// Publish is portlayer.NetworkBackend.Publish.
+func (b *Backend) Publish(p portlayer.Published, open bool) error {
+	p.Port = 0
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if open {
+		b.published[p]++
+	} else if b.published[p]--; b.published[p] <= 0 {
+		delete(b.published, p)
+	}
+	return nil
+}
+
+// isPublished says whether a container has a port of this host open at an address.
+func (b *Backend) isPublished(network string, at netip.AddrPort) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, host := range []netip.Addr{at.Addr(), netip.IPv4Unspecified()} {
+		if b.published[portlayer.Published{Proto: portlayer.Proto(network), HostIP: host, HostPort: at.Port()}] > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // segment implements portlayer.Segment.
@@ -100,7 +123,6 @@ var everybody = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 const (
 	nic        = 1
-	etherHead  = 14
 	defaultMTU = 1500
 	// queue is how many frames of the gateway may wait to be delivered.
 	queue = 1024
@@ -120,7 +142,7 @@ func (b *Backend) Open(_ context.Context, n portlayer.Network) (portlayer.Segmen
 	})
 	sack := tcpip.TCPSACKEnabled(true)
 	s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &sack)
-	s.link = channel.New(queue, uint32(mtu+etherHead), tcpip.LinkAddress(s.gateway))
+	s.link = channel.New(queue, uint32(mtu+ether.Head), tcpip.LinkAddress(s.gateway))
 	for _, err := range []tcpip.Error{
 		s.stack.CreateNIC(nic, ethernet.New(s.link)),
 		s.stack.AddProtocolAddress(nic, tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: tcpip.AddressWithPrefix{Address: tcpip.AddrFrom4(a), PrefixLen: n.Subnet.Bits()}}, stack.AddressProperties{}),
@@ -189,29 +211,11 @@ func (s *segment) of(address netip.Addr) *card {
 	return nil
 }
 
-// The types of frames, and where ARP has the address that is asked for and that of who asks (RFC 826).
-const (
-	typeIPv4     = 0x0800
-	typeARP      = 0x0806
-	arpLong      = etherHead + 28
-	arpOperation = etherHead + 6
-	arpSender    = etherHead + 14
-	arpTarget    = etherHead + 24
-	arpRequest   = 1
-)
-
 // Send is portlayer.Card.Send.
 func (c *card) Send(frame []byte) {
 	s := c.segment
-	if len(frame) < etherHead || !bytes.Equal(frame[6:12], c.mac[:]) {
+	if !ether.Honest(frame, c.mac[:], s.net.Gateway) {
 		return
-	}
-	gateway := s.net.Gateway.As4()
-	kind := binary.BigEndian.Uint16(frame[12:])
-	if kind == typeARP {
-		if len(frame) < arpLong || bytes.Equal(frame[arpSender:arpSender+4], gateway[:]) {
-			return // nobody else is the gateway
-		}
 	}
 	to := [6]byte(frame[:6])
 	switch {
@@ -228,7 +232,7 @@ func (c *card) Send(frame []byte) {
 			other.deliver(frame)
 		}
 		// The stack would answer for every address.
-		if kind != typeARP || binary.BigEndian.Uint16(frame[arpOperation:]) == arpRequest && bytes.Equal(frame[arpTarget:arpTarget+4], gateway[:]) {
+		if ether.Type(frame) != ether.ARP || ether.AsksFor(frame, s.net.Gateway) {
 			s.toGateway(frame)
 		}
 	case bytes.Equal(to[:], s.gateway):
@@ -245,10 +249,10 @@ func (c *card) Send(frame []byte) {
 
 // toGateway gives the stack a frame that may be for it.
 func (s *segment) toGateway(frame []byte) {
-	switch binary.BigEndian.Uint16(frame[12:]) {
-	case typeARP:
-	case typeIPv4:
-		if !s.admits(frame[etherHead:]) {
+	switch ether.Type(frame) {
+	case ether.ARP:
+	case ether.IPv4:
+		if !s.admits(frame[ether.Head:]) {
 			return
 		}
 	default:
@@ -284,7 +288,7 @@ func (s *segment) fromGateway() {
 		}
 		view := p.ToView()
 		frame := view.AsSlice()
-		if len(frame) >= etherHead {
+		if len(frame) >= ether.Head {
 			s.mu.RLock()
 			c := s.cards[[6]byte(frame[:6])]
 			s.mu.RUnlock()
