@@ -1,4 +1,6 @@
-// Package ether knows the heads of Ethernet frames.
+// Package ether knows the heads of Ethernet frames: as much of them as a switch has to look at, and no more.
+//
+// What it says of a frame holds whatever else is in that: it reads nothing behind what it names.
 package ether
 
 import (
