@@ -47,8 +47,12 @@ demo-stop: ## end what make demo left running, and delete it
 compose: ## bin/docker-compose, which test/e2e runs against vch
 	@scripts/compose $(BIN)/docker-compose
 
+.PHONY: buildkit
+buildkit: ## bin/buildkit, Buildx and BuildKit, which test/e2e builds images with
+	@scripts/buildkit $(BIN)/buildkit
+
 .PHONY: test
-test: build compose ## every test, those in real VMs included; fails if one is skipped
+test: build compose buildkit ## every test, those in real VMs included; fails if one is skipped
 	@timeout -k 30s $(TOTAL) $(GO) test -json -count=1 -p 1 -timeout $(LIMIT) ./... | $(GO) run ./scripts/testreport
 
 .PHONY: test-fast

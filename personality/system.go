@@ -92,7 +92,7 @@ func (s *Server) info(w http.ResponseWriter, r *http.Request) error {
 		NGoroutines:        runtime.NumGoroutine(),
 		SystemTime:         time.Now().Format(time.RFC3339Nano),
 		LoggingDriver:      logJSON,
-		CgroupDriver:       "cgroupfs", // of the guests, which have cgroup v2 and no systemd
+		CgroupDriver:       "none", // of the host: a container's cgroup is in its machine, and is below no other
 		CgroupVersion:      "2",
 		KernelVersion:      m.Kernel,
 		OperatingSystem:    "vch " + s.Version,

@@ -43,6 +43,7 @@ import (
 //	daemon log PATTERN         the daemon's log has a line that matches
 //	box                        import the busybox image "box" into the script's own daemon
 //	debian IMAGE PACKAGE…      make an image of Debian with packages, as their own scripts set them up; see debian_test.go
+//	buildkit                   make buildx the docker CLI's plugin; $BUILDKIT has the programs buildkitd and buildctl
 //	machines N                 wait until the script's own daemon has N machines
 //	dead PID                   the process PID ends
 //	archive KIND FILE          write an image archive: docker, oci, truncated, badlayer, notatar
@@ -66,6 +67,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"daemon":     daemonCmd,
 		"box":        boxCmd,
 		"debian":     debianCmd,
+		"buildkit":   buildkitCmd,
 		"machines":   machinesCmd,
 		"dead":       deadCmd,
 		"archive":    archiveCmd,

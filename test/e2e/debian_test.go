@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -47,4 +48,18 @@ func debianCmd(ts *testscript.TestScript, neg bool, args []string) {
 var notNeeded = []string{
 	"/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/i18n/*",
 	"/usr/lib/*/libLLVM*", "/usr/lib/*/libz3*", "/usr/lib/postgresql/*/lib/bitcode/*", "/usr/lib/postgresql/*/lib/llvmjit*",
+}
+
+// buildkitCmd has scripts/buildkit make Buildx and BuildKit, unless they are there.
+func buildkitCmd(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 0, "buildkit")
+	programs, err := filepath.Abs("../../bin/buildkit")
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*limit) // downloads and compiles a thousand packages, the first time
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, "../../scripts/buildkit", programs).CombinedOutput(); err != nil {
+		ts.Fatalf("scripts/buildkit: %v\n%s", err, out)
+	}
+	ts.Check(os.Symlink(filepath.Join(programs, "docker-buildx"), filepath.Join(ts.Getenv("DOCKER_CONFIG"), "cli-plugins", "docker-buildx")))
+	ts.Setenv("BUILDKIT", programs)
 }
