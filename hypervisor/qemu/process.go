@@ -39,7 +39,7 @@ type process struct {
 	child *os.Process   // nil for one found again
 	ended chan struct{} // closed when the process is gone
 
-	shares *shareHost // nil: it shares nothing, or an earlier daemon started it
+	shares *shareHost // nil: it shares nothing
 
 	seats map[string]guest.Seat // that disks came into when it began, by serial; set before the process is known
 

@@ -118,7 +118,7 @@ func Open(ctx context.Context, o Options, found Host) (*Hypervisor, error) {
 		}
 		h.running[portlayer.ContainerID(id)] = p
 	}
-	strays(h.root(), func(id string) bool { return h.running[portlayer.ContainerID(id)] != nil })
+	h.adoptSharers()
 	if err := h.openPool(ctx); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}

@@ -60,8 +60,8 @@ type order struct {
 
 // shareHost is a virtiofsd that waits for its QEMU, or serves it.
 type shareHost struct {
-	conn  *os.File // QEMU's end
-	child *os.Process
+	conn  *os.File    // QEMU's end
+	child *os.Process // nil: an earlier daemon started it
 	ended chan struct{}
 }
 
@@ -269,11 +269,12 @@ func shareArguments(fd int) []string {
 	return []string{"-chardev", fmt.Sprintf("socket,id=share,fd=%d", fd), "-device", "vhost-user-fs-pci,chardev=share,tag=" + guest.ShareTag + ",queue-size=1024"}
 }
 
-// strays ends the virtiofsds that run in directories of machines below root that do not: of a daemon that was killed between the two.
-func strays(root string, running func(id string) bool) {
+// sharers finds the virtiofsds of machines below root, by the machines' names: the first process of each, which ends with the others.
+func sharers(root string) map[string]int {
+	found := map[string]int{}
 	root, err := filepath.EvalSymlinks(root)
 	if err != nil {
-		return
+		return found
 	}
 	all, _ := os.ReadDir("/proc")
 	for _, e := range all {
@@ -282,18 +283,43 @@ func strays(root string, running func(id string) bool) {
 			continue
 		}
 		cmdline, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		program, _, _ := strings.Cut(string(cmdline), "\x00")
-		if program != stageArg && !slices.Contains(virtiofsds, program) {
-			continue
-		}
-		cwd, err := os.Readlink(filepath.Join("/proc", e.Name(), "cwd"))
-		if err != nil {
-			continue
-		}
-		if rest, ok := strings.CutPrefix(cwd, root+"/"); ok {
-			if id, _, _ := strings.Cut(rest, "/"); !running(id) {
-				_ = unix.Kill(pid, unix.SIGKILL)
+		words := strings.Split(string(cmdline), "\x00")
+		var dir string
+		switch {
+		case words[0] == stageArg:
+			dir, _ = os.Readlink(filepath.Join("/proc", e.Name(), "cwd")) // "" of one that has ended
+		case slices.Contains(virtiofsds, words[0]):
+			for _, word := range words {
+				if source, ok := strings.CutPrefix(word, "source="); ok {
+					dir = source
+				}
 			}
 		}
+		if rest, ok := strings.CutPrefix(dir, root+"/"); ok {
+			id, _, _ := strings.Cut(rest, "/")
+			if first, there := found[id]; !there || pid < first {
+				found[id] = pid
+			}
+		}
+	}
+	return found
+}
+
+// adoptSharers has the virtiofsds of machines that were found again guarded, and ends those whose machine does not run: of a daemon that was killed between the two.
+func (h *Hypervisor) adoptSharers() {
+	for id, pid := range sharers(h.root()) {
+		p := h.running[portlayer.ContainerID(id)]
+		if p == nil {
+			_ = unix.Kill(pid, unix.SIGKILL)
+			continue
+		}
+		pidfd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue // it ended just now, and its machine with it
+		}
+		server := &process{pid: pid, pidfd: pidfd, ended: make(chan struct{})}
+		p.shares = &shareHost{ended: server.ended}
+		h.wg.Go(func() { server.await(h.closing) })
+		h.wg.Go(func() { h.guard(p) })
 	}
 }
