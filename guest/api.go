@@ -64,6 +64,8 @@ type Handler interface {
 	// SetLimits gives the running container other limits: all of them, at once. Conflict while it does not run; Invalid for what its kernel does not take, as
 	// less memory than it can do with. After an error the limits are as they were.
 	SetLimits(ctx context.Context, l Limits) error
+	// SetStill has the container's processes stand still, or go on; again, nothing happens. Conflict while none runs, Unavailable for processes that do not come to a stop.
+	SetStill(ctx context.Context, still bool) error
 	// SetClock sets the machine's clock.
 	SetClock(ctx context.Context, now time.Time) error
 	// SetNetwork gives the running container other interfaces: those that it has and that n names by their tags stay as they are. Conflict while it does not run.

@@ -84,7 +84,7 @@ type ArchiveRequest struct {
 	Open bool     `json:"open,omitempty"` // no end-of-archive: more follows
 
 	Extent Extent `json:"extent,omitempty"`
-	Still  bool   `json:"still,omitempty"` // the container's processes stand still meanwhile
+	Still  bool   `json:"still,omitempty"` // the container's processes stand still meanwhile, and afterwards if they did before
 }
 
 // Skipped is a mount that a tree has, and its archive not, because its volume is absent.

@@ -200,6 +200,8 @@ func (h *handler) Stats(context.Context) (Stats, error) {
 		Disks: []DiskStats{{Major: 8, Writes: 1 << 63}}, Interfaces: map[string]InterfaceStats{"eth0": {RxBytes: 1 << 63}}}, h.note("stats")
 }
 
+func (h *handler) SetStill(_ context.Context, still bool) error { return h.note("still %v", still) }
+
 func (h *handler) SetLimits(_ context.Context, l Limits) error { return h.note("limits %+v", l) }
 
 // Changes tells of more than one message holds.

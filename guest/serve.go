@@ -185,6 +185,12 @@ func dispatch(ctx context.Context, cancel context.CancelFunc, st *yamux.Stream, 
 			return nil, err
 		}
 		return nil, h.SetLimits(ctx, l)
+	case "still":
+		still, err := decodeBody[bool](req)
+		if err != nil {
+			return nil, err
+		}
+		return nil, h.SetStill(ctx, still)
 	case "mount", "unmount":
 		return nil, serveMount(ctx, h, req)
 	case "watch":

@@ -69,3 +69,8 @@ func (c *Client) Stats(ctx context.Context) (st Stats, err error) {
 func (c *Client) SetLimits(ctx context.Context, l Limits) error {
 	return c.call(ctx, "limits", l, nil)
 }
+
+// SetStill is Handler.SetStill.
+func (c *Client) SetStill(ctx context.Context, still bool) error {
+	return c.call(ctx, "still", still, nil)
+}

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -18,6 +19,9 @@ func TestStatsAndLimitsCross(t *testing.T) {
 	}
 	l := Limits{Memory: 1 << 40, CPUs: 5e8, PidsMax: 7}
 	if err := c.SetLimits(t.Context(), l); err != nil || !strings.Contains(strings.Join(h.told, "\n"), fmt.Sprintf("limits %+v", l)) {
+		t.Errorf("the handler was told %q, %v", h.told, err)
+	}
+	if err := errors.Join(c.SetStill(t.Context(), true), c.SetStill(t.Context(), false)); err != nil || !strings.HasSuffix(strings.Join(h.told, "\n"), "still true\nstill false") {
 		t.Errorf("the handler was told %q, %v", h.told, err)
 	}
 }

@@ -168,5 +168,8 @@ func TestContainerCommit(t *testing.T) {
 	w.refused(400, "is not a valid change command", "POST", "/commit?container=web&changes="+url.QueryEscape("RUN x"), "null")
 	w.refused(400, "invalid reference format", "POST", "/commit?container=web&repo=UPPER", "null")
 	w.ask(nil, "POST", "/containers/web/pause", "")
-	w.refused(409, "is paused: unpause it first", "POST", "/commit?container=web", "null")
+	w.ask(&made, "POST", "/commit?container=web", "null")
+	if c := w.inspect("web"); !c.State.Paused {
+		t.Errorf("after a commit of a paused container: %+v", c.State)
+	}
 }

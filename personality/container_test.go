@@ -383,7 +383,13 @@ func TestContainerPause(t *testing.T) {
 		w.refused(404, "No such container: none", "POST", "/containers/none/"+verb, "")
 		if verb == "pause" {
 			w.refused(409, "is paused", "POST", "/containers/web/exec", `{"Cmd":["true"]}`)
-			w.refused(409, "paused", "GET", "/containers/web/top", "")
+			if status, answer := w.call("GET", "/containers/web/top", ""); status != 200 || !strings.Contains(answer, "sleep 1000") {
+				t.Errorf("top of a paused container: %d %s", status, answer)
+			}
+			if status, answer := w.call("GET", "/containers/web/archive?path=/", ""); status != 200 {
+				t.Errorf("its files: %d %s", status, answer)
+			}
+			w.refused(409, "is paused", "POST", "/containers/web/exec", `{"Cmd":["true"]}`)
 		}
 	}
 	w.ask(nil, "POST", "/containers/web/pause", "")

@@ -201,7 +201,7 @@ type Containers interface {
 	// Kill sends a signal to the process; SIGKILL (9) also ends a machine that does not answer. Not running: Conflict.
 	Kill(ctx context.Context, ref string, signal int) error
 	Restart(ctx context.Context, ref string, signal int, timeout *int) error
-	// Pause has a running container's machine stand still; what needs its guest is a Conflict meanwhile. Stop, Kill with a signal that ends it, and Remove let it go on first.
+	// Pause has a running container's machine stand still; what needs its processes is a Conflict meanwhile. For who looks at its files, or lists its processes, the machine goes on without them. Stop, Kill with a signal that ends it, and Remove let it go on first.
 	// Conflict if it is paused, or does not run.
 	Pause(ctx context.Context, ref string) error
 	// Unpause lets it go on, with its clock set. Conflict if it is not paused.

@@ -234,24 +234,41 @@ func cgroupLimits(l guest.Limits) []cgroupFile {
 	return []cgroupFile{{"memory.max", amount(l.Memory)}, {"cpu.max", cpu}, {"pids.max", amount(l.PidsMax)}}
 }
 
-// hold has the container's processes stand still (cgroup-v2.rst, cgroup.freeze) until release.
-func (l *Linux) hold() (release func(), err error) {
-	freeze := cgroupFile{"cgroup.freeze", "1"}
-	thaw := cgroupFile{"cgroup.freeze", "0"}
-	if err := freeze.set(); err != nil {
-		return nil, err
+// freezer has the container's processes stand still, or go on (cgroup-v2.rst, cgroup.freeze).
+func freezer(still bool) cgroupFile {
+	if still {
+		return cgroupFile{"cgroup.freeze", "1"}
+	}
+	return cgroupFile{"cgroup.freeze", "0"}
+}
+
+// SetStill is System.SetStill.
+func (l *Linux) SetStill(still bool) error {
+	if err := freezer(still).set(); err != nil || !still {
+		return err
 	}
 	for range holdTries {
 		events, err := keyed("cgroup.events")
 		if err != nil {
-			return nil, errors.Join(err, thaw.set())
+			return errors.Join(err, freezer(false).set())
 		}
 		if events["frozen"] == 1 || events["populated"] == 0 {
-			return func() { _ = thaw.set() }, nil // what froze it can thaw it
+			return nil
 		}
 		time.Sleep(holdStep)
 	}
-	return nil, errors.Join(fault.New(fault.Unavailable, "the container's processes do not come to a stop within %v", holdTries*holdStep), thaw.set())
+	return errors.Join(fault.New(fault.Unavailable, "the container's processes do not come to a stop within %v", holdTries*holdStep), freezer(false).set())
+}
+
+// hold has the container's processes stand still until release, and then be as they were.
+func (l *Linux) hold() (release func(), err error) {
+	if still, err := number("cgroup.freeze"); err != nil || still == 1 {
+		return func() {}, err
+	}
+	if err := l.SetStill(true); err != nil {
+		return nil, err
+	}
+	return func() { _ = freezer(false).set() }, nil // what froze it can thaw it
 }
 
 const (

@@ -42,9 +42,10 @@ type System interface {
 	Freeze(source guest.Source) (thaw func() error, err error)
 	Grow(ctx context.Context, source guest.Source, size int64) error
 	Rooms() ([]guest.Room, error)
-	// Stats and SetLimits are guest.Handler's, while the container's own process runs.
+	// Stats, SetLimits and SetStill are guest.Handler's, while the container's own process runs.
 	Stats() (guest.Stats, error)
 	SetLimits(l guest.Limits) error
+	SetStill(still bool) error
 	// Top lists the container's processes.
 	Top() ([]guest.ProcessInfo, error)
 	// Renew makes the machine ready for another Prepare, after Release.
@@ -516,6 +517,14 @@ func (c *Core) SetLimits(_ context.Context, l guest.Limits) error {
 		return err
 	}
 	return c.sys.SetLimits(l)
+}
+
+// SetStill is guest.Handler.SetStill.
+func (c *Core) SetStill(_ context.Context, still bool) error {
+	if _, err := c.process(""); err != nil {
+		return err
+	}
+	return c.sys.SetStill(still)
 }
 
 // Shutdown is guest.Handler.Shutdown.

@@ -130,6 +130,8 @@ func (s *system) Stats() (guest.Stats, error) { return guest.Stats{Pids: 1}, nil
 
 func (s *system) SetLimits(guest.Limits) error { return nil }
 
+func (s *system) SetStill(bool) error { return nil }
+
 func (s *system) Changes() ([]guest.Change, error) { return nil, nil }
 
 func (s *system) PowerOff() error { s.off = true; return nil }

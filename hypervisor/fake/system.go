@@ -289,6 +289,9 @@ func (s *system) SetLimits(l guest.Limits) error {
 	return nil
 }
 
+// SetStill is tether.System.SetStill. Simulated processes do nothing that could be seen to stand still.
+func (s *system) SetStill(bool) error { return nil }
+
 // PowerOff is tether.System.PowerOff.
 func (s *system) PowerOff() error {
 	s.powerOff()

@@ -20,6 +20,7 @@ func (s *suite) counts(t *testing.T) {
 		t.Errorf("stats before there is a container: %v", err)
 	}
 	want(t, "limits before there is a container", c.SetLimits(s.limit(t), guest.Limits{}), fault.Conflict)
+	want(t, "standing still before there is a container", c.SetStill(s.limit(t), true), fault.Conflict)
 	cfg := config("counted", []string{s.Commands.Write("/marked", "text"), "cat"})
 	cfg.Limits = guest.Limits{Memory: 64 << 20, PidsMax: 9}
 	s.configure(t, c, cfg)
@@ -79,7 +80,12 @@ func (s *suite) changed(t *testing.T, c *guest.Client) {
 			t.Errorf("%s: %q", extent, names)
 		}
 	}
-	// They stood still for it, and go on.
+	// They stood still for it, and go on; and stay as they are where they stood still before.
+	for _, still := range []bool{true, true, false, false} {
+		if err := c.SetStill(s.limit(t), still); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if _, err := c.Exec(s.limit(t), "later", *config("later", []string{"exit 0"}).Process, nil, nil, nil); err != nil {
 		t.Error(err)
 	}

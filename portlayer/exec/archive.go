@@ -24,6 +24,7 @@ type files struct {
 	own    *guest.Client
 	run    *run     // nil: it does not run
 	served *serving // nil: it runs
+	leave  func()   // lets go of the guest of one that runs
 
 	absent []absentMount
 	others map[portlayer.VolumeID]other // those that were needed
@@ -58,11 +59,11 @@ func (s *Service) openFiles(ctx context.Context, ref string) (*files, error) {
 		snap := u.snapshot()
 		f.c = snap.container
 		if snap.run != nil {
-			if f.own, err = snap.run.talk(ctx); err == nil {
+			if f.own, f.leave, err = u.look(ctx, snap.run); err == nil {
 				f.run = snap.run
 				return f, nil
 			}
-			if err == errPaused || !ends(snap.run) {
+			if !ends(snap.run) {
 				return nil, err
 			}
 			continue // it has ended just now
@@ -107,6 +108,9 @@ func (f *files) close() {
 	}
 	if f.served != nil {
 		f.served.leave()
+	}
+	if f.leave != nil {
+		f.leave()
 	}
 }
 

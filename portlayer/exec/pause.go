@@ -2,8 +2,10 @@ package exec
 
 import (
 	"context"
+	"errors"
 	"time"
 
+	"vch/guest"
 	"vch/internal/fault"
 	"vch/portlayer"
 )
@@ -42,6 +44,7 @@ func (s *Service) Pause(ctx context.Context, ref string) error {
 		ctx, cancel := context.WithTimeout(s.ctx, changeLimit)
 		defer cancel()
 		r.remember(ctx)
+		r.freeze(ctx)
 		// The record first: cut off, the next start of this process pauses it, as it does one that is.
 		if err := u.save(func(c *portlayer.Container) { c.State.Phase = portlayer.Paused }); err != nil {
 			return err
@@ -85,15 +88,23 @@ func (u *unit) unpause() error {
 	if err := u.save(func(c *portlayer.Container) { c.State.Phase = portlayer.Running }); err != nil {
 		return err
 	}
-	s.wg.Go(func() { // its clock stood still; nobody waits for a guest that is not reached yet
+	done := make(chan struct{})
+	s.wg.Go(func() { // its clock stood still, and its processes
+		defer close(done)
 		client, err := r.talk(s.ctx)
 		if err == nil {
-			err = client.SetClock(s.ctx, time.Now())
+			err = errors.Join(client.SetClock(s.ctx, time.Now()), client.SetStill(s.ctx, false))
 		}
 		if err != nil && s.ctx.Err() == nil {
-			s.o.Log.Warn("a container's clock may be late after its pause", "container", string(r.machine.ID()), "err", err)
+			s.o.Log.Warn("a container's clock may be late after its pause, or it stands still until its guest is reached again", "container", string(r.machine.ID()), "err", err)
 		}
 	})
+	limit := time.NewTimer(lastWordLimit) // nobody waits for a guest that is not reached yet
+	defer limit.Stop()
+	select {
+	case <-done:
+	case <-limit.C:
+	}
 	s.publish(u.c, "unpause")
 	return nil
 }
@@ -109,4 +120,76 @@ func (s *Service) awake(ctx context.Context, u *unit, r *run) error {
 		}
 		return u.unpause()
 	})
+}
+
+// freeze has the processes of a run stand still before its machine does, so that the machine can go on without them (lend). One that cannot be asked is paused all the same. Owner only.
+func (r *run) freeze(ctx context.Context) {
+	client := r.now()
+	if client == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lastWordLimit)
+	defer cancel()
+	_ = client.SetStill(ctx, true) // lend asks again
+}
+
+// errNotPaused is that there is no need to lend.
+var errNotPaused = errors.New("the container is not paused")
+
+// lend has the machine of a paused container go on for whoever looks at its files, its processes standing still, until leave.
+func (u *unit) lend(ctx context.Context, r *run) (client *guest.Client, leave func(), err error) {
+	s := u.s
+	err = u.ask(ctx, func() error {
+		if u.run != r {
+			return fault.New(fault.Conflict, "the container is not running")
+		}
+		if u.c.State.Phase != portlayer.Paused {
+			return errNotPaused
+		}
+		if u.lent == 0 {
+			if err := r.machine.Resume(s.ctx); err != nil {
+				return err
+			}
+		}
+		u.lent++
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	leave = func() {
+		err := u.ask(s.ctx, func() error {
+			if u.lent--; u.lent == 0 && u.run == r && u.c.State.Phase == portlayer.Paused {
+				return r.machine.Pause(s.ctx)
+			}
+			return nil
+		})
+		if err != nil && s.ctx.Err() == nil && !fault.Is(err, fault.NotFound) {
+			s.o.Log.Error("a paused container's machine goes on, without its processes", "container", string(r.machine.ID()), "err", err)
+		}
+	}
+	if client, err = r.reach(ctx, true); err == nil {
+		err = client.SetStill(ctx, true)
+	}
+	if err != nil {
+		leave()
+		return nil, nil, err
+	}
+	return client, leave, nil
+}
+
+// look gives the guest of a run, whether it is paused or not.
+func (u *unit) look(ctx context.Context, r *run) (client *guest.Client, leave func(), err error) {
+	for {
+		if r.isPaused() {
+			if client, leave, err = u.lend(ctx, r); err == errNotPaused {
+				continue // unpaused just now, or ended
+			}
+			return client, leave, err
+		}
+		if client, err = r.talk(ctx); err == errPaused {
+			continue
+		}
+		return client, func() {}, err
+	}
 }

@@ -47,14 +47,17 @@ func newRun(m portlayer.Machine) *run {
 }
 
 // talk gives the guest to call. While it is not connected, as just after a restart of this process, it waits a while; then Unavailable.
-func (r *run) talk(ctx context.Context) (*guest.Client, error) {
+func (r *run) talk(ctx context.Context) (*guest.Client, error) { return r.reach(ctx, false) }
+
+// reach is talk, and, where it is lent, also to the guest of a machine that goes on although its container is paused (lend).
+func (r *run) reach(ctx context.Context, lent bool) (*guest.Client, error) {
 	limit := time.NewTimer(talkLimit)
 	defer limit.Stop()
 	for {
 		r.mu.Lock()
 		client, news, paused := r.client, r.news, r.paused
 		r.mu.Unlock()
-		if paused {
+		if paused && !lent {
 			return nil, errPaused
 		}
 		if client != nil {
@@ -442,6 +445,11 @@ func (u *unit) watch(r *run, after *uint64) exitReport {
 				s.o.Log.Warn("a container's networks are not reached again", "container", string(id), "err", err)
 			}
 			r.reached(client)
+			if !r.isPaused() { // as an unpause that was cut off would have had it
+				if err := client.SetStill(s.ctx, false); err != nil && !fault.Is(err, fault.Conflict) {
+					s.o.Log.Warn("a container may stand still", "container", string(id), "err", err)
+				}
+			}
 			continue
 		}
 		select {
@@ -749,13 +757,14 @@ func (s *Service) Resize(ctx context.Context, ref string, rows, cols uint16) err
 
 // Top is portlayer.Containers.Top.
 func (s *Service) Top(ctx context.Context, ref string) ([]guest.ProcessInfo, error) {
-	_, r, err := s.running(ref)
+	u, r, err := s.up(ref)
 	if err != nil {
 		return nil, err
 	}
-	client, err := r.talk(ctx)
+	client, leave, err := u.look(ctx, r)
 	if err != nil {
 		return nil, err
 	}
+	defer leave()
 	return client.Top(ctx)
 }

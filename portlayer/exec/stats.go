@@ -9,8 +9,8 @@ import (
 	"vch/portlayer"
 )
 
-// lastStatsLimit is how long a pause waits for the figures that are shown while it lasts.
-const lastStatsLimit = 2 * time.Second
+// lastWordLimit is how long a pause waits for a guest that it is about to stop, and an unpause for one that goes on.
+const lastWordLimit = 2 * time.Second
 
 // Stats is portlayer.Containers.Stats.
 func (s *Service) Stats(ctx context.Context, ref string) (guest.Stats, error) {
@@ -34,7 +34,7 @@ func (r *run) remember(ctx context.Context) {
 	if client == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, lastStatsLimit)
+	ctx, cancel := context.WithTimeout(ctx, lastWordLimit)
 	defer cancel()
 	if st, err := client.Stats(ctx); err == nil {
 		r.before = st
