@@ -217,7 +217,7 @@ func (s *Server) imageInspect(w http.ResponseWriter, r *http.Request) error {
 type imageInspection struct {
 	image.InspectResponse
 	Config          map[string]any
-	Parent          string  // of an image that was built here: never, as vch builds nothing
+	Parent          string  // of an image that was built here: never, as BuildKit does that
 	DockerVersion   string  // that built it; not in what vch keeps of an image
 	VirtualSize     *int64  `json:",omitempty"` // before 1.44
 	Container       *string `json:",omitempty"` // before 1.45: what docker build ran last
@@ -235,6 +235,7 @@ func inspectImage(img portlayer.Image, v apiVersion) (imageInspection, error) {
 			Architecture: img.Architecture, Variant: img.Variant, Os: img.OS, Size: int64(img.Size),
 			GraphDriver: &storage.DriverData{Name: storageDriver, Data: map[string]string{}},
 			RootFS:      image.RootFS{Type: "layers", Layers: img.DiffIDs},
+			Metadata:    image.Metadata{LastTagTime: img.Loaded.UTC()}, // as far as it is known: its names have no times
 		},
 		Config: config,
 	}
