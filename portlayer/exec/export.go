@@ -64,24 +64,28 @@ func (s *Service) Changes(ctx context.Context, ref string) (all []guest.Change, 
 // MakeImage is portlayer.Containers.MakeImage.
 func (s *Service) MakeImage(ctx context.Context, ref string, o portlayer.MakeImage) (img portlayer.Image, err error) {
 	err = s.withFiles(ctx, ref, func(f *files) (bool, error) {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
+		reading, stop := context.WithCancel(ctx)
+		defer stop()
 		pr, pw := io.Pipe()
 		archived := make(chan error, 1)
 		go func() {
 			out := counting{w: pw}
 			r := guest.ArchiveRequest{Place: guest.Place{Path: "/"}, Extent: guest.ChangesOf, Still: o.Still && f.run != nil}
-			_, err := f.own.Archive(ctx, r, out.take)
+			_, err := f.own.Archive(reading, r, out.take)
+			archived <- err // before the other end can hear of it
 			pw.CloseWithError(err)
-			archived <- err
 		}()
 		img, err = s.o.Images.Derive(ctx, f.c.Image, pr, o.Derived)
-		if err != nil {
-			cancel()
+		var broke error // why the archive came to no end by itself
+		select {
+		case broke = <-archived:
+		default:
+			stop()
+			pr.CloseWithError(err)
+			<-archived
 		}
-		pr.CloseWithError(err)
-		if aerr := <-archived; aerr != nil && err != nil && !fault.Is(aerr, fault.Internal) && ctx.Err() == nil {
-			err = aerr // what the guest says is why the archive broke off
+		if err != nil && broke != nil {
+			err = broke
 		}
 		if err == nil {
 			s.publish(f.c, "commit", "comment", o.Comment, "imageID", string(img.ID), "imageRef", o.Name)
