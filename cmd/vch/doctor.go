@@ -73,6 +73,12 @@ func examine(ctx context.Context, s settings) []check {
 		checks = append(checks, check{c.Name, verdictOf(c.OK), c.Detail})
 	}
 	checks = append(checks, templateCheck(ctx, o))
+	if len(s.BindAllow) > 0 {
+		checks = append(checks, bindChecks(s.BindAllow)...)
+	}
+	if s.Bridges {
+		checks = append(checks, bridgeCheck(exec.LookPath))
+	}
 	found, err := lookAtState(s.State)
 	checks = append(checks, rowOf("state", found, err))
 	checks = append(checks, storeChecks(s.Stores)...)
@@ -117,6 +123,32 @@ func templateCheck(ctx context.Context, o qemu.Options) check {
 		return check{"templates", warn, fmt.Sprintf("%v; machines boot", err)}
 	}
 	return check{"templates", ok, fmt.Sprintf("%d in %s, more come as they are wanted; machines kept ready: %d", len(all), o.Cache, o.Warm)}
+}
+
+// bindChecks looks at what --bind-allow needs.
+func bindChecks(dirs []string) []check {
+	c := qemu.ShareCheck()
+	checks := []check{{c.Name, verdictOf(c.OK), c.Detail}}
+	for _, dir := range dirs {
+		row := check{"bind-allow", ok, dir}
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+			row = check{"bind-allow", warn, dir + " is no directory: nothing in it can be mounted until it is"}
+		}
+		checks = append(checks, row)
+	}
+	return checks
+}
+
+// bridgeCheck looks at what --network-backend bridge needs; look is exec.LookPath.
+func bridgeCheck(look func(string) (string, error)) check {
+	if os.Geteuid() != 0 {
+		return check{"networks", fail, "the network backend bridge needs root; use --network-backend user"}
+	}
+	path, err := look("nft")
+	if err != nil {
+		return check{"networks", fail, "the network backend bridge needs nft; install Debian's package nftables, or use --network-backend user"}
+	}
+	return check{"networks", ok, "the kernel's, by " + path}
 }
 
 func storeChecks(stores []storePlace) (checks []check) {

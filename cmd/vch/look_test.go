@@ -67,10 +67,12 @@ func TestLookAtState(t *testing.T) {
 func TestDoctorTable(t *testing.T) {
 	var out strings.Builder
 	checks := []check{tetherCheck(nil), dockerCheck(address{"unix", "/run/s"}, func(string) (string, error) { return "/bin/docker", nil }), dockerCheck(address{"unix", "/run/s"}, func(string) (string, error) { return "", os.ErrNotExist })}
+	checks = append(checks, bindChecks([]string{"/", "/none"})...)
+	checks = append(checks, bridgeCheck(func(string) (string, error) { return "", os.ErrNotExist }))
 	if err := printChecks(&out, append(checks, storeChecks([]storePlace{{t.TempDir(), "fast"}})...)); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"CHECK", "FAIL     this vch was built without its tether", "export DOCKER_HOST=unix:///run/s", "make setup gets one", "store default  warn"} {
+	for _, want := range []string{"CHECK", "FAIL     this vch was built without its tether", "export DOCKER_HOST=unix:///run/s", "make setup gets one", "bind-allow     ok       /\n", "/none is no directory", "use --network-backend user", "store default  warn"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}

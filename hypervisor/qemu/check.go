@@ -64,3 +64,12 @@ func tryAccel(ctx context.Context, o Options) (name, detail string, err error) {
 	}
 	return h.info.Accel, h.info.Detail, h.Close()
 }
+
+// ShareCheck looks for what shares directories of the host with machines, which only those need that share any.
+func ShareCheck() Check {
+	path, err := findVirtiofsd()
+	if err != nil {
+		return Check{Name: "virtiofsd", Detail: err.Error()}
+	}
+	return Check{Name: "virtiofsd", OK: true, Detail: path}
+}

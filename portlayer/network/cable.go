@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 
+	"vch/internal/ether"
 	"vch/portlayer"
 )
 
@@ -15,11 +16,10 @@ import (
 // its guest makes, and no device is plugged. A frame with a tag that is not the machine's is dropped: what a guest may reach is decided here.
 
 const (
-	etherHead = 14 // two addresses and a type
-	tagType   = 0x8100
-	tagSize   = 4
+	tagType = 0x8100
+	tagSize = 4
 	// longFrame is the longest frame, in bytes, with its tag. What is longer is no frame, and the stream is broken.
-	longFrame = 1500 + etherHead + tagSize
+	longFrame = 1500 + ether.Head + tagSize
 	// waiting is how many frames may wait for a machine that does not take them; then they are dropped, as by a switch.
 	waiting = 512
 )
@@ -58,7 +58,7 @@ func (c *cable) unplug(tag uint16) {
 
 // deliver sends the machine a frame, if it is there and takes it.
 func (c *cable) deliver(tag uint16, frame []byte) {
-	if len(frame) < etherHead || len(frame)+tagSize > longFrame {
+	if len(frame) < ether.Head || len(frame)+tagSize > longFrame {
 		return
 	}
 	b := make([]byte, 4+len(frame)+tagSize)
@@ -181,7 +181,7 @@ func readFrame(r io.Reader, buf []byte) (tag uint16, frame []byte, err error) {
 	if _, err := io.ReadFull(r, b); err != nil {
 		return 0, nil, err
 	}
-	if n < etherHead+tagSize || binary.BigEndian.Uint16(b[12:]) != tagType {
+	if n < ether.Head+tagSize || binary.BigEndian.Uint16(b[12:]) != tagType {
 		return 0, nil, nil
 	}
 	tag = binary.BigEndian.Uint16(b[14:]) & 0x0fff // the rest is its priority

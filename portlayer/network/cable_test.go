@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"vch/internal/ether"
 	"vch/portlayer"
 )
 
@@ -92,7 +93,7 @@ func FuzzReadFrame(f *testing.F) {
 			if err != nil {
 				return
 			}
-			if tag > 4095 || frame != nil && (len(frame) < etherHead || len(frame) > longFrame-tagSize) {
+			if tag > 4095 || frame != nil && (len(frame) < ether.Head || len(frame) > longFrame-tagSize) {
 				t.Fatalf("tag %d, %d bytes", tag, len(frame))
 			}
 		}
