@@ -118,8 +118,21 @@ func (p Policy) Make(m portlayer.Mount) error {
 	if _, err := os.Stat(share.Path); err == nil {
 		return nil
 	}
-	if err := os.MkdirAll(share.Path, 0o755); err != nil {
+	if err := makeBelow(share.Below, share.Path); err != nil {
 		return fault.New(fault.Invalid, "host path %s cannot be made: %w", m.Source, err)
 	}
 	return nil
+}
+
+// makeBelow makes a directory below another, and nothing outside of that: a container that may write there may put a link where there was none when it was looked at.
+func makeBelow(below, path string) error {
+	rel, err := filepath.Rel(below, path)
+	if err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(below)
+	if err != nil {
+		return err
+	}
+	return errors.Join(root.MkdirAll(rel, 0o755), root.Close())
 }

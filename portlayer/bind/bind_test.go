@@ -108,3 +108,17 @@ func TestMake(t *testing.T) {
 		t.Errorf("what is not to be made: %v", err)
 	}
 }
+
+// TestMakeBelow: a link that came after the look leads nowhere outside.
+func TestMakeBelow(t *testing.T) {
+	root, allowed := host(t)
+	if err := makeBelow(allowed, filepath.Join(allowed, "out/new")); err == nil {
+		t.Error("it followed a link that leads outside")
+	}
+	if _, err := os.Lstat(filepath.Join(root, "other/new")); err == nil {
+		t.Error("it was made outside")
+	}
+	if err := makeBelow(allowed, filepath.Join(allowed, "in/new")); err != nil {
+		t.Errorf("a link that stays inside: %v", err)
+	}
+}

@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os/exec"
@@ -50,6 +49,7 @@ table inet %[1]s {
 		iifname != @networks accept
 		ct state established,related accept
 		ct status dnat accept comment "host.docker.internal"
+		ip daddr 127.0.0.0/8 drop comment "route_localnet would let through to a published port who makes packets by hand"
 		ip protocol icmp icmp type echo-request ip daddr @gateways accept
 		iifname @internals reject
 		meta l4proto . th dport @published accept
@@ -166,5 +166,5 @@ func (r *rules) publish(p portlayer.Published, open bool) error {
 func (r *rules) close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return errors.Join(r.run("delete table inet " + r.table + "\n"))
+	return r.run("delete table inet " + r.table + "\n")
 }

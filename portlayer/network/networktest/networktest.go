@@ -423,9 +423,10 @@ func leavesForOutside(t *testing.T, network string, g *guest, to netip.AddrPort,
 	}
 }
 
-// published: a port of the host that is a container's is reached by others, at the gateway and at the host's own address; but not from an internal network.
+// published: a port of the host that is a container's is reached by others, at the gateway and at the host's own address; but not from an internal network, nor at the host's loopback.
 func published(t *testing.T, b portlayer.NetworkBackend, s, internal portlayer.Segment, n, ni portlayer.Network, world *World) {
 	g, inside := join(t, s, n, 45, false), join(t, internal, ni, 45, false)
+	loopback := netip.MustParseAddr("127.0.0.1")
 	everywhere := portlayer.Published{Port: 1, HostIP: netip.IPv4Unspecified(), HostPort: 80}
 	tell := func(p portlayer.Published, open bool) {
 		t.Helper()
@@ -468,6 +469,78 @@ func published(t *testing.T, b portlayer.NetworkBackend, s, internal portlayer.S
 	reached("the same at the gateway", n.Gateway, false)
 	tell(own, false)
 	reached("the same, closed", HostOwn, false)
+	own.HostIP = loopback
+	tell(own, true)
+	reached("a port published at the host's loopback only", n.Gateway, false)
+	tell(everywhere, true)
+	crafted(t, s, n, world)
+	tell(own, false)
+	tell(everywhere, false)
+}
+
+// arpEnd is a frame of ARP's size.
+const arpEnd = header.EthernetMinimumSize + header.ARPSize
+
+// crafted: a guest's kernel is its user's, and may send what no kernel sends: to the loopback of who routes for it. At a published port nothing else would stop that.
+func crafted(t *testing.T, s portlayer.Segment, n portlayer.Network, world *World) {
+	mac, address := net.HardwareAddr{2, 0, 0, 0, 0, 46}, netip.MustParseAddr("192.0.2.46")
+	arps := make(chan []byte, 100)
+	card, err := s.Attach(mac, address, false, func(f []byte) {
+		if len(f) >= arpEnd && header.Ethernet(f).Type() == header.ARPProtocolNumber {
+			arps <- bytes.Clone(f)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer card.Close()
+	// arp asks who has an address, or answers (RFC 826).
+	arp := func(to net.HardwareAddr, op header.ARPOp, of netip.Addr) []byte {
+		f := make([]byte, arpEnd)
+		header.Ethernet(f).Encode(&header.EthernetFields{SrcAddr: tcpip.LinkAddress(mac), DstAddr: tcpip.LinkAddress(to), Type: header.ARPProtocolNumber})
+		a, mine, theirs := header.ARP(f[header.EthernetMinimumSize:]), address.As4(), of.As4()
+		a.SetIPv4OverEthernet()
+		a.SetOp(op)
+		copy(a.HardwareAddressSender(), mac)
+		copy(a.ProtocolAddressSender(), mine[:])
+		copy(a.ProtocolAddressTarget(), theirs[:])
+		return f
+	}
+	card.Send(arp(net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, header.ARPRequest, n.Gateway))
+	var gateway net.HardwareAddr
+	for gateway == nil {
+		select {
+		case f := <-arps:
+			if a := header.ARP(f[header.EthernetMinimumSize:]); a.Op() == header.ARPReply {
+				gateway = bytes.Clone(a.HardwareAddressSender())
+			}
+		case <-time.After(limit):
+			t.Fatal("the gateway does not say who it is")
+		}
+	}
+	card.Send(arp(gateway, header.ARPReply, n.Gateway)) // so that it answers without asking
+	datagram := func(to netip.Addr) []byte {
+		const size = header.IPv4MinimumSize + header.UDPMinimumSize
+		f := make([]byte, header.EthernetMinimumSize+size)
+		header.Ethernet(f).Encode(&header.EthernetFields{SrcAddr: tcpip.LinkAddress(mac), DstAddr: tcpip.LinkAddress(gateway), Type: header.IPv4ProtocolNumber})
+		ip := header.IPv4(f[header.EthernetMinimumSize:])
+		ip.Encode(&header.IPv4Fields{TotalLength: size, TTL: 64, Protocol: uint8(header.UDPProtocolNumber), SrcAddr: tcpip.AddrFrom4(address.As4()), DstAddr: tcpip.AddrFrom4(to.As4())})
+		ip.SetChecksum(^ip.CalculateChecksum())
+		header.UDP(ip.Payload()).Encode(&header.UDPFields{SrcPort: 4000, DstPort: 80, Length: header.UDPMinimumSize}) // a checksum of 0 is none
+		return f
+	}
+	card.Send(datagram(n.Gateway))
+	select {
+	case <-world.Asked:
+	case <-time.After(limit):
+		t.Fatal("a datagram made by hand does not reach a published port")
+	}
+	card.Send(datagram(netip.MustParseAddr("127.0.0.1")))
+	select {
+	case at := <-world.Asked:
+		t.Errorf("a datagram to the loopback reaches the host's: %s", at)
+	case <-time.After(patience):
+	}
 }
 
 func impostors(t *testing.T, s portlayer.Segment, n portlayer.Network) {
