@@ -182,7 +182,7 @@ type NetworkBackend interface {
 // Segment is one network, made real. A frame is an Ethernet frame without tag and check sequence, at most MTU and 14 bytes.
 type Segment interface {
 	// Attach puts a card on the network; deliver is called with each frame for it, must not wait, and must not keep the frame. A frame from it whose source is not mac is
-	// dropped, as is one that claims the gateway's address. Conflict for a mac or an address that another card has.
+	// dropped, as is one that says, by IPv4 or ARP, to come from the gateway's or another card's address. Conflict for a mac or an address that another card has.
 	Attach(mac net.HardwareAddr, address netip.Addr, toHost bool, deliver func(frame []byte)) (Card, error)
 	// Dial connects from the gateway to a card's address. network is "tcp" or "udp".
 	Dial(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error)

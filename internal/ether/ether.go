@@ -18,8 +18,10 @@ const (
 	ARP  = 0x0806
 )
 
-// Where ARP has what in a frame (RFC 826).
+// Where IPv4 and ARP have what in a frame (RFC 791, RFC 826).
 const (
+	ipv4Source = Head + 12
+
 	arpLong      = Head + 28
 	arpOperation = Head + 6
 	arpSender    = Head + 14
@@ -35,16 +37,22 @@ func Type(frame []byte) uint16 {
 	return binary.BigEndian.Uint16(frame[12:])
 }
 
-// Honest says whether a card with the address mac may send a frame: it has that source, and does not claim to be the gateway. Nothing shorter than a head is one.
-func Honest(frame []byte, mac net.HardwareAddr, gateway netip.Addr) bool {
+// Honest says whether a card with the address mac may send a frame: it has that source, and the Internet address that it comes from, by IPv4 or ARP, is not an other's. Nothing
+// that is too short to say is honest.
+func Honest(frame []byte, mac net.HardwareAddr, others func(netip.Addr) bool) bool {
 	if len(frame) < Head || !bytes.Equal(frame[6:12], mac) {
 		return false
 	}
-	if Type(frame) != ARP {
+	var from int
+	switch Type(frame) {
+	case IPv4:
+		from = ipv4Source
+	case ARP:
+		from = arpSender
+	default:
 		return true
 	}
-	a := gateway.As4()
-	return len(frame) >= arpLong && !bytes.Equal(frame[arpSender:arpSender+4], a[:])
+	return len(frame) >= from+4 && !others(netip.AddrFrom4([4]byte(frame[from:])))
 }
 
 // AsksFor says whether a frame asks who has an address.

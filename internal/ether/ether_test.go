@@ -15,14 +15,20 @@ func TestHonest(t *testing.T) {
 	arp := func(op, last byte) []byte {
 		return frame(1, ARP, 0, 1, 8, 0, 6, 4, 0, op, 2, 0, 0, 0, 0, 1, 192, 0, 2, last, 0, 0, 0, 0, 0, 0, 192, 0, 2, 1)
 	}
+	ip := func(last byte) []byte {
+		return frame(1, IPv4, 0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, last, 192, 0, 2, 9)
+	}
+	others := func(a netip.Addr) bool { return a == gateway || a == netip.MustParseAddr("192.0.2.7") }
 	for what, tt := range map[string]struct {
 		frame []byte
 		want  bool
 	}{
 		"its own": {frame(1, IPv4), true}, "another's": {frame(2, IPv4), false}, "short": {frame(1, IPv4)[:13], false}, "its own address": {arp(1, 5), true},
-		"the gateway's": {arp(2, 1), false}, "a short claim": {arp(2, 5)[:40], false}, "nothing": {nil, false},
+		"the gateway's": {arp(2, 1), false}, "a short claim": {arp(2, 5)[:31], false}, "nothing": {nil, false}, "a neighbour's": {arp(1, 7), false},
+		"a packet": {ip(5), true}, "a packet of a neighbour's": {ip(7), false}, "a packet of the gateway's": {ip(1), false}, "a short packet": {ip(5)[:29], false},
+		"another protocol": {frame(1, 0x86dd), true},
 	} {
-		if got := Honest(tt.frame, mac, gateway); got != tt.want {
+		if got := Honest(tt.frame, mac, others); got != tt.want {
 			t.Errorf("%s: %v", what, got)
 		}
 	}

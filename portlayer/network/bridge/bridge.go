@@ -112,9 +112,10 @@ type segment struct {
 	net     portlayer.Network
 	bridge  netlink.Link
 
-	mu    sync.Mutex // guards below
-	cards map[[6]byte]*card
-	next  int // of the next TAP's number
+	mu        sync.Mutex // guards below
+	cards     map[[6]byte]*card
+	addresses map[netip.Addr]*card
+	next      int // of the next TAP's number
 }
 
 // card implements portlayer.Card.
@@ -139,7 +140,7 @@ func (b *Backend) Open(_ context.Context, n portlayer.Network) (_ portlayer.Segm
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = "vb-"+digits(n.ID), mtuOf(n)
 	attrs.HardwareAddr = net.HardwareAddr{0x02, 0x42, a[0], a[1], a[2], a[3]}
-	s := &segment{backend: b, net: n, bridge: &netlink.Bridge{LinkAttrs: attrs}, cards: map[[6]byte]*card{}}
+	s := &segment{backend: b, net: n, bridge: &netlink.Bridge{LinkAttrs: attrs}, cards: map[[6]byte]*card{}, addresses: map[netip.Addr]*card{}}
 	if err := netlink.LinkAdd(s.bridge); err != nil {
 		return nil, denied("make a bridge for network "+string(n.Name), err)
 	}
@@ -195,10 +196,8 @@ func (s *segment) Attach(mac net.HardwareAddr, address netip.Addr, toHost bool, 
 	if s.cards[[6]byte(mac)] != nil || bytes.Equal(mac, s.bridge.Attrs().HardwareAddr) {
 		return nil, fault.New(fault.Conflict, "hardware address %s is in use on network %s", mac, s.net.Name)
 	}
-	for _, other := range s.cards {
-		if other.address == address {
-			return nil, fault.New(fault.Conflict, "address %s is in use on network %s", address, s.net.Name)
-		}
+	if s.addresses[address] != nil {
+		return nil, fault.New(fault.Conflict, "address %s is in use on network %s", address, s.net.Name)
 	}
 	if err := s.plug(c); err != nil {
 		return nil, denied("plug into network "+string(s.net.Name), err)
@@ -208,7 +207,7 @@ func (s *segment) Attach(mac net.HardwareAddr, address netip.Addr, toHost bool, 
 			return nil, errors.Join(err, c.tap.Close())
 		}
 	}
-	s.cards[[6]byte(mac)] = c
+	s.cards[[6]byte(mac)], s.addresses[address] = c, c
 	s.backend.work.Go(func() { c.receive(deliver, mtuOf(s.net)) })
 	return c, nil
 }
@@ -257,9 +256,22 @@ func (c *card) receive(deliver func([]byte), mtu int) {
 	}
 }
 
+// of is the card with an address; nil if there is none.
+func (s *segment) of(address netip.Addr) *card {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.addresses[address]
+}
+
+// others says whether an address is not c's, but the gateway's or another card's.
+func (c *card) others(address netip.Addr) bool {
+	owner := c.segment.of(address)
+	return owner != nil && owner != c || address == c.segment.net.Gateway
+}
+
 // Send is portlayer.Card.Send.
 func (c *card) Send(frame []byte) {
-	if ether.Honest(frame, c.mac, c.segment.net.Gateway) {
+	if ether.Honest(frame, c.mac, c.others) {
 		_, _ = c.tap.Write(frame) // what the bridge does not take is lost, as on a wire
 	}
 }
@@ -271,6 +283,7 @@ func (c *card) Close() {
 		s.mu.Lock()
 		if s.cards[[6]byte(c.mac)] == c {
 			delete(s.cards, [6]byte(c.mac))
+			delete(s.addresses, c.address)
 		}
 		s.mu.Unlock()
 		err := c.tap.Close()
@@ -285,13 +298,7 @@ func (c *card) Close() {
 
 // Dial is portlayer.Segment.Dial.
 func (s *segment) Dial(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
-	s.mu.Lock()
-	there := false
-	for _, c := range s.cards {
-		there = there || c.address == to.Addr()
-	}
-	s.mu.Unlock()
-	if !there {
+	if s.of(to.Addr()) == nil {
 		return nil, fault.New(fault.Unavailable, "%s is not on network %s", to.Addr(), s.net.Name)
 	}
 	var from net.Addr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(s.net.Gateway, 0))

@@ -481,7 +481,7 @@ func published(t *testing.T, b portlayer.NetworkBackend, s, internal portlayer.S
 // arpEnd is a frame of ARP's size.
 const arpEnd = header.EthernetMinimumSize + header.ARPSize
 
-// crafted: a guest's kernel is its user's, and may send what no kernel sends: to the loopback of who routes for it. At a published port nothing else would stop that.
+// crafted: a guest's kernel is its user's, and may send what no kernel sends: to the loopback of who routes for it, where a published port would answer.
 func crafted(t *testing.T, s portlayer.Segment, n portlayer.Network, world *World) {
 	mac, address := net.HardwareAddr{2, 0, 0, 0, 0, 46}, netip.MustParseAddr("192.0.2.46")
 	arps := make(chan []byte, 100)
@@ -566,8 +566,17 @@ func impostors(t *testing.T, s portlayer.Segment, n portlayer.Network) {
 		a := ip.As4()
 		return append(append(append([]byte{0, 1, 8, 0, 6, 4, 0, 2}, mac...), a[:]...), make([]byte, 10)...)
 	}
-	card.Send(frame(victim.mac, 0x0800, 1))                                    // another's hardware address
-	card.Send(frame(mac, 0x0806, claim(n.Gateway)...))                         // the gateway's address
+	packet := func(from netip.Addr) []byte { // to everybody
+		ip := make(header.IPv4, header.IPv4MinimumSize+header.UDPMinimumSize)
+		ip.Encode(&header.IPv4Fields{TotalLength: uint16(len(ip)), TTL: 64, Protocol: uint8(header.UDPProtocolNumber), SrcAddr: tcpip.AddrFrom4(from.As4()), DstAddr: header.IPv4Broadcast})
+		ip.SetChecksum(^ip.CalculateChecksum())
+		return ip
+	}
+	card.Send(frame(victim.mac, 0x0800, 1))                  // another's hardware address
+	card.Send(frame(mac, 0x0806, claim(n.Gateway)...))       // the gateway's address
+	card.Send(frame(mac, 0x0806, claim(victim.address)...))  // another's address
+	card.Send(frame(mac, 0x0800, packet(victim.address)...)) // the same, in a packet
+	card.Send(frame(mac, 0x0800, packet(n.Gateway)...))
 	card.Send([]byte{1, 2, 3})                                                 // no frame
 	card.Send(frame(mac, 0x0806, claim(netip.MustParseAddr("192.0.2.52"))...)) // its own
 	select {

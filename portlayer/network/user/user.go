@@ -105,8 +105,9 @@ type segment struct {
 
 	flows packets
 
-	mu    sync.RWMutex // guards below
-	cards map[[6]byte]*card
+	mu        sync.RWMutex // guards below
+	cards     map[[6]byte]*card
+	addresses map[netip.Addr]*card
 }
 
 // card implements portlayer.Card.
@@ -135,7 +136,7 @@ func (b *Backend) Open(_ context.Context, n portlayer.Network) (portlayer.Segmen
 		mtu = defaultMTU
 	}
 	a := n.Gateway.As4()
-	s := &segment{backend: b, net: n, gateway: net.HardwareAddr{0x02, 0x42, a[0], a[1], a[2], a[3]}, cards: map[[6]byte]*card{}}
+	s := &segment{backend: b, net: n, gateway: net.HardwareAddr{0x02, 0x42, a[0], a[1], a[2], a[3]}, cards: map[[6]byte]*card{}, addresses: map[netip.Addr]*card{}}
 	s.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, arp.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
@@ -178,12 +179,10 @@ func (s *segment) Attach(mac net.HardwareAddr, address netip.Addr, toHost bool, 
 	if s.cards[c.mac] != nil || bytes.Equal(mac, s.gateway) {
 		return nil, fault.New(fault.Conflict, "hardware address %s is in use on network %s", mac, s.net.Name)
 	}
-	for _, other := range s.cards {
-		if other.address == address {
-			return nil, fault.New(fault.Conflict, "address %s is in use on network %s", address, s.net.Name)
-		}
+	if s.addresses[address] != nil {
+		return nil, fault.New(fault.Conflict, "address %s is in use on network %s", address, s.net.Name)
 	}
-	s.cards[c.mac] = c
+	s.cards[c.mac], s.addresses[address] = c, c
 	s.stack.AddStaticNeighbor(nic, ipv4.ProtocolNumber, tcpip.AddrFrom4(address.As4()), tcpip.LinkAddress(mac))
 	return c, nil
 }
@@ -195,6 +194,7 @@ func (c *card) Close() {
 	defer s.mu.Unlock()
 	if s.cards[c.mac] == c {
 		delete(s.cards, c.mac)
+		delete(s.addresses, c.address)
 		s.stack.RemoveNeighbor(nic, ipv4.ProtocolNumber, tcpip.AddrFrom4(c.address.As4()))
 	}
 }
@@ -203,18 +203,19 @@ func (c *card) Close() {
 func (s *segment) of(address netip.Addr) *card {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	for _, c := range s.cards {
-		if c.address == address {
-			return c
-		}
-	}
-	return nil
+	return s.addresses[address]
+}
+
+// others says whether an address is not c's, but the gateway's or another card's.
+func (c *card) others(address netip.Addr) bool {
+	owner := c.segment.of(address)
+	return owner != nil && owner != c || address == c.segment.net.Gateway
 }
 
 // Send is portlayer.Card.Send.
 func (c *card) Send(frame []byte) {
 	s := c.segment
-	if !ether.Honest(frame, c.mac[:], s.net.Gateway) {
+	if !ether.Honest(frame, c.mac[:], c.others) {
 		return
 	}
 	to := [6]byte(frame[:6])
