@@ -44,14 +44,19 @@ func (s *Service) Pause(ctx context.Context, ref string) error {
 		ctx, cancel := context.WithTimeout(s.ctx, changeLimit)
 		defer cancel()
 		r.remember(ctx)
-		r.freeze(ctx)
 		// The record first: cut off, the next start of this process pauses it, as it does one that is.
 		if err := u.save(func(c *portlayer.Container) { c.State.Phase = portlayer.Paused }); err != nil {
 			return err
 		}
 		r.pauses(true)
+		r.freeze(ctx)
+		if r.lent > 0 { // since an earlier pause; the last of them has the machine stand still
+			s.publish(u.c, "pause")
+			return nil
+		}
 		if err := r.machine.Pause(ctx); err != nil {
 			r.pauses(false)
+			u.thaw(r)
 			if serr := u.save(func(c *portlayer.Container) { c.State.Phase = portlayer.Running }); serr != nil {
 				s.o.Log.Error("a container that could not be paused is recorded as paused", "container", string(u.c.ID), "err", serr)
 			}
@@ -88,25 +93,41 @@ func (u *unit) unpause() error {
 	if err := u.save(func(c *portlayer.Container) { c.State.Phase = portlayer.Running }); err != nil {
 		return err
 	}
-	done := make(chan struct{})
-	s.wg.Go(func() { // its clock stood still, and its processes
+	u.thaw(r)
+	s.publish(u.c, "unpause")
+	return nil
+}
+
+// thaw tells the guest of a run that is not paused any more the time, and has its processes go on. It does not wait long for a guest that is not reached yet. Owner only.
+func (u *unit) thaw(r *run) {
+	s, done := u.s, make(chan struct{})
+	s.wg.Go(func() {
 		defer close(done)
 		client, err := r.talk(s.ctx)
 		if err == nil {
-			err = errors.Join(client.SetClock(s.ctx, time.Now()), client.SetStill(s.ctx, false))
+			err = errors.Join(client.SetClock(s.ctx, time.Now()), r.settle(s.ctx, client))
 		}
-		if err != nil && s.ctx.Err() == nil {
+		if err != nil && err != errPaused && s.ctx.Err() == nil {
 			s.o.Log.Warn("a container's clock may be late after its pause, or it stands still until its guest is reached again", "container", string(r.machine.ID()), "err", err)
 		}
 	})
-	limit := time.NewTimer(lastWordLimit) // nobody waits for a guest that is not reached yet
+	limit := time.NewTimer(lastWordLimit)
 	defer limit.Stop()
 	select {
 	case <-done:
 	case <-limit.C:
 	}
-	s.publish(u.c, "unpause")
-	return nil
+}
+
+// settle has the processes of a run stand still if it is paused, and go on if it is not: whoever comes last, the last change counts.
+func (r *run) settle(ctx context.Context, client *guest.Client) error {
+	select {
+	case r.still <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-r.still }()
+	return client.SetStill(ctx, r.isPaused())
 }
 
 // awake lets a run that is paused go on, so that it can end.
@@ -130,7 +151,7 @@ func (r *run) freeze(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, lastWordLimit)
 	defer cancel()
-	_ = client.SetStill(ctx, true) // lend asks again
+	_ = r.settle(ctx, client) // lend asks again
 }
 
 // errNotPaused is that there is no need to lend.
@@ -146,12 +167,10 @@ func (u *unit) lend(ctx context.Context, r *run) (client *guest.Client, leave fu
 		if u.c.State.Phase != portlayer.Paused {
 			return errNotPaused
 		}
-		if u.lent == 0 {
-			if err := r.machine.Resume(s.ctx); err != nil {
-				return err
-			}
+		if err := r.machine.Resume(s.ctx); err != nil {
+			return err
 		}
-		u.lent++
+		r.lent++
 		return nil
 	})
 	if err != nil {
@@ -159,7 +178,7 @@ func (u *unit) lend(ctx context.Context, r *run) (client *guest.Client, leave fu
 	}
 	leave = func() {
 		err := u.ask(s.ctx, func() error {
-			if u.lent--; u.lent == 0 && u.run == r && u.c.State.Phase == portlayer.Paused {
+			if r.lent--; r.lent == 0 && u.run == r && u.c.State.Phase == portlayer.Paused {
 				return r.machine.Pause(s.ctx)
 			}
 			return nil
@@ -169,7 +188,7 @@ func (u *unit) lend(ctx context.Context, r *run) (client *guest.Client, leave fu
 		}
 	}
 	if client, err = r.reach(ctx, true); err == nil {
-		err = client.SetStill(ctx, true)
+		err = r.settle(ctx, client)
 	}
 	if err != nil {
 		leave()

@@ -39,11 +39,13 @@ type run struct {
 	news   chan struct{} // closed when client changes
 	paused bool
 
-	before guest.Stats // what had been used when it was paused; set before paused is
+	before guest.Stats   // what had been used when it was paused; set before paused is
+	lent   int           // owner; how many look at its files while it is paused, for whom its machine goes on
+	still  chan struct{} // who holds its one place has processes stand still, or go on (settle)
 }
 
 func newRun(m portlayer.Machine) *run {
-	return &run{machine: m, ended: make(chan struct{}), news: make(chan struct{})}
+	return &run{machine: m, ended: make(chan struct{}), news: make(chan struct{}), still: make(chan struct{}, 1)}
 }
 
 // talk gives the guest to call. While it is not connected, as just after a restart of this process, it waits a while; then Unavailable.
@@ -446,7 +448,7 @@ func (u *unit) watch(r *run, after *uint64) exitReport {
 			}
 			r.reached(client)
 			if !r.isPaused() { // as an unpause that was cut off would have had it
-				if err := client.SetStill(s.ctx, false); err != nil && !fault.Is(err, fault.Conflict) {
+				if err := r.settle(s.ctx, client); err != nil && !fault.Is(err, fault.Conflict) {
 					s.o.Log.Warn("a container may stand still", "container", string(id), "err", err)
 				}
 			}

@@ -27,7 +27,6 @@ type unit struct {
 
 	c         portlayer.Container // owner
 	run       *run                // owner; nil when no machine runs
-	lent      int                 // owner; how many look at the files of a container that is paused, whose machine goes on for them
 	wait      time.Duration       // owner; before its last restart
 	calledOff context.CancelFunc  // owner; of the start that a container which is Restarting waits for
 	pending   *entry              // owner; a change of the running container that is under way, or not known to be recorded or taken back
