@@ -25,7 +25,7 @@ func (s *Service) withFiles(ctx context.Context, ref string, do func(f *files) (
 	}
 }
 
-// Export is portlayer.Containers.ExportRoot.
+// ExportRoot is portlayer.Containers.ExportRoot.
 func (s *Service) ExportRoot(ctx context.Context, ref string, w io.Writer) error {
 	return s.withFiles(ctx, ref, func(f *files) (bool, error) {
 		out := counting{w: w}
