@@ -50,11 +50,7 @@ func (s *Service) Pause(ctx context.Context, ref string) error {
 		}
 		r.pauses(true)
 		r.freeze(ctx)
-		if r.lent > 0 { // since an earlier pause; the last of them has the machine stand still
-			s.publish(u.c, "pause")
-			return nil
-		}
-		if err := r.machine.Pause(ctx); err != nil {
+		if err := r.halt(ctx); err != nil {
 			r.pauses(false)
 			u.thaw(r)
 			if serr := u.save(func(c *portlayer.Container) { c.State.Phase = portlayer.Running }); serr != nil {
@@ -65,6 +61,14 @@ func (s *Service) Pause(ctx context.Context, ref string) error {
 		s.publish(u.c, "pause")
 		return nil
 	})
+}
+
+// halt has the machine of a run that is paused stand still, unless it is lent: then the last one who leaves does. Owner only.
+func (r *run) halt(ctx context.Context) error {
+	if r.lent > 0 {
+		return nil
+	}
+	return r.machine.Pause(ctx)
 }
 
 // Unpause is portlayer.Containers.Unpause.
@@ -91,7 +95,8 @@ func (u *unit) unpause() error {
 	}
 	r.pauses(false)
 	if err := u.save(func(c *portlayer.Container) { c.State.Phase = portlayer.Running }); err != nil {
-		return err
+		r.pauses(true)
+		return errors.Join(err, r.halt(ctx))
 	}
 	u.thaw(r)
 	s.publish(u.c, "unpause")
@@ -178,8 +183,8 @@ func (u *unit) lend(ctx context.Context, r *run) (client *guest.Client, leave fu
 	}
 	leave = func() {
 		err := u.ask(s.ctx, func() error {
-			if r.lent--; r.lent == 0 && u.run == r && u.c.State.Phase == portlayer.Paused {
-				return r.machine.Pause(s.ctx)
+			if r.lent--; u.run == r && u.c.State.Phase == portlayer.Paused {
+				return r.halt(s.ctx)
 			}
 			return nil
 		})
