@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -234,41 +235,67 @@ func cgroupLimits(l guest.Limits) []cgroupFile {
 	return []cgroupFile{{"memory.max", amount(l.Memory)}, {"cpu.max", cpu}, {"pids.max", amount(l.PidsMax)}}
 }
 
-// freezer has the container's processes stand still, or go on (cgroup-v2.rst, cgroup.freeze).
-func freezer(still bool) cgroupFile {
-	if still {
-		return cgroupFile{"cgroup.freeze", "1"}
-	}
-	return cgroupFile{"cgroup.freeze", "0"}
+// stillness is why the container's processes stand still (cgroup-v2.rst, cgroup.freeze): because they are to, or because somebody reads files that are to be of one moment.
+type stillness struct {
+	mu    sync.Mutex // guards below; held until they stand
+	asked bool
+	holds int
 }
 
-// SetStill is System.SetStill.
-func (l *Linux) SetStill(still bool) error {
-	if err := freezer(still).set(); err != nil || !still {
+// stand has them stand still or go on, as there is reason to. mu is held.
+func (s *stillness) stand() error {
+	if !s.asked && s.holds == 0 {
+		return cgroupFile{"cgroup.freeze", "0"}.set()
+	}
+	if err := (cgroupFile{"cgroup.freeze", "1"}).set(); err != nil {
 		return err
 	}
 	for range holdTries {
 		events, err := keyed("cgroup.events")
 		if err != nil {
-			return errors.Join(err, freezer(false).set())
+			return err
 		}
 		if events["frozen"] == 1 || events["populated"] == 0 {
 			return nil
 		}
 		time.Sleep(holdStep)
 	}
-	return errors.Join(fault.New(fault.Unavailable, "the container's processes do not come to a stop within %v", holdTries*holdStep), freezer(false).set())
+	return fault.New(fault.Unavailable, "the container's processes do not come to a stop within %v", holdTries*holdStep)
 }
 
-// hold has the container's processes stand still until release, and then be as they were.
+// SetStill is System.SetStill.
+func (l *Linux) SetStill(still bool) error {
+	s := &l.still
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.asked
+	s.asked = still
+	err := s.stand()
+	if err != nil && still {
+		s.asked = was
+		err = errors.Join(err, s.stand())
+	}
+	return err
+}
+
+// hold has the container's processes stand still until release.
 func (l *Linux) hold() (release func(), err error) {
-	if still, err := number("cgroup.freeze"); err != nil || still == 1 {
-		return func() {}, err
+	s := &l.still
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	let := func() error {
+		s.holds--
+		return s.stand()
 	}
-	if err := l.SetStill(true); err != nil {
-		return nil, err
+	s.holds++
+	if err := s.stand(); err != nil {
+		return nil, errors.Join(err, let())
 	}
-	return func() { _ = freezer(false).set() }, nil // what froze it can thaw it
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		_ = let() // what froze it can thaw it
+	}, nil
 }
 
 const (

@@ -50,7 +50,8 @@ type Linux struct {
 	made      []string             // paths of the container that files of the host are mounted at
 	absent    map[string]string    // paths of the container where mounts are absent to their Targets
 
-	card *card
+	card  *card
+	still stillness
 
 	mu   sync.Mutex // guards below
 	main *linuxProc
