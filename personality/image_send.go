@@ -15,10 +15,18 @@ import (
 	"vch/portlayer"
 )
 
-// imageSave is GET /images/{name}/get, and GET /images/get with any number of names.
-func (s *Server) imageSave(w http.ResponseWriter, r *http.Request) error {
+// refusePlatform refuses to choose among the platforms of an image that is kept.
+func refusePlatform(r *http.Request) error {
 	if p := r.URL.Query().Get("platform"); p != "" {
 		return fault.New(fault.Unsupported, "platform=%s is not supported by vch: an image is kept for one platform; leave the option out", p)
+	}
+	return nil
+}
+
+// imageSave is GET /images/{name}/get, and GET /images/get with any number of names.
+func (s *Server) imageSave(w http.ResponseWriter, r *http.Request) error {
+	if err := refusePlatform(r); err != nil {
+		return err
 	}
 	names := r.URL.Query()["names"]
 	if name := r.PathValue("name"); name != "" {
@@ -34,8 +42,8 @@ func (s *Server) imageSave(w http.ResponseWriter, r *http.Request) error {
 // imagePush is POST /images/{name}/push.
 func (s *Server) imagePush(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	if p := q.Get("platform"); p != "" {
-		return fault.New(fault.Unsupported, "platform=%s is not supported by vch: an image is kept for one platform; leave the option out", p)
+	if err := refusePlatform(r); err != nil {
+		return err
 	}
 	cred, err := registryAuth(r)
 	if err != nil {

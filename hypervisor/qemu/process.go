@@ -487,16 +487,8 @@ func processes(root string) map[string]found {
 	if err != nil {
 		return all
 	}
-	procs, _ := os.ReadDir("/proc")
-	for _, e := range procs {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		cwd, err := os.Readlink(filepath.Join("/proc", e.Name(), "cwd"))
-		if err != nil {
-			continue
-		}
+	for _, pid := range hostProcesses() {
+		cwd := workingDir(pid)
 		at := cwd
 		if filepath.Base(at) == runDir && filepath.Dir(at) != root {
 			at = filepath.Dir(at)
@@ -504,12 +496,34 @@ func processes(root string) map[string]found {
 		if filepath.Dir(at) != root {
 			continue
 		}
-		cmdline, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if bytes.Contains(cmdline, []byte("\x00-name\x00"+processName(""))) {
+		if strings.Contains(argumentsOf(pid), "\x00-name\x00"+processName("")) {
 			all[filepath.Base(at)] = found{pid, cwd}
 		}
 	}
 	return all
+}
+
+// hostProcesses are the ids of all processes of this host.
+func hostProcesses() (pids []int) {
+	all, _ := os.ReadDir("/proc")
+	for _, e := range all {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// workingDir is where a process runs; "" of one that has ended.
+func workingDir(pid int) string {
+	dir, _ := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "cwd"))
+	return dir
+}
+
+// argumentsOf is a process's name and arguments, each with a zero after it; "" of one that has ended.
+func argumentsOf(pid int) string {
+	line, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	return string(line)
 }
 
 // processName is what QEMU's -name says for the machine id.

@@ -276,18 +276,12 @@ func sharers(root string) map[string]int {
 	if err != nil {
 		return found
 	}
-	all, _ := os.ReadDir("/proc")
-	for _, e := range all {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		cmdline, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		words := strings.Split(string(cmdline), "\x00")
+	for _, pid := range hostProcesses() {
+		words := strings.Split(argumentsOf(pid), "\x00")
 		var dir string
 		switch {
 		case words[0] == stageArg:
-			dir, _ = os.Readlink(filepath.Join("/proc", e.Name(), "cwd")) // "" of one that has ended
+			dir = workingDir(pid)
 		case slices.Contains(virtiofsds, words[0]):
 			for _, word := range words {
 				if source, ok := strings.CutPrefix(word, "source="); ok {
