@@ -24,6 +24,10 @@ help: ## this list
 setup: ## install what this machine lacks (says what and why; root only for that)
 	@scripts/setup
 
+.PHONY: setup-tests
+setup-tests: ## the same, and the NFS server that the tests run by themselves
+	@scripts/setup tests
+
 .PHONY: tether
 tether: # the guest's program, which go:embed puts into vch; written anew only when it changed
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -buildid=' -o cmd/vch/embed/.tether.new ./cmd/tether

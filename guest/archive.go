@@ -18,7 +18,7 @@ import (
 // Place says where Stat, Archive and Extract look. The zero value but for Path is the container's root with all that is mounted for it; what its kernel shows
 // (/proc, /sys, /dev) is not part of it. Nothing outside of the place is reached, whatever links say.
 type Place struct {
-	// Source is "" or the label://LABEL of a volume that this machine has mounted: its whole content then, whatever part of it the container mounts.
+	// Source is "" or the Source of a volume that this machine has mounted: its whole content then, whatever part of it the container mounts.
 	Source Source `json:"source,omitempty"`
 	// Sub is of a volume: the directory in it that is the place, as MountSpec.Subpath. "": all.
 	Sub string `json:"sub,omitempty"`

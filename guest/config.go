@@ -48,10 +48,9 @@ type Root struct {
 //	disk://SERIAL    the disk whose serial the hypervisor set so (portlayer.Disk.Serial), for root disks
 //	label://LABEL    the volume whose label is LABEL, 32 hex digits: the disk with serial LABEL whose ext4
 //	                 UUID is LABEL as 16 bytes and whose ext4 label is LABEL[:16]
+//	nfs://SERVER/P   the directory P of an NFS server, by the storage link; SERVER is for messages, and Options say where and how
 //	share://N        the Nth directory or file that the machine shares with its host, from 0: N in the root of the virtio-fs with the tag ShareTag
 //	tmpfs:           a new tmpfs
-//
-// (nfs://HOST/EXPORT/… comes with the nfs store.)
 type Source = string
 
 // ShareTag names the virtio-fs that has all that the machine shares with its host.
@@ -85,6 +84,8 @@ type MountSpec struct {
 	Copy     bool     `json:"copy,omitempty"`    // copy the image's directory at Target into the source if that is empty, with owner, mode, times, xattrs, links
 	Options  []string `json:"options,omitempty"` // of the file system, as in mount(8): size=…, mode=…, noexec
 	Name     string   `json:"name,omitempty"`    // the volume's name, for messages only
+	// Patience is how long an nfs:// source may take to be mounted, in nanoseconds; 0: 10 s.
+	Patience time.Duration `json:"patience,omitempty"`
 	// Was is what the file system of a label:// source may have for its UUID instead, 32 hex digits each: it came from another volume, or its volume had another
 	// name. Mounted writable, it gets the label's.
 	Was    []string `json:"was,omitempty"`

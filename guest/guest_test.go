@@ -296,7 +296,7 @@ func TestConfigureCarriesEverything(t *testing.T) {
 	c := meet(t, h)
 	cfg := ExecutorConfig{
 		ID: "id", Hostname: "host", Domain: "dom", Serve: true, Rehearsal: true, Seats: map[string]Seat{"image": {Serial: "seat", Size: 1 << 40}}, Root: Root{Image: "disk://image", Writable: "disk://own", ReadOnly: true, Ephemeral: true},
-		Mounts:  []MountSpec{{Source: "label://x", Target: "/data", Subpath: "s", ReadOnly: true, Copy: true, Options: []string{"size=1"}, Name: "data", Was: []string{"y"}, Absent: "elsewhere"}},
+		Mounts:  []MountSpec{{Source: "label://x", Target: "/data", Subpath: "s", ReadOnly: true, Copy: true, Options: []string{"size=1"}, Name: "data", Was: []string{"y"}, Absent: "elsewhere", Patience: 7}},
 		Files:   []File{{Path: "/etc/hosts", Content: []byte{0, 255}, Mode: 0o644}},
 		Network: Network{Resolver: true, Interfaces: []Interface{{Name: "eth0", Tag: 1, MAC: "m", Address: "a", Gateway: "g", MTU: 2}}},
 		Sysctls: []Sysctl{{"a.b", "1"}}, ShmSize: 1, Limits: Limits{Memory: 2, CPUs: 3, PidsMax: 4},

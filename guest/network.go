@@ -7,6 +7,8 @@ type Network struct {
 	Interfaces []Interface `json:"interfaces,omitempty"`
 	// Resolver: names are asked for at ResolverAddress, and the host answers (Asker.Resolve).
 	Resolver bool `json:"resolver,omitempty"`
+	// Storage is the link by which the guest's kernel reaches the servers of volumes. It is where no process of the container sees it. Once there, it stays.
+	Storage *Interface `json:"storage,omitempty"`
 }
 
 // ResolverAddress is where a guest's processes ask for names, at port 53: Docker's.

@@ -41,12 +41,14 @@ func (s *Server) volumeCreate(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusCreated, showVolume(vol, s.Volumes.Locations()))
 }
 
-// showVolume is a volume as Docker shows it. The Mountpoint is the disk: there is no directory of the host that holds a volume's content.
+// showVolume is a volume as Docker shows it. The Mountpoint is the disk, or the directory on its server: there is none of the host that holds a volume's content.
 func showVolume(v portlayer.Volume, stores map[portlayer.StoreName]string) volume.Volume {
 	shown := volume.Volume{
 		Name: v.Ref(), Driver: v.Driver, Scope: "local", CreatedAt: v.Created.UTC().Format(time.RFC3339), Labels: v.Labels, Options: v.Options,
 	}
-	if at, ok := stores[v.Store]; ok {
+	if at, ok := stores[v.Store]; ok && v.Shared {
+		shown.Mountpoint = v.Source
+	} else if ok {
 		shown.Mountpoint = volumeDisk(at, v.Name)
 	}
 	return shown
@@ -60,10 +62,17 @@ func volumeDisk(location string, name portlayer.VolumeName) string {
 // volumeStatus is what vch knows of a volume and Docker has no field for.
 func volumeStatus(d portlayer.VolumeDetail) map[string]any {
 	status := map[string]any{
-		"Store":     string(d.Store),
-		"Label":     string(d.Label),
-		"Capacity":  units.BytesSize(float64(d.Capacity)),
-		"Allocated": units.BytesSize(float64(d.Usage.Allocated)),
+		"Store": string(d.Store),
+		"Label": string(d.Label),
+	}
+	if d.Capacity > 0 {
+		status["Capacity"] = units.BytesSize(float64(d.Capacity))
+	}
+	if d.Usage.Allocated >= 0 {
+		status["Allocated"] = units.BytesSize(float64(d.Usage.Allocated))
+	}
+	if d.Settings != nil {
+		status["Settings"] = d.Settings
 	}
 	if d.Throttle.IOPS != 0 {
 		status["IOPS"] = d.Throttle.IOPS

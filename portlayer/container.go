@@ -97,6 +97,7 @@ type State struct {
 	ByHand     bool        // its user ended it last; told only where the Restart policy asks
 	Links      []Link      // while it runs
 	Ports      []Published // likewise
+	Reaches    []Reach     // likewise
 	Pid        int         // of the machine's process on this host; 0 when not running or on another host
 	ExitCode   int
 	OOMKilled  bool
@@ -127,6 +128,7 @@ type Mount struct {
 	Store     StoreName         // in a spec for Create "": where Volume is found, or the default store for a new one; afterwards the store that has it
 	Qualified bool              // the volume was asked for as NAME@STORE
 	Driver    string            // as asked for; "" or "local": the store decides
+	Shared    bool              // in a spec for Create false; afterwards whether any number of machines may have Volume writable at once
 	Options   map[string]string // for a volume that has to be made
 	Labels    map[string]string // for a volume that has to be made
 	Source    string            // Kind BindMount: absolute and clean; links in it are followed

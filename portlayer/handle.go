@@ -1,6 +1,7 @@
 package portlayer
 
 import (
+	"net/netip"
 	"regexp"
 	"slices"
 
@@ -16,7 +17,22 @@ type Handle struct {
 	Spec      ContainerSpec
 	Devices   []DeviceChange
 	Shares    []Share // Config names them by their places here (guest.Share)
+	Reaches   []Reach // what its machine has to reach
 	Config    guest.ExecutorConfig
+}
+
+// Reach is a service outside that a machine reaches whatever its networks allow or forbid, as the server of a volume: by a link of its own, which its guest's kernel uses and no
+// process of the container sees. Nothing else is reached by that.
+type Reach struct {
+	Address netip.AddrPort // where the guest finds it on the link: an address of no other meaning, the same for a service each time
+	Service string         // what it is, for whoever connects to it (cmd joins the two)
+}
+
+// AddReach adds r to the draft, once.
+func (h *Handle) AddReach(r Reach) {
+	if !slices.Contains(h.Reaches, r) {
+		h.Reaches = append(h.Reaches, r)
+	}
 }
 
 // Share is a directory or a regular file of the hypervisor's host that a machine has, too.

@@ -147,6 +147,8 @@ type Wiring interface {
 	Resolve(ctx context.Context, c ContainerID, query []byte) ([]byte, error)
 	// Rename gives a plugged container another name, by which others find it from now on.
 	Rename(c ContainerID, name string)
+	// Reach has a plugged container reach these services and no others beside its networks; connections to others end.
+	Reach(c ContainerID, rs []Reach) error
 	// Unplug takes a container off all networks and closes its ports. Not plugged: nothing happens.
 	Unplug(c ContainerID)
 }
@@ -159,6 +161,7 @@ type Wired struct {
 	Ports     []Port
 	DNS       []netip.Addr // whom to ask for the names that are nobody's here; none: whom the host asks
 	ToHost    bool         // its networks' gateways stand for the host's loopback
+	Reaches   []Reach
 }
 
 // Plugged is what a container got.
@@ -195,4 +198,20 @@ type Card interface {
 	Send(frame []byte)
 	// Close takes the card off.
 	Close()
+}
+
+// Reacher makes the links by which machines reach what they must beside their networks.
+type Reacher interface {
+	// Open makes a link on which nothing is reached yet. deliver is called with each frame for the guest, must not wait, and must not keep the frame.
+	Open(deliver func(frame []byte)) (ReachLink, error)
+}
+
+// ReachLink is one machine's link to what it must reach. Send takes what the guest sends: connections (TCP) from a privileged port, which nobody but its root can have, to what is
+// allowed; all else is refused or dropped.
+type ReachLink interface {
+	Card
+	// Interface is what the guest has of it, but for its tag.
+	Interface() guest.Interface
+	// Allow has these services reached from now on and no others.
+	Allow(rs []Reach)
 }

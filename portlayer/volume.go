@@ -5,6 +5,8 @@ import (
 	"io"
 	"strconv"
 	"time"
+
+	"vch/guest"
 )
 
 // Volume is a volume as its store describes it.
@@ -13,6 +15,8 @@ type Volume struct {
 	Store    StoreName
 	Driver   string // qemu-vmdk, qemu-nfs, vsphere-vmdk, vsphere-nfs
 	Label    Label
+	Source   guest.Source      // what a guest that has it mounted knows it by
+	Shared   bool              // any number of machines may have it writable at once
 	Capacity Bytes             // 0: the store has no limit of its own
 	Throttle Throttle          // on all its machines
 	Options  map[string]string // as asked for at creation; nil for none
@@ -81,7 +85,7 @@ func (v Volume) Protected() bool {
 // VolumeUsage is what a volume takes of its store.
 type VolumeUsage struct {
 	Capacity  Bytes
-	Allocated Bytes // on the host
+	Allocated Bytes // on its medium; -1: it is not known
 }
 
 // StoreStatus is how a store is.
@@ -95,7 +99,7 @@ type StoreStatus struct {
 type StoreInfo struct {
 	Name     StoreName
 	Driver   string
-	Location string // as the administrator gave it
+	Location string // as the administrator gave it, or so that it can be given
 	Status   StoreStatus
 }
 
@@ -143,6 +147,20 @@ type VolumeStore interface {
 	// It changes h and nothing else: no disk is attached and no file is touched before Commit.
 	// Joining the same volume again at another target adds a mount and no second disk; it is then read-only only if every join of it is.
 	Join(ctx context.Context, h *Handle, vol Volume, m Mount) error
+}
+
+// DirectoryStore is a VolumeStore whose volumes are directories. They have no capacity and no throttle: VolumeSpec's are not looked at. They are no copies and no packs, and have no
+// snapshots: Ensure with From or Packed, Source, Pack, Grow and Snapshot are Unsupported for them. They have options of their own.
+type DirectoryStore interface {
+	VolumeStore
+	// CheckOptions refuses what a volume cannot have by its name: Invalid, Unsupported, or Denied where the store's administrator has not allowed it. own has what is no option of every
+	// store's volumes.
+	CheckOptions(own map[string]string) error
+	// Settings is how a volume is kept and mounted, with all that holds, as sorted NAME=VALUE.
+	Settings(vol Volume) []string
+	// Adopt makes a directory of the store's medium, given by its path there, the volume spec.Name, with what is in it, where it is. Conflict if that is there, or if the directory is in
+	// another's, or has one in it; NotFound if there is no such directory.
+	Adopt(ctx context.Context, spec VolumeSpec, dir string) (Volume, error)
 }
 
 // Volumes is what a door does with volumes. A plain name that several stores know means the volume that this VCH made or used first; where that
@@ -207,6 +225,7 @@ type VolumeDetail struct {
 	Usage    VolumeUsage
 	Status   StoreStatus // of its store; Get only
 	Inside   *Inside     // nil: nobody has looked
+	Settings []string    // DirectoryStore.Settings; Get only
 }
 
 // Inside is how full a volume's file system is, as the last machine said that had it.

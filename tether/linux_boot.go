@@ -19,7 +19,8 @@ import (
 	"vch/guest"
 )
 
-// modulesDir holds the kernel modules of the initramfs and "order", which names them in load order, one a line.
+// modulesDir holds the kernel modules of the initramfs, and "order" and "later", which name in load order, one a line, those for every machine and those that are loaded when they are
+// needed (loadLater).
 const modulesDir = "/modules"
 
 // gcPercent lets the heap grow to 16 MiB before the first collection, which would come in the middle of a start; it lives on 2.
@@ -74,7 +75,7 @@ func boot() error {
 	if l.uevents, err = listenUevents(); err != nil {
 		return fmt.Errorf("cannot listen to uevents: %w", err)
 	}
-	if err := loadModules(); err != nil {
+	if err := loadModules("order"); err != nil {
 		return err
 	}
 	if l.card, err = findCard(); err != nil {
@@ -102,14 +103,15 @@ func boot() error {
 	}
 }
 
-// loadModules loads the initramfs's modules. One that is there already is fine.
-func loadModules() error {
-	order, err := os.ReadFile(filepath.Join(modulesDir, "order"))
+// loadModules loads the initramfs's modules of a list, once. One that is there already is fine.
+func loadModules(list string) error {
+	order, err := os.ReadFile(filepath.Join(modulesDir, list))
 	if err != nil {
 		return err
 	}
 	for _, name := range strings.Fields(string(order)) {
-		f, err := os.Open(filepath.Join(modulesDir, name))
+		at := filepath.Join(modulesDir, name)
+		f, err := os.Open(at)
 		if err != nil {
 			return err
 		}
@@ -118,9 +120,11 @@ func loadModules() error {
 		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("cannot load kernel module %s: %w", name, err)
 		}
+		if err := os.Remove(at); err != nil { // its memory is the container's now
+			return err
+		}
 	}
-	// Their memory is the container's now.
-	return os.RemoveAll(modulesDir)
+	return os.WriteFile(filepath.Join(modulesDir, list), nil, 0o600)
 }
 
 // portWait bounds the wait for the guest channel's device.

@@ -29,8 +29,8 @@ type scsiPlace struct{ scan, address string } // the host's file to write the ad
 
 // Mount is System.Mount. The container's processes run meanwhile: what they may change between two steps is held by descriptor.
 func (l *Linux) Mount(ctx context.Context, m guest.MountSpec) (err error) {
-	label, ok := strings.CutPrefix(m.Source, "label://")
-	if !ok {
+	label, onDisk := strings.CutPrefix(m.Source, "label://")
+	if !isVolume(m.Source) {
 		return fault.New(fault.Unsupported, "only volumes are mounted in a container that runs, not %q", m.Source)
 	}
 	if have, ok := l.binds[m.Target]; ok && sameMount(have.spec, m) {
@@ -40,7 +40,9 @@ func (l *Linux) Mount(ctx context.Context, m guest.MountSpec) (err error) {
 	if err != nil {
 		return err
 	}
-	l.leaveSeat(m, label)
+	if onDisk {
+		l.leaveSeat(m, label)
+	}
 	if place, ok := l.forgotten[label]; ok { // at the same address only if it was never pulled; elsewhere it comes by itself
 		_ = os.WriteFile(place.scan, []byte(place.address), 0)
 		delete(l.forgotten, label)
@@ -76,7 +78,7 @@ func (l *Linux) Mount(ctx context.Context, m guest.MountSpec) (err error) {
 	defer unix.Close(target)
 	// A volume that is mounted elsewhere in the container is being used, and is as its user wants it.
 	if m.Copy && !shared && !l.volumes[m.Source].readOnly {
-		if err := copyUp(byDescriptor(target)+"/.", part, content+copySuffix); err != nil {
+		if err := l.fill(ctx, m, byDescriptor(target)+"/.", part, content); err != nil {
 			return fault.New(fault.KindOf(err), "cannot copy the container's %s into %s: %w", m.Target, mountName(m), err)
 		}
 	}
@@ -268,6 +270,9 @@ func (b bind) unmount() error {
 // closeVolume unmounts the file system of m's volume, which has no mount in the container any more, and forgets its disk. After an error it is mounted still,
 // or again. One that is not mounted is no error.
 func (l *Linux) closeVolume(m guest.MountSpec) error {
+	if isRemote(m.Source) {
+		return l.closeRemote(m)
+	}
 	v := l.volumes[m.Source]
 	label := strings.TrimPrefix(m.Source, "label://")
 	at := filepath.Join(volumesDir, label)

@@ -49,6 +49,9 @@ func (l *Linux) mountAll(ctx context.Context, cfg guest.ExecutorConfig) (copied 
 			return 0, err
 		}
 	}
+	if err := l.reachServers(cfg); err != nil {
+		return 0, err
+	}
 	// Whatever waits for a disk waits while others do something.
 	volumes := l.openVolumes(ctx, cfg.Mounts)
 	err = l.mountRoot(ctx, cfg.Root)
@@ -66,7 +69,7 @@ func (l *Linux) mountAll(ctx context.Context, cfg guest.ExecutorConfig) (copied 
 	// Volumes are populated from the image before anything is mounted over it, so that nested ones come out right in every order.
 	began := time.Now()
 	for i, m := range cfg.Mounts {
-		if !strings.HasPrefix(m.Source, "label://") {
+		if !isVolume(m.Source) {
 			continue
 		}
 		content, err := opened[m.Source].content, opened[m.Source].err
@@ -81,7 +84,7 @@ func (l *Linux) mountAll(ctx context.Context, cfg guest.ExecutorConfig) (copied 
 			return 0, err
 		}
 		if m.Copy && !l.volumes[m.Source].readOnly {
-			if err := copyUp(t.path, t.content, content+copySuffix); err != nil {
+			if err := l.fill(ctx, m, t.path, t.content, content); err != nil {
 				return 0, fault.New(fault.KindOf(err), "cannot copy the image's %s into volume %s: %w", m.Target, m.Name, err)
 			}
 		}
@@ -141,7 +144,7 @@ func (l *Linux) openVolumes(ctx context.Context, mounts []guest.MountSpec) func(
 	)
 	opened, begun := map[guest.Source]opening{}, map[guest.Source]bool{}
 	for _, m := range mounts {
-		if !strings.HasPrefix(m.Source, "label://") || begun[m.Source] {
+		if !isVolume(m.Source) || begun[m.Source] {
 			continue
 		}
 		begun[m.Source] = true
@@ -336,6 +339,10 @@ func (l *Linux) openVolume(ctx context.Context, m guest.MountSpec, all []guest.M
 	if ok {
 		return v.content, nil
 	}
+	readOnly := !slices.ContainsFunc(all, func(o guest.MountSpec) bool { return o.Source == m.Source && !o.ReadOnly })
+	if isRemote(m.Source) {
+		return l.openRemote(ctx, m, readOnly)
+	}
 	label := strings.TrimPrefix(m.Source, "label://")
 	dev, err := l.findDisk(ctx, "disk://"+label, mountName(m))
 	if err != nil {
@@ -349,7 +356,6 @@ func (l *Linux) openVolume(ctx context.Context, m guest.MountSpec, all []guest.M
 	if err != nil {
 		return "", fault.New(fault.Conflict, "%s: %w", mountName(m), err)
 	}
-	readOnly := !slices.ContainsFunc(all, func(o guest.MountSpec) bool { return o.Source == m.Source && !o.ReadOnly })
 	at := filepath.Join(volumesDir, label)
 	if err := os.MkdirAll(at, 0o755); err != nil {
 		return "", err
@@ -381,6 +387,19 @@ func (l *Linux) openVolume(ctx context.Context, m guest.MountSpec, all []guest.M
 	l.volumes[m.Source] = volume{content: content, readOnly: readOnly}
 	l.plug.Unlock()
 	return content, nil
+}
+
+// isVolume says whether a source is a volume's.
+func isVolume(source guest.Source) bool {
+	return strings.HasPrefix(source, "label://") || isRemote(source)
+}
+
+// fill fills a volume, of which content is all and part what m mounts, from the directory from, if it is empty.
+func (l *Linux) fill(ctx context.Context, m guest.MountSpec, from, part, content string) error {
+	if isRemote(m.Source) {
+		return copyUpShared(ctx, from, part)
+	}
+	return copyUp(from, part, content+copySuffix)
 }
 
 // show has archives show what is mounted for target at a path of the container.

@@ -32,12 +32,13 @@ type card struct {
 	here     *netlink.Handle // in the container's
 	self     netns.NsHandle  // the container's
 	has      map[uint16]guest.Interface
-	resolver io.Closer // nil: nobody answers
+	storage  netns.NsHandle // where the storage link is, with NFS's mounts; -1 (netns.None): there is none
+	resolver io.Closer      // nil: nobody answers
 }
 
 // findCard takes the machine's card, if it has one, into its namespace.
 func findCard() (*card, error) {
-	c := &card{has: map[uint16]guest.Interface{}}
+	c := &card{has: map[uint16]guest.Interface{}, storage: netns.None()}
 	all, _ := filepath.Glob("/sys/class/net/*/device")
 	if len(all) == 0 {
 		return c, nil
@@ -89,8 +90,13 @@ func (l *Linux) Network(n guest.Network, ask func(ctx context.Context, query []b
 func (c *card) set(n guest.Network, ask func(ctx context.Context, query []byte) ([]byte, error)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(n.Interfaces) > 0 && c.there == nil {
+	if (len(n.Interfaces) > 0 || n.Storage != nil) && c.there == nil {
 		return fault.New(fault.Unsupported, "the machine has no network card")
+	}
+	if n.Storage != nil {
+		if err := c.makeStorage(*n.Storage); err != nil {
+			return fmt.Errorf("cannot set up the storage link: %w", err)
+		}
 	}
 	wanted := map[uint16]guest.Interface{}
 	for _, i := range n.Interfaces {
@@ -142,31 +148,41 @@ func (c *card) drop(i guest.Interface) error {
 }
 
 func (c *card) add(i guest.Interface) error {
-	mac, err := net.ParseMAC(i.MAC)
-	if err != nil {
-		return err
-	}
-	address, err := netip.ParsePrefix(i.Address)
-	if err != nil {
-		return err
-	}
-	link := &netlink.Vlan{LinkAttrs: netlink.NewLinkAttrs(), VlanId: int(i.Tag), VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}
-	link.Name, link.ParentIndex, link.MTU, link.HardwareAddr, link.Namespace = i.Name, c.index, i.MTU, mac, netlink.NsFd(c.self)
-	if err := c.there.LinkAdd(link); err != nil {
-		return err
-	}
-	made, err := c.here.LinkByName(i.Name)
+	made, err := c.tag(i, c.self, c.here)
 	if err != nil {
 		return err
 	}
 	// As Docker has it where a network has no IPv6 addresses. A kernel without IPv6 has nothing to turn off.
 	_ = os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", i.Name, "disable_ipv6"), []byte("1"), 0)
-	broadcast := binary.BigEndian.Uint32(address.Addr().AsSlice()) | (1<<(32-address.Bits()) - 1)
-	ip := &net.IPNet{IP: address.Addr().AsSlice(), Mask: net.CIDRMask(address.Bits(), 32)}
-	if err := c.here.AddrAdd(made, &netlink.Addr{IPNet: ip, Broadcast: binary.BigEndian.AppendUint32(nil, broadcast)}); err != nil {
+	return bringUp(made, i, c.here)
+}
+
+// tag makes an interface of a tag of the card, in a namespace of which in is the handle.
+func (c *card) tag(i guest.Interface, ns netns.NsHandle, in *netlink.Handle) (netlink.Link, error) {
+	mac, err := net.ParseMAC(i.MAC)
+	if err != nil {
+		return nil, err
+	}
+	link := &netlink.Vlan{LinkAttrs: netlink.NewLinkAttrs(), VlanId: int(i.Tag), VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}
+	link.Name, link.ParentIndex, link.MTU, link.HardwareAddr, link.Namespace = i.Name, c.index, i.MTU, mac, netlink.NsFd(ns)
+	if err := c.there.LinkAdd(link); err != nil {
+		return nil, err
+	}
+	return in.LinkByName(i.Name)
+}
+
+// bringUp gives an interface its address and its way out.
+func bringUp(made netlink.Link, i guest.Interface, in *netlink.Handle) error {
+	address, err := netip.ParsePrefix(i.Address)
+	if err != nil {
 		return err
 	}
-	if err := c.here.LinkSetUp(made); err != nil {
+	broadcast := binary.BigEndian.Uint32(address.Addr().AsSlice()) | (1<<(32-address.Bits()) - 1)
+	ip := &net.IPNet{IP: address.Addr().AsSlice(), Mask: net.CIDRMask(address.Bits(), 32)}
+	if err := in.AddrAdd(made, &netlink.Addr{IPNet: ip, Broadcast: binary.BigEndian.AppendUint32(nil, broadcast)}); err != nil {
+		return err
+	}
+	if err := in.LinkSetUp(made); err != nil {
 		return err
 	}
 	if i.Gateway == "" {
@@ -176,7 +192,52 @@ func (c *card) add(i guest.Interface) error {
 	if err != nil {
 		return err
 	}
-	return c.here.RouteReplace(&netlink.Route{LinkIndex: made.Attrs().Index, Dst: &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}, Gw: gateway.AsSlice()})
+	return in.RouteReplace(&netlink.Route{LinkIndex: made.Attrs().Index, Dst: &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}, Gw: gateway.AsSlice()})
+}
+
+// makeStorage makes the storage link, in a namespace of its own, unless it is there.
+func (c *card) makeStorage(i guest.Interface) (err error) {
+	if c.storage.IsOpen() {
+		return nil
+	}
+	runtime.LockOSThread()
+	ns, err := netns.New() // and this thread is in it
+	if err != nil {
+		return err
+	}
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0)
+	if err := netns.Set(c.self); err != nil {
+		return err // a thread that is not back is nobody else's: it ends with its goroutine
+	}
+	runtime.UnlockOSThread()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, ns.Close())
+		}
+	}()
+	in, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	card, err := c.there.LinkByIndex(c.index)
+	if err != nil {
+		return err
+	}
+	if card.Attrs().MTU < i.MTU {
+		if err := c.there.LinkSetMTU(card, i.MTU); err != nil {
+			return err
+		}
+	}
+	made, err := c.tag(i, ns, in)
+	if err != nil {
+		return err
+	}
+	if err := bringUp(made, i, in); err != nil {
+		return err
+	}
+	c.storage = ns
+	return nil
 }
 
 // nameWait bounds how long a question is asked: a process asks again, and after a while gives up (resolv.conf(5)).

@@ -34,6 +34,7 @@ type Linux struct {
 	reaper  *reaper
 	stage   *stageChild // started early, for the container's own process; nil once used
 
+	id      string                // of the config
 	seats   map[string]guest.Seat // where disks are, by serial; one that was unmounted may have left
 	mounted []string              // in order
 	written []string              // of these, the file systems on disks that can be written
@@ -60,6 +61,7 @@ type Linux struct {
 type volume struct {
 	content  string
 	readOnly bool
+	remote   bool // it is on a server (linux_nfs.go), and others may have it
 }
 
 // Prepare is System.Prepare.
@@ -74,7 +76,7 @@ func (l *Linux) Prepare(ctx context.Context, cfg guest.ExecutorConfig) ([]guest.
 	if err := limitCgroup(cfg.Limits); err != nil {
 		return nil, err
 	}
-	l.seats = maps.Clone(cfg.Seats)
+	l.id, l.seats = cfg.ID, maps.Clone(cfg.Seats)
 	copied, err := l.mountAll(ctx, cfg)
 	return []guest.Timing{{Name: "mount", Took: time.Since(began) - copied}, {Name: "copy", Took: copied}}, err
 }
@@ -316,10 +318,11 @@ func (l *Linux) Release() error {
 		_ = os.WriteFile(filepath.Join(cgroupDir, "cgroup.kill"), []byte("1"), 0)
 		<-main.gone
 	}
-	if l.settleAll() == nil {
-		return nil
+	remote := l.leaveServers()
+	if err := l.settleAll(); err != nil {
+		return errors.Join(remote, l.unmountAll())
 	}
-	return l.unmountAll()
+	return remote
 }
 
 // Renew is System.Renew.

@@ -229,6 +229,9 @@ func (l *Linux) Grow(ctx context.Context, source guest.Source, size int64) error
 func (l *Linux) Rooms() ([]guest.Room, error) {
 	rooms := []guest.Room{}
 	for source, v := range l.volumes {
+		if v.remote { // its store knows, and its server may not answer
+			continue
+		}
 		var st unix.Statfs_t
 		if err := unix.Statfs(v.content, &st); err != nil {
 			return nil, err

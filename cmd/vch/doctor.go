@@ -10,12 +10,14 @@ import (
 	"os/exec"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"vch/hypervisor/qemu"
 	"vch/internal/fault"
 	"vch/portlayer"
+	"vch/portlayer/volume/nfs"
 )
 
 // errDoctor is that a check failed; the table has said which.
@@ -81,7 +83,7 @@ func examine(ctx context.Context, s settings) []check {
 	}
 	found, err := lookAtState(s.State)
 	checks = append(checks, rowOf("state", found, err))
-	checks = append(checks, storeChecks(s.Stores)...)
+	checks = append(checks, storeChecks(ctx, s.Stores, s.NFSTimeout)...)
 	for _, a := range s.Listen {
 		checks = append(checks, socketCheck(a))
 	}
@@ -151,9 +153,14 @@ func bridgeCheck(look func(string) (string, error)) check {
 	return check{"networks", ok, "the kernel's, by " + path}
 }
 
-func storeChecks(stores []storePlace) (checks []check) {
+func storeChecks(ctx context.Context, stores []storePlace, patience time.Duration) (checks []check) {
 	withDefault := false
 	for _, place := range stores {
+		if place.NFS != nil {
+			checks = append(checks, exportCheck(ctx, place, patience))
+			withDefault = withDefault || place.Name == portlayer.DefaultStore
+			continue
+		}
 		found, err := lookAtStore(place)
 		checks = append(checks, rowOf("store "+string(place.Name), found, err))
 		withDefault = withDefault || place.Name == portlayer.DefaultStore
@@ -162,6 +169,17 @@ func storeChecks(stores []storePlace) (checks []check) {
 		checks = append(checks, check{"store default", warn, noDefaultStore})
 	}
 	return checks
+}
+
+// exportCheck asks a store's server. One that does not answer keeps no VCH from starting.
+func exportCheck(ctx context.Context, place storePlace, patience time.Duration) check {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	total, free, err := nfs.Look(ctx, *place.NFS)
+	if err != nil {
+		return check{"store " + string(place.Name), warn, fmt.Sprintf("%s: %v; the store is degraded until that is mended", place, err)}
+	}
+	return check{"store " + string(place.Name), ok, fmt.Sprintf("%s, %s free of %s", place, size(free), size(total))}
 }
 
 // socketCheck also finds a VCH that is serving there already, which is no fault of the machine.

@@ -49,6 +49,9 @@ func lookAtState(path string) (finding, error) {
 
 // lookAtStore says whether place can be a volume store. One may be full: its volumes can still be read and removed, and no store takes the host down.
 func lookAtStore(store storePlace) (finding, error) {
+	if store.NFS != nil { // its server is asked by the one who opens it: no server keeps a VCH from starting
+		return finding{}, nil
+	}
 	advice := fmt.Sprintf("give a directory that this user can write: --volume-store DIRECTORY:%s", store.Name)
 	if _, err := os.Stat(filepath.Dir(store.Path)); errors.Is(err, fs.ErrNotExist) {
 		return finding{}, fault.New(fault.NotFound, "volume store %s: %s is missing; make it first, as in: mkdir -p %s", store.Name, filepath.Dir(store.Path), store.Path)

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"vch/internal/fault"
 )
@@ -69,7 +70,7 @@ func TestDoctorTable(t *testing.T) {
 	checks := []check{tetherCheck(nil), dockerCheck(address{"unix", "/run/s"}, func(string) (string, error) { return "/bin/docker", nil }), dockerCheck(address{"unix", "/run/s"}, func(string) (string, error) { return "", os.ErrNotExist })}
 	checks = append(checks, bindChecks([]string{"/", "/none"})...)
 	checks = append(checks, bridgeCheck(func(string) (string, error) { return "", os.ErrNotExist }))
-	if err := printChecks(&out, append(checks, storeChecks([]storePlace{{t.TempDir(), "fast"}})...)); err != nil {
+	if err := printChecks(&out, append(checks, storeChecks(t.Context(), []storePlace{{Path: t.TempDir(), Name: "fast"}}, time.Second)...)); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"CHECK", "FAIL     this vch was built without its tether", "export DOCKER_HOST=unix:///run/s", "make setup gets one", "bind-allow     ok       /\n", "/none is no directory", "use --network-backend user", "store default  warn"} {

@@ -30,6 +30,7 @@ import (
 	"vch/portlayer/network/user"
 	"vch/portlayer/record"
 	"vch/portlayer/volume"
+	"vch/portlayer/volume/nfs"
 	"vch/portlayer/volume/vmdk"
 )
 
@@ -126,12 +127,19 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	networks, err := network.New(ctx, network.Options{DB: db, Backend: backend, Publish: events.Publish, Log: log})
+	links := user.NewLinks(nfs.Dial, log)
+	defer closing(&err, links.Close)
+	networks, err := network.New(ctx, network.Options{DB: db, Backend: backend, Reacher: links, Publish: events.Publish, Log: log})
 	if err != nil {
 		return stopped(ctx, log, err)
 	}
 	defer closing(&err, networks.Close)
-	containers, handler, err := connect(ctx, s, id, db, hypervisor, networks, &events, points, log)
+	stores, closeStores, err := openStores(ctx, s, id, hypervisor, log)
+	defer closing(&err, closeStores)
+	if err != nil {
+		return stopped(ctx, log, err)
+	}
+	containers, handler, err := connect(ctx, s, id, db, hypervisor, stores, networks, &events, points, log)
 	if err != nil {
 		return stopped(ctx, log, err)
 	}
@@ -165,20 +173,40 @@ func machineOptions(s settings, log *slog.Logger) qemu.Options {
 	return o
 }
 
-// connect constructs the rooms bottom up: stores, services, the door.
-func connect(ctx context.Context, s settings, id string, db *record.DB, hypervisor portlayer.Hypervisor, networks *network.Service, events *broadcast.Topic[portlayer.Event], points failpoint.Set, log *slog.Logger) (*exec.Service, *personality.Server, error) {
-	var stores []portlayer.VolumeStore
-	for _, place := range s.Stores {
-		store, err := vmdk.Open(ctx, vmdk.Options{
-			Name: place.Name, Location: place.Path, Root: portlayer.DiskPath(place.Path),
-			Disks: hypervisor.Disks(), Driver: driver, DefaultCapacity: s.DefaultCapacity,
-		})
-		if err != nil {
-			return nil, nil, err
+// openStores opens the volume stores. close has to follow, also after an error.
+func openStores(ctx context.Context, s settings, id string, hypervisor portlayer.Hypervisor, log *slog.Logger) (stores []portlayer.VolumeStore, close func() error, err error) {
+	var back []func() error
+	close = func() (err error) {
+		for _, do := range back {
+			err = errors.Join(err, do())
 		}
-		stores = append(stores, store)
-		log.Info("volume store", "name", place.Name, "path", place.Path)
+		return err
 	}
+	for _, place := range s.Stores {
+		if place.NFS != nil {
+			store, err := nfs.Open(ctx, nfs.StoreOptions{Name: place.Name, Location: *place.NFS, Driver: nfsDriver, VCH: id, Timeout: s.NFSTimeout, Log: log})
+			if err != nil {
+				return nil, close, err
+			}
+			back = append(back, store.Close)
+			stores = append(stores, store)
+		} else {
+			store, err := vmdk.Open(ctx, vmdk.Options{
+				Name: place.Name, Location: place.Path, Root: portlayer.DiskPath(place.Path),
+				Disks: hypervisor.Disks(), Driver: driver, DefaultCapacity: s.DefaultCapacity,
+			})
+			if err != nil {
+				return nil, close, err
+			}
+			stores = append(stores, store)
+		}
+		log.Info("volume store", "name", place.Name, "at", place.String())
+	}
+	return stores, close, nil
+}
+
+// connect constructs the rooms bottom up: services, the door.
+func connect(ctx context.Context, s settings, id string, db *record.DB, hypervisor portlayer.Hypervisor, stores []portlayer.VolumeStore, networks *network.Service, events *broadcast.Topic[portlayer.Event], points failpoint.Set, log *slog.Logger) (*exec.Service, *personality.Server, error) {
 	volumes, err := volume.New(volume.Options{
 		VCH: id, DB: db, Stores: stores, AnonymousCapacity: s.AnonymousCapacity, DefaultCapacity: s.DefaultCapacity, AnonymousOptions: s.AnonymousBasic.Options, Publish: events.Publish, Log: log,
 	})

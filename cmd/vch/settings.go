@@ -12,6 +12,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/BurntSushi/toml"
 	"github.com/docker/go-units"
@@ -20,10 +21,14 @@ import (
 	"vch/personality/mountspec"
 	"vch/portlayer"
 	"vch/portlayer/image"
+	"vch/portlayer/volume/nfs"
 )
 
-// driver is what volumes of a store on this host are called.
-const driver = "qemu-vmdk"
+// What volumes of a store on this host are called, and those of a store on a server.
+const (
+	driver    = "qemu-vmdk"
+	nfsDriver = "qemu-nfs"
+)
 
 // settings is a VCH's configuration, checked as far as that goes without touching the machine.
 type settings struct {
@@ -31,6 +36,7 @@ type settings struct {
 	Listen            []address
 	TLS               *tlsFiles // nil: no TCP address has TLS
 	Stores            []storePlace
+	NFSTimeout        time.Duration
 	BindAllow         []string // absolute
 	Bridges           bool     // networks are the kernel's
 	Mirrors           []image.Mirror
@@ -52,8 +58,17 @@ type settings struct {
 
 // storePlace is one --volume-store.
 type storePlace struct {
-	Path string // absolute, clean
+	Path string // absolute, clean; "" with NFS
 	Name portlayer.StoreName
+	NFS  *nfs.Location // nil: it is a directory of this host
+}
+
+// String is where the store is, for messages.
+func (p storePlace) String() string {
+	if p.NFS != nil {
+		return p.NFS.String()
+	}
+	return p.Path
 }
 
 // surroundings is what defaults depend on.
@@ -78,7 +93,7 @@ func here() surroundings {
 type words struct {
 	state, cache, accel, template, warm, qemu, kernel, logLevel, logFormat, config string
 	anonymousCapacity, defaultCapacity, memory, cpus                               string
-	anonymousOpts                                                                  string
+	anonymousOpts, nfsTimeout                                                      string
 	listen, plain, stores, bindAllow, mirrors, insecure                            []string
 	networkBackend                                                                 string
 	tlsVerify                                                                      bool
@@ -98,7 +113,8 @@ func (w *words) flags(f *pflag.FlagSet) {
 	f.StringVar(&w.tlsCert, "tlscert", "", "the server's certificate, a `FILE`")
 	f.StringVar(&w.tlsKey, "tlskey", "", "its key, a `FILE`")
 	f.StringArrayVar(&w.plain, "plain-tcp", nil, "have a TCP `ADDRESS` of --listen plain: whoever reaches it can do everything")
-	f.StringArrayVar(&w.stores, "volume-store", nil, "keep volumes in the directory PATH, as the store NAME: `PATH:NAME`; may be given several times; the one called default takes anonymous volumes and those that name no store")
+	f.StringArrayVar(&w.stores, "volume-store", nil, "keep volumes in the directory PATH, as the store NAME: `PATH:NAME`, or on an NFS server: 'nfs://HOST[:PORT]/EXPORT?OPTIONS:NAME'; may be given several times; the one called default takes anonymous volumes and those that name no store")
+	f.StringVar(&w.nfsTimeout, "nfs-timeout", "10s", "how long an NFS server may take to answer before that is an error, a `DURATION` from 1s to 10m")
 	f.StringArrayVar(&w.bindAllow, "bind-allow", nil, "let containers mount what is in this `DIRECTORY` of the host (docker run -v /path:/path); may be given several times (default: none)")
 	f.StringArrayVar(&w.mirrors, "registry-mirror", nil, "ask the registry at this `URL`, http[s]://HOST[:PORT], for Docker Hub's images first; may be given several times")
 	f.StringArrayVar(&w.insecure, "insecure-registry", nil, "let this `REGISTRY`, HOST[:PORT] or a network as 10.0.0.0/8, speak http, or https with any certificate; may be given several times")
@@ -217,6 +233,9 @@ func (w words) settings(at surroundings) (settings, error) {
 	}
 	if s.TLS, err = w.tls(s, at); err != nil {
 		return s, err
+	}
+	if s.NFSTimeout, err = time.ParseDuration(w.nfsTimeout); err != nil || s.NFSTimeout < time.Second || s.NFSTimeout > 10*time.Minute {
+		return s, usagef("--nfs-timeout %q is not a duration from 1s to 10m, such as 10s or 1m30s", w.nfsTimeout)
 	}
 	if s.Stores, err = storePlaces(w.stores, at); err != nil {
 		return s, err
@@ -377,28 +396,17 @@ var storeName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_-]*$`)
 
 func storePlaces(texts []string, at surroundings) (places []storePlace, err error) {
 	for _, text := range texts {
-		if scheme, _, ok := strings.Cut(text, "://"); ok {
-			return nil, usagef("--volume-store %s: stores of the kind %s:// are not supported yet; use a directory of this host: PATH:NAME", text, scheme)
-		}
-		// The name stands after the last colon: a path may hold others.
-		colon := strings.LastIndexByte(text, ':')
-		if colon <= 0 || colon == len(text)-1 {
-			return nil, usagef("--volume-store %q is not PATH:NAME", text)
-		}
-		place := storePlace{Path: absolute(text[:colon], at), Name: portlayer.StoreName(text[colon+1:])}
-		if strings.HasPrefix(text, "[") {
-			return nil, usagef("--volume-store %s: datastores are not supported yet; use a directory of this host: PATH:NAME", text)
-		}
-		if !storeName.MatchString(string(place.Name)) {
-			return nil, usagef("--volume-store %s: %q cannot be a store's name: it begins with a letter or a digit, and holds letters, digits, _ and - only", text, place.Name)
-		}
-		if strings.ContainsAny(place.Path, "\x00\n\r\"") {
-			return nil, usagef("--volume-store %q: a path with a line break or a quotation mark cannot be written into a disk's descriptor", text)
+		place, err := parseStorePlace(text, at)
+		if err != nil {
+			return nil, err
 		}
 		for _, other := range places {
 			switch {
 			case other.Name == place.Name:
-				return nil, usagef("two volume stores are called %s: %s and %s; give one another name", place.Name, other.Path, place.Path)
+				return nil, usagef("two volume stores are called %s: %s and %s; give one another name", place.Name, other, place)
+			case place.NFS != nil && other.NFS != nil && sameExport(*place.NFS, *other.NFS):
+				return nil, usagef("volume stores %s and %s are one export, %s; leave one out, or give one of them the option ro", other.Name, place.Name, place)
+			case place.NFS != nil || other.NFS != nil:
 			case other.Path == place.Path:
 				return nil, usagef("volume stores %s and %s are one directory, %s; leave one out", other.Name, place.Name, place.Path)
 			case within(other.Path, place.Path) || within(place.Path, other.Path):
@@ -408,6 +416,47 @@ func storePlaces(texts []string, at surroundings) (places []storePlace, err erro
 		places = append(places, place)
 	}
 	return places, nil
+}
+
+// sameExport says whether two stores would make the same volumes.
+func sameExport(a, b nfs.Location) bool {
+	return a.Host == b.Host && a.Port == b.Port && a.Path == b.Path && a.Options.ReadOnly == b.Options.ReadOnly
+}
+
+func parseStorePlace(text string, at surroundings) (place storePlace, err error) {
+	scheme, _, remote := strings.Cut(text, "://")
+	if remote && !strings.EqualFold(scheme, "nfs") {
+		return place, usagef("--volume-store %s: stores of the kind %s:// are not supported yet; use a directory of this host, PATH:NAME, or an NFS export, nfs://HOST/EXPORT:NAME", text, scheme)
+	}
+	// The name stands after the last colon: a path may hold others.
+	colon := strings.LastIndexByte(text, ':')
+	if colon <= 0 || colon == len(text)-1 || remote && strings.ContainsAny(text[colon:], "/?&") {
+		grammar := "PATH:NAME"
+		if remote {
+			grammar = "nfs://HOST[:PORT]/EXPORT?OPTIONS:NAME"
+		}
+		return place, usagef("--volume-store %q is not %s", text, grammar)
+	}
+	place.Name = portlayer.StoreName(text[colon+1:])
+	if strings.HasPrefix(text, "[") {
+		return place, usagef("--volume-store %s: datastores are not supported yet; use a directory of this host: PATH:NAME", text)
+	}
+	if !storeName.MatchString(string(place.Name)) {
+		return place, usagef("--volume-store %s: %q cannot be a store's name: it begins with a letter or a digit, and holds letters, digits, _ and - only", text, place.Name)
+	}
+	if remote {
+		location, err := nfs.ParseLocation(text[:colon])
+		if err != nil {
+			return place, usagef("--volume-store %s: %w", text, err)
+		}
+		place.NFS = &location
+		return place, nil
+	}
+	place.Path = absolute(text[:colon], at)
+	if strings.ContainsAny(place.Path, "\x00\n\r\"") {
+		return place, usagef("--volume-store %q: a path with a line break or a quotation mark cannot be written into a disk's descriptor", text)
+	}
+	return place, nil
 }
 
 // within says whether path lies below dir.

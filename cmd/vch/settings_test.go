@@ -4,11 +4,13 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 
 	"vch/portlayer"
+	"vch/portlayer/volume/nfs"
 )
 
 // parse is what serve does with a command line, up to where the machine is touched.
@@ -33,7 +35,7 @@ var (
 )
 
 func TestDefaults(t *testing.T) {
-	common := settings{AnonymousCapacity: portlayer.GiB, DefaultCapacity: portlayer.GiB, Memory: 512 * portlayer.MiB, CPUs: 1e9, Accel: "auto", Template: true, Warm: -1, LogLevel: slog.LevelInfo}
+	common := settings{AnonymousCapacity: portlayer.GiB, DefaultCapacity: portlayer.GiB, Memory: 512 * portlayer.MiB, CPUs: 1e9, Accel: "auto", Template: true, Warm: -1, LogLevel: slog.LevelInfo, NFSTimeout: 10 * time.Second}
 	for _, tc := range []struct {
 		name          string
 		at            surroundings
@@ -61,12 +63,15 @@ func TestDefaults(t *testing.T) {
 func TestEverySetting(t *testing.T) {
 	want := settings{
 		State: "/work/st", Listen: []address{{"unix", "/run/a"}, {"tcp", "[::1]:2376"}, {"unix", "/run/b"}},
-		TLS:             &tlsFiles{CA: "/work/c", Cert: "/s", Key: "/k2"},
-		Stores:          []storePlace{{"/disks:with colon", "default"}, {"/work/rel", "fast-1"}},
+		TLS: &tlsFiles{CA: "/work/c", Cert: "/s", Key: "/k2"},
+		Stores: []storePlace{{Path: "/disks:with colon", Name: "default"}, {Path: "/work/rel", Name: "fast-1"},
+			{Name: "nas", NFS: &nfs.Location{Host: "h", Port: 2050, Path: "/e", Options: nfs.Options{Soft: true, UID: 5, Allow: "sync,retrans"}}}, {Name: "again", NFS: &nfs.Location{Host: "h", Port: 2050, Path: "/e", Options: nfs.Options{ReadOnly: true}}}},
+		NFSTimeout:      90 * time.Second,
 		DefaultCapacity: 2 * portlayer.GiB, AnonymousCapacity: 64 * portlayer.MiB, Memory: portlayer.GiB, CPUs: 15e8,
 		Accel: "tcg", Warm: 3, Cache: "/work/kept", QEMU: "/opt/qemu", Kernel: "/k", LogLevel: slog.LevelDebug, LogJSON: true,
 	}
 	byFlags := []string{"--state", "st", "--listen", "unix:///run/a", "--listen", "tcp://[::1]", "--listen", "unix:///run/./b", "--tlsverify", "--tlscacert", "c", "--tlscert", "/s", "--tlskey", "/k2", "--volume-store", "/disks:with colon:default", "--volume-store", "rel/:fast-1",
+		"--volume-store", "nfs://h:2050/e?soft&uid=5&allow=retrans,sync:nas", "--volume-store", "NFS://H/e?port=2050&ro:again", "--nfs-timeout", "1m30s",
 		"--default-capacity", "2G", "--anonymous-capacity", "64m", "--memory", "1g", "--cpus", "1.5", "--accel", "tcg", "--template", "off", "--warm", "3", "--cache", "kept", "--qemu", "/opt/qemu", "--kernel", "/k", "--log-level", "debug", "--log-format", "json"}
 	const byFile = `
 state = "st"
@@ -75,7 +80,8 @@ tlsverify = true
 tlscacert = "c"
 tlscert = "/s"
 tlskey = "/k2"
-volume-store = ["/disks:with colon:default", "rel/:fast-1"]
+volume-store = ["/disks:with colon:default", "rel/:fast-1", "nfs://h:2050/e?soft&uid=5&allow=retrans,sync:nas", "nfs://h:2050/e?ro:again"]
+nfs-timeout = "90s"
 default-capacity = "2G"
 anonymous-capacity = "64m"
 memory = "1g"
@@ -136,7 +142,13 @@ func TestRefused(t *testing.T) {
 		{[]string{"--volume-store", "/a:../x"}, "", "cannot be a store's name"},
 		{[]string{"--volume-store", "/a:ü"}, "", "cannot be a store's name"},
 		{[]string{"--volume-store", "/a\"b:x"}, "", "quotation mark"},
-		{[]string{"--volume-store", "nfs://host/export:nas"}, "", "nfs:// are not supported yet"},
+		{[]string{"--volume-store", "cifs://host/export:nas"}, "", "cifs:// are not supported yet"},
+		{[]string{"--volume-store", "nfs://host/export?bogus=1:nas"}, "", `nfs option "bogus" is not known`},
+		{[]string{"--volume-store", "nfs://host:2049/export"}, "", "is not nfs://HOST[:PORT]/EXPORT?OPTIONS:NAME"},
+		{[]string{"--volume-store", "nfs://host:nas"}, "", "name the exported directory"},
+		{[]string{"--volume-store", "nfs://host/e:aa", "--volume-store", "nfs://host/e?soft:bb"}, "", "are one export"},
+		{[]string{"--nfs-timeout", "10"}, "", "is not a duration from 1s to 10m"},
+		{[]string{"--nfs-timeout", "1h"}, "", "is not a duration from 1s to 10m"},
 		{[]string{"--volume-store", "ds://store/dir:x"}, "", "ds:// are not supported yet"},
 		{[]string{"--volume-store", "[store] dir:x"}, "", "datastores are not supported yet"},
 		{[]string{"--volume-store", "/a:x", "--volume-store", "/b:x"}, "", "two volume stores are called x: /a and /b"},

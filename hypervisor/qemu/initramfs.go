@@ -47,7 +47,7 @@ func prepareBoot(cache string, k Kernel, tether []byte) (b bootFiles, err error)
 		}
 	}
 	var text bytes.Buffer
-	if err := writeInitramfs(&text, k.Modules, tether); err != nil {
+	if err := writeInitramfs(&text, k, tether); err != nil {
 		return b, err
 	}
 	initrd := filepath.Join(cache, "initramfs-"+digest(text.Bytes()))
@@ -78,26 +78,32 @@ func digest(b []byte) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// writeInitramfs writes the guest's first file system: the tether as /init, the modules in load order, a console to complain on.
-func writeInitramfs(w io.Writer, modules []string, tether []byte) error {
+// writeInitramfs writes the guest's first file system: the tether as /init, the modules with their load orders, a console to complain on.
+func writeInitramfs(w io.Writer, k Kernel, tether []byte) error {
 	rw := cpio.Newc.Writer(w)
-	var order strings.Builder
 	records := []cpio.Record{
 		cpio.Directory("dev", 0o755),
 		cpio.CharDev("dev/console", 0o600, 5, 1),
 		cpio.CharDev("dev/null", 0o666, 1, 3),
 		cpio.Directory("modules", 0o755),
 	}
-	for _, m := range modules {
-		data, err := os.ReadFile(m)
-		if err != nil {
-			return err
+	for _, list := range []struct {
+		name    string
+		modules []string
+	}{{"order", k.Modules}, {"later", k.Later}} {
+		var order strings.Builder
+		for _, m := range list.modules {
+			data, err := os.ReadFile(m)
+			if err != nil {
+				return err
+			}
+			name := filepath.Base(m)
+			order.WriteString(name + "\n")
+			records = append(records, cpio.StaticFile("modules/"+name, string(data), 0o600))
 		}
-		name := filepath.Base(m)
-		order.WriteString(name + "\n")
-		records = append(records, cpio.StaticFile("modules/"+name, string(data), 0o600))
+		records = append(records, cpio.StaticFile("modules/"+list.name, order.String(), 0o600))
 	}
-	records = append(records, cpio.StaticFile("modules/order", order.String(), 0o600), cpio.StaticFile("init", string(tether), 0o755))
+	records = append(records, cpio.StaticFile("init", string(tether), 0o755))
 	for _, r := range records {
 		if err := rw.WriteRecord(r); err != nil {
 			return err

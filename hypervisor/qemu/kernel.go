@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -18,7 +19,7 @@ import (
 )
 
 // neededModules are the kernel's drivers that a container VM cannot be without, by module name, and what for.
-var neededModules = []struct{ name, what string }{ // what is "" where a machine does without
+var neededModules = []neededModule{ // what is "" where a machine does without
 	{"virtio_pci", "the machine's virtio devices"},
 	{"virtio_console", "the guest channel"},
 	{"virtio_scsi", "disks"},
@@ -31,11 +32,17 @@ var neededModules = []struct{ name, what string }{ // what is "" where a machine
 	{"virtio_balloon", ""}, // gives free memory back to the host
 }
 
+type neededModule struct{ name, what string }
+
+// laterModules are the drivers that a guest loads when something in it needs them: NFS's have 5 MB.
+var laterModules = []neededModule{{"nfsv3", ""}, {"nfsv4", ""}}
+
 // Kernel is a guest kernel on this host.
 type Kernel struct {
 	Image   string   // path of the bzImage
 	Release string   // as in uname -r
 	Modules []string // paths of the module files to load, in load order
+	Later   []string // of laterModules, likewise, after Modules
 }
 
 const setupAdvice = "install one with make setup, or Debian's package linux-image-cloud-amd64"
@@ -106,14 +113,17 @@ func readKernel(image, modules string) (Kernel, error) {
 	if err != nil {
 		return Kernel{}, fault.New(fault.NotFound, "kernel %s: %w; %s", image, err, setupAdvice)
 	}
-	files, err := loadOrder(string(dep), string(builtin))
+	files, later, err := loadOrder(string(dep), string(builtin))
 	if err != nil {
 		return Kernel{}, fault.New(fault.KindOf(err), "kernel %s: %w; %s", image, err, setupAdvice)
 	}
 	for _, file := range files {
 		k.Modules = append(k.Modules, filepath.Join(modules, file))
 	}
-	for _, file := range k.Modules {
+	for _, file := range later {
+		k.Later = append(k.Later, filepath.Join(modules, file))
+	}
+	for _, file := range slices.Concat(k.Modules, k.Later) {
 		if _, err := os.Stat(file); err != nil {
 			return Kernel{}, fault.New(fault.NotFound, "kernel %s: module %w; %s", image, err, setupAdvice)
 		}
@@ -121,8 +131,9 @@ func readKernel(image, modules string) (Kernel, error) {
 	return k, nil
 }
 
-// loadOrder gives the module files to load for neededModules, dependencies first, by the texts of modules.dep and modules.builtin (modules.dep(5)).
-func loadOrder(dep, builtin string) ([]string, error) {
+// loadOrder gives the module files to load for neededModules, and those to load after these for laterModules, dependencies first, by the texts of modules.dep and modules.builtin
+// (modules.dep(5)).
+func loadOrder(dep, builtin string) (first, later []string, err error) {
 	inKernel := map[string]bool{}
 	for _, line := range strings.Fields(builtin) {
 		inKernel[moduleName(line)] = true
@@ -161,12 +172,15 @@ func loadOrder(dep, builtin string) ([]string, error) {
 		order = append(order, f)
 		return nil
 	}
-	for _, n := range neededModules {
+	for _, n := range slices.Concat(neededModules, laterModules) {
+		if n == laterModules[0] {
+			first, order = order, nil
+		}
 		if err := add(n.name); err != nil && n.what != "" {
-			return nil, fault.New(fault.KindOf(err), "%w, which %s need", err, n.what)
+			return nil, nil, fault.New(fault.KindOf(err), "%w, which %s need", err, n.what)
 		}
 	}
-	return order, nil
+	return first, order, nil
 }
 
 // moduleName is the kernel's name of a module file: "kernel/fs/foo-bar.ko.xz" is foo_bar.

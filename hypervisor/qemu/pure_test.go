@@ -171,9 +171,10 @@ func TestLoadOrder(t *testing.T) {
 		"kernel/drivers/scsi/virtio_scsi.ko: kernel/drivers/virtio/virtio.ko kernel/drivers/virtio/virtio_ring.ko\n" +
 		"kernel/drivers/net/virtio_net.ko: kernel/net/core/failover.ko kernel/drivers/virtio/virtio.ko kernel/drivers/virtio/virtio_ring.ko\nkernel/net/core/failover.ko:\n" +
 		"kernel/net/8021q/8021q.ko: kernel/net/802/garp.ko\nkernel/net/802/garp.ko:\n" +
-		"kernel/drivers/scsi/sd_mod.ko:\nkernel/fs/overlayfs/overlay.ko:\n"
+		"kernel/drivers/scsi/sd_mod.ko:\nkernel/fs/overlayfs/overlay.ko:\n" +
+		"kernel/fs/nfs/nfsv4.ko: kernel/fs/nfs/nfs.ko kernel/net/802/garp.ko\nkernel/fs/nfs/nfs.ko:\n"
 	const builtin = "kernel/fs/ext4/ext4.ko\n"
-	order, err := loadOrder(dep, builtin)
+	order, later, err := loadOrder(dep, builtin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,14 +187,17 @@ func TestLoadOrder(t *testing.T) {
 			t.Errorf("%s is not before %s in %v", pair[0], pair[1], order)
 		}
 	}
+	if diff := cmp.Diff([]string{"kernel/fs/nfs/nfs.ko", "kernel/fs/nfs/nfsv4.ko"}, later); diff != "" { // without what is loaded before, and without nfsv3, which is not there
+		t.Errorf("later (-want +got):\n%s", diff)
+	}
 	if place["ext4"] != 0 {
 		t.Error("a built-in module is loaded")
 	}
-	_, err = loadOrder(strings.ReplaceAll(dep, "kernel/fs/overlayfs/overlay.ko:\n", ""), builtin)
+	_, _, err = loadOrder(strings.ReplaceAll(dep, "kernel/fs/overlayfs/overlay.ko:\n", ""), builtin)
 	if !fault.Is(err, fault.NotFound) || !strings.Contains(err.Error(), "overlay") {
 		t.Errorf("without overlay: %v", err)
 	}
-	_, err = loadOrder(strings.ReplaceAll(dep, "overlay.ko", "overlay.ko.zst"), builtin)
+	_, _, err = loadOrder(strings.ReplaceAll(dep, "overlay.ko", "overlay.ko.zst"), builtin)
 	if !fault.Is(err, fault.Unsupported) || !strings.Contains(err.Error(), "overlay") {
 		t.Errorf("compressed: %v", err)
 	}

@@ -33,7 +33,7 @@ type files struct {
 // other is the machine of another container.
 type other struct {
 	client   *guest.Client
-	label    portlayer.Label
+	source   guest.Source // of the volume
 	readOnly bool
 	leave    func()
 }
@@ -123,7 +123,7 @@ func (f *files) reach(ctx context.Context, m *absentMount) (other, error) {
 	if err != nil {
 		return other{}, err
 	}
-	o := other{label: v.Label, leave: func() {}}
+	o := other{source: v.Source, leave: func() {}}
 	for _, a := range v.Attached {
 		u := f.s.unitOf(a.Container)
 		if u == nil {
@@ -183,7 +183,7 @@ func (f *files) away(ctx context.Context, m *absentMount, rest string) (spot, er
 	if err != nil {
 		return spot{}, err
 	}
-	p := spot{Place: guest.Place{Source: o.label.Source(), Sub: m.Subpath, Path: guest.Path(rest)}, client: o.client, at: m.Target, mount: m, other: o}
+	p := spot{Place: guest.Place{Source: o.source, Sub: m.Subpath, Path: guest.Path(rest)}, client: o.client, at: m.Target, mount: m, other: o}
 	for _, t := range below(m.Target, f.targets()) {
 		p.apart = append(p.apart, strings.TrimPrefix(t, strings.TrimSuffix(m.Target, "/")))
 	}

@@ -40,7 +40,7 @@ func (s *Service) Freeze(ctx context.Context, c portlayer.ContainerID, vol portl
 		unlock()
 		return nil, fault.Wrap("hold still the volume of container", u.snapshot().container.Spec.Name, err)
 	}
-	if err := client.Freeze(ctx, vol.Label.Source(), freezeLimit); err != nil {
+	if err := client.Freeze(ctx, vol.Source, freezeLimit); err != nil {
 		leave()
 		unlock()
 		return nil, fault.Wrap("hold still the volume of container", u.snapshot().container.Spec.Name, err)
@@ -50,7 +50,7 @@ func (s *Service) Freeze(ctx context.Context, c portlayer.ContainerID, vol portl
 		defer leave()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), talkLimit)
 		defer cancel()
-		if err := client.Thaw(ctx, vol.Label.Source()); err != nil {
+		if err := client.Thaw(ctx, vol.Source); err != nil {
 			return fault.New(fault.KindOf(err), "the volume was written to meanwhile: container %s has ended, or the copy took longer than %v, which is how long a container waits; stop the container, and try again: %w",
 				u.snapshot().container.Spec.Name, freezeLimit, err)
 		}
@@ -87,7 +87,7 @@ func (s *Service) holder(vol portlayer.VolumeID, writable bool) (found *unit, re
 			case m.Kind != portlayer.VolumeMount || m.ID() != vol:
 			case !writable || writes(mounts, vol):
 				return u, ""
-			default:
+			case !m.Shared:
 				reader = snap.container.Spec.Name
 			}
 		}
@@ -142,6 +142,11 @@ func (s *Service) volumeMachine(ctx context.Context, vol portlayer.Volume, does 
 	if err := s.o.Binder.Join(ctx, h, mounts[0]); err != nil {
 		return err
 	}
+	unlink, err := s.link(ctx, h, "the utility machine that "+does)
+	if err != nil {
+		return err
+	}
+	defer unlink()
 	m, err := s.o.Hypervisor.Define(ctx, machineSpec(h))
 	if err != nil {
 		return err
@@ -151,6 +156,9 @@ func (s *Service) volumeMachine(ctx context.Context, vol portlayer.Volume, does 
 		return err
 	}
 	defer client.Close()
+	if err := s.wire(ctx, m, client); err != nil {
+		return err
+	}
 	limited, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	if _, err := client.Configure(limited, atStart(h.Config, m)); err != nil {
@@ -178,14 +186,14 @@ func (s *Service) Grow(ctx context.Context, vol portlayer.Volume) error {
 		if err := m.Grown(ctx, string(vol.Label)); err != nil {
 			return err
 		}
-		return client.Grow(ctx, vol.Label.Source(), int64(vol.Capacity))
+		return client.Grow(ctx, vol.Source, int64(vol.Capacity))
 	})
 }
 
 // Export is portlayer.Content.Export.
 func (s *Service) Export(ctx context.Context, vol portlayer.Volume, w io.Writer) error {
 	return s.inVolume(ctx, vol, false, "reads volume "+vol.Ref(), func(ctx context.Context, client *guest.Client, _ portlayer.Machine) error {
-		_, err := client.Archive(ctx, guest.ArchiveRequest{Place: guest.Place{Source: vol.Label.Source(), Path: "/"}, Name: "."}, func(data []byte) error {
+		_, err := client.Archive(ctx, guest.ArchiveRequest{Place: guest.Place{Source: vol.Source, Path: "/"}, Name: "."}, func(data []byte) error {
 			_, err := w.Write(data)
 			return err
 		})
@@ -223,7 +231,7 @@ func (s *Service) Import(ctx context.Context, id portlayer.VolumeID, maker strin
 // extract fills a volume from an archive, which is what sent holds, uncompressed.
 func (s *Service) extract(ctx context.Context, vol portlayer.Volume, archive, sent io.Reader) error {
 	return s.inVolume(ctx, vol, true, "fills volume "+vol.Ref(), func(ctx context.Context, client *guest.Client, _ portlayer.Machine) error {
-		if err := client.Extract(ctx, guest.ExtractRequest{Place: guest.Place{Source: vol.Label.Source(), Path: "/"}, Whole: true}, archive); err != nil {
+		if err := client.Extract(ctx, guest.ExtractRequest{Place: guest.Place{Source: vol.Source, Path: "/"}, Whole: true}, archive); err != nil {
 			return err
 		}
 		_, err := io.Copy(io.Discard, sent) // what comes after the archive's end: its own end may be an error
@@ -239,7 +247,7 @@ func (s *Service) Inside(ctx context.Context, vol portlayer.Volume) *portlayer.I
 			defer cancel()
 			if rooms, err := r.now().Rooms(limited); err == nil {
 				for _, room := range rooms {
-					if room.Source == vol.Label.Source() {
+					if room.Source == vol.Source {
 						return &portlayer.Inside{Total: portlayer.Bytes(room.Total), Free: portlayer.Bytes(room.Free), Time: time.Now().UTC()}
 					}
 				}

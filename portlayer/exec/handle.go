@@ -484,13 +484,20 @@ func (s *Service) utility(ctx context.Context, id portlayer.ContainerID, image p
 		return err
 	}
 	defer s.o.Binder.Detach(id)
+	unlink, err := s.link(ctx, h, "the utility machine that "+does)
+	if err != nil {
+		return err
+	}
+	defer unlink()
 	m, err := s.o.Hypervisor.Define(ctx, machineSpec(h))
 	if err != nil {
 		return err
 	}
 	client, err := s.boot(ctx, m)
 	if err == nil {
-		_, err = client.Configure(ctx, atStart(h.Config, m))
+		if err = s.wire(ctx, m, client); err == nil {
+			_, err = client.Configure(ctx, atStart(h.Config, m))
+		}
 		if err == nil {
 			err = client.Shutdown(ctx)
 		}

@@ -211,8 +211,13 @@ func (u *unit) change(ctx context.Context, h *portlayer.Handle) (err error) {
 	if err := s.o.Failpoints.Hit("change.record"); err != nil {
 		return err
 	}
-	if err := u.save(func(c *portlayer.Container) { c.Spec = h.Spec }); err != nil {
+	if err := u.save(func(c *portlayer.Container) { c.Spec, c.State.Reaches = h.Spec, h.Reaches }); err != nil {
 		return err
+	}
+	if s.o.Wiring != nil {
+		if err := s.o.Wiring.Reach(u.c.ID, h.Reaches); err != nil { // what is unmounted may stay reached until the next change: no harm that would be worth taking back this one
+			s.o.Log.Warn("a running container's link to the servers of its volumes is not yet what its volumes are", "container", short(u.c.ID), "name", u.c.Spec.Name, "err", err)
+		}
 	}
 	_ = s.o.Failpoints.Hit("change.recorded") // only "exit" has a meaning here
 	if err := u.settle(ctx); err != nil {     // it is recorded: only the entry goes
@@ -252,6 +257,9 @@ func (u *unit) putIn(ctx context.Context, p plan) error {
 	}
 	client, err := u.run.talk(ctx)
 	if err != nil {
+		return err
+	}
+	if err := u.relink(ctx, client, u.c.State.Reaches, p.reaches); err != nil {
 		return err
 	}
 	if err := s.o.Failpoints.Hit("change.plug"); err != nil {
@@ -353,6 +361,9 @@ func (u *unit) takeBack(ctx context.Context, e entry) error {
 	if err := u.run.machine.Reconfigure(ctx, difference(have, disksOf(h))); err != nil {
 		return err
 	}
+	if err := u.relink(ctx, client, nil, h.Reaches); err != nil {
+		return err
+	}
 	for i := len(e.Gone) - 1; i >= 0; i-- {
 		for _, spec := range h.Config.Mounts {
 			if spec.Target == e.Gone[i].Target {
@@ -424,6 +435,8 @@ type plan struct {
 	plug   []portlayer.DeviceChange
 	unplug []portlayer.DeviceChange
 	specs  map[string]guest.MountSpec // of add, by target
+
+	reaches []portlayer.Reach // that add needs
 }
 
 // planChange compares two handles of a running container. Mounts of volumes come and go; everything else is Unsupported. A disk that stays, stays as it is.
@@ -433,7 +446,7 @@ func planChange(was, now *portlayer.Handle) (p plan, err error) {
 	if !reflect.DeepEqual(wasSpec, nowSpec) || !reflect.DeepEqual(wasConfig, nowConfig) {
 		return p, fault.New(fault.Unsupported, "only the volumes of running container %s can be changed; stop it to change more", was.Spec.Name)
 	}
-	p.specs = map[string]guest.MountSpec{}
+	p.specs, p.reaches = map[string]guest.MountSpec{}, now.Reaches
 	for _, m := range now.Spec.Mounts {
 		have := mountAt(was.Spec.Mounts, m.Target)
 		switch {

@@ -29,12 +29,13 @@ func wants(c portlayer.ContainerID, spec portlayer.ContainerSpec) (portlayer.Wir
 func (u *unit) plug(ctx context.Context, h *portlayer.Handle) (got portlayer.Plugged, err error) {
 	s, spec := u.s, u.c.Spec
 	if s.o.Wiring == nil {
-		return got, nil
+		return got, s.unlinked(h)
 	}
 	w, err := wants(u.c.ID, spec)
 	if err != nil {
 		return got, err
 	}
+	w.Reaches = h.Reaches
 	if got, err = s.o.Wiring.Plug(ctx, w); err != nil {
 		return got, err
 	}
@@ -65,11 +66,48 @@ func (u *unit) replug(ctx context.Context) {
 	}
 	w, err := wants(u.c.ID, u.c.Spec)
 	if err == nil {
+		w.Reaches = u.c.State.Reaches // as recorded: the stores that asked for it may be away now
 		err = s.o.Wiring.Replug(ctx, w, portlayer.Plugged{Links: u.c.State.Links, Ports: u.c.State.Ports})
 	}
 	if err != nil {
 		s.o.Log.Warn("a container's network is not again what it was", "container", short(u.c.ID), "name", u.c.Spec.Name, "err", err)
 	}
+}
+
+// unlinked refuses a handle whose machine has to reach something, where there is nothing to reach it by.
+func (s *Service) unlinked(h *portlayer.Handle) error {
+	if len(h.Reaches) > 0 && s.o.Wiring == nil {
+		return fault.New(fault.Unsupported, "this VCH has no networks, by which its machines could reach the servers of volumes")
+	}
+	return nil
+}
+
+// link has a machine in which no container runs reach what h says, and h's config have that, until the end that it returns.
+func (s *Service) link(ctx context.Context, h *portlayer.Handle, who string) (end func(), err error) {
+	if len(h.Reaches) == 0 || s.o.Wiring == nil {
+		return func() {}, s.unlinked(h)
+	}
+	if _, err := s.o.Wiring.Plug(ctx, portlayer.Wired{Container: h.Container, Name: who, Reaches: h.Reaches}); err != nil {
+		return nil, err
+	}
+	h.Config.Network = s.o.Wiring.Config(h.Container)
+	return func() { s.o.Wiring.Unplug(h.Container) }, nil
+}
+
+// relink has a running container, and its guest, reach what was and what now say. Owner only.
+func (u *unit) relink(ctx context.Context, client *guest.Client, was, now []portlayer.Reach) error {
+	s := u.s
+	h := &portlayer.Handle{Reaches: slices.Clone(was)}
+	for _, r := range now {
+		h.AddReach(r)
+	}
+	if len(h.Reaches) == 0 || s.o.Wiring == nil {
+		return s.unlinked(h)
+	}
+	if err := s.o.Wiring.Reach(u.c.ID, h.Reaches); err != nil {
+		return err
+	}
+	return client.SetNetwork(ctx, s.o.Wiring.Config(u.c.ID))
 }
 
 // asker answers the guest of a container.
@@ -83,7 +121,7 @@ func (a asker) Resolve(ctx context.Context, query []byte) ([]byte, error) {
 	return a.s.o.Wiring.Resolve(ctx, a.id, query)
 }
 
-// wire joins the frames of a machine that is on to the networks of its container, and answers its guest.
+// wire joins the frames of a machine that is on to the networks of its container, or what else it was plugged for, and answers its guest.
 func (s *Service) wire(ctx context.Context, m portlayer.Machine, client *guest.Client) error {
 	if s.o.Wiring == nil {
 		return nil

@@ -102,7 +102,7 @@ func (u *unit) refind(ctx context.Context) error {
 	case running:
 		s.o.Log.Warn("container's machine ended while vch was away", "container", short(u.c.ID), "name", u.c.Spec.Name)
 		again, err := u.saveEnd(func(st *portlayer.State) {
-			st.ExitCode, st.FinishedAt, st.Links, st.Ports = exitUnknown, time.Now().UTC(), nil, nil
+			st.ExitCode, st.FinishedAt, st.Links, st.Ports, st.Reaches = exitUnknown, time.Now().UTC(), nil, nil, nil
 			st.Error = "the machine ended while vch was not running"
 			if m != nil {
 				st.Error += diagnosis(m)

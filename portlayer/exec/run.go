@@ -3,6 +3,7 @@ package exec
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -23,6 +24,8 @@ const (
 	offLimit = 20 * time.Second
 	// killGrace is how long a machine may take to report an exit after SIGKILL before it is switched off.
 	killGrace = 10 * time.Second
+	// flushLimit is how long a machine whose container was killed may take to write to servers that answer.
+	flushLimit = 15 * time.Minute
 	// talkLimit is how long a call waits for a running machine's guest to be reached again.
 	talkLimit = 20 * time.Second
 	// redial is how long to wait before trying again to reach a running machine.
@@ -38,6 +41,7 @@ type run struct {
 	client *guest.Client
 	news   chan struct{} // closed when client changes
 	paused bool
+	lost   string // what a machine that was switched off has not done, for its container's record
 
 	before guest.Stats   // what had been used when it was paused; set before paused is
 	lent   int           // owner; how many look at its files while it is paused, for whom its machine goes on
@@ -75,6 +79,24 @@ func (r *run) reach(ctx context.Context, lent bool) (*guest.Client, error) {
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// lose notes what is lost when the machine is switched off.
+func (r *run) lose(what string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lost = what
+}
+
+// ending is why there was no report of a run's end.
+func (r *run) ending() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	text := "the machine ended without a report"
+	if r.lost != "" {
+		text += ", for it was switched off; " + r.lost
+	}
+	return text
 }
 
 // now is the client of the moment, or nil.
@@ -235,7 +257,7 @@ func (u *unit) start() (err error) {
 	u.run = r
 	err = u.save(func(c *portlayer.Container) {
 		c.State = portlayer.State{Phase: portlayer.Running, Pid: machine.Pid(), StartedAt: time.Now().UTC(), Timings: timings, Restarts: c.State.Restarts,
-			Links: plugged.Links, Ports: plugged.Ports}
+			Links: plugged.Links, Ports: plugged.Ports, Reaches: h.Reaches}
 	})
 	if err != nil {
 		u.run = nil
@@ -424,6 +446,9 @@ func (u *unit) watch(r *run, after *uint64) exitReport {
 				u.off(r) // everything is on its disk, and a guest that powers off by itself takes long for nothing
 				client.Close()
 				rep := exitReport{exit: st.Exit, finished: time.Now().UTC(), rooms: st.Rooms}
+				if st.Phase == guest.Exited && st.Error != nil {
+					rep.err = st.Error.Text
+				}
 				if st.Phase == guest.Failed && st.Error != nil {
 					rep.err, rep.exit.Code = st.Error.Text, 128
 				}
@@ -436,7 +461,7 @@ func (u *unit) watch(r *run, after *uint64) exitReport {
 			return exitReport{}
 		}
 		if state, serr := r.machine.State(s.ctx); serr == nil && state == portlayer.PoweredOff {
-			return exitReport{exit: guest.Exit{Code: 128 + sigkill, Signal: sigkill}, finished: time.Now().UTC(), err: "the machine ended without a report" + diagnosis(r.machine)}
+			return exitReport{exit: guest.Exit{Code: 128 + sigkill, Signal: sigkill}, finished: time.Now().UTC(), err: r.ending() + diagnosis(r.machine)}
 		}
 		s.o.Log.Debug("reaching for the guest again", "container", string(id), "err", err)
 		dctx, cancel := context.WithTimeout(s.ctx, bootLimit)
@@ -512,7 +537,7 @@ func (u *unit) exited(r *run, rep exitReport) error {
 	}
 	again, err := u.saveEnd(func(st *portlayer.State) {
 		st.ExitCode, st.OOMKilled = rep.exit.Code, rep.exit.OOM
-		st.Error, st.FinishedAt, st.Links, st.Ports = rep.err, rep.finished, nil, nil
+		st.Error, st.FinishedAt, st.Links, st.Ports, st.Reaches = rep.err, rep.finished, nil, nil, nil
 		if st.Health != nil {
 			last := *st.Health
 			last.Is = portlayer.Unhealthy
@@ -590,12 +615,14 @@ func (s *Service) kill(ctx context.Context, u *unit, r *run) error {
 		}
 	}
 	cancel()
-	if err == nil {
+	for began := time.Now(); err == nil; {
 		select {
 		case <-r.ended:
 			return nil
 		case <-time.After(killGrace):
-			err = errors.New("no exit after SIGKILL")
+			if time.Since(began) > flushLimit || !s.writesOut(ctx, u, r) {
+				err = errors.New("no exit after SIGKILL")
+			}
 		case <-s.ctx.Done():
 			return fault.New(fault.Unavailable, "vch is stopping")
 		}
@@ -610,6 +637,36 @@ func (s *Service) kill(ctx context.Context, u *unit, r *run) error {
 	case <-s.ctx.Done():
 		return fault.New(fault.Unavailable, "vch is stopping")
 	}
+}
+
+// writesOut says whether a machine whose container has been killed is likely to be at writing to servers, which it is to come to the end of: it answers, and they do. Where one does
+// not, that is noted for the container's end.
+func (s *Service) writesOut(ctx context.Context, u *unit, r *run) bool {
+	ctx, cancel := context.WithTimeout(ctx, killGrace)
+	defer cancel()
+	writes := false
+	for _, m := range u.snapshot().container.Spec.Mounts {
+		if !m.Shared || m.ReadOnly {
+			continue
+		}
+		writes = true
+		st, err := s.o.Volumes.Store(ctx, m.Store)
+		if err == nil && st.Status.Degraded != "" {
+			err = errors.New(st.Status.Degraded)
+		}
+		if err != nil {
+			r.lose(fmt.Sprintf("what was written last to volume %s may be lost: %v", m.VolumeRef(), err))
+			return false
+		}
+	}
+	if !writes {
+		return false
+	}
+	client, err := r.talk(ctx)
+	if err == nil {
+		_, err = client.Status(ctx)
+	}
+	return err == nil
 }
 
 // Stop is portlayer.Containers.Stop.

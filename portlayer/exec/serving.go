@@ -27,6 +27,7 @@ type serving struct {
 	unit    *unit
 	machine portlayer.Machine
 	client  *guest.Client
+	unlink  func() // its link to the servers of volumes ends with it
 	absent  []absentMount
 
 	once sync.Once     // finish
@@ -113,6 +114,7 @@ func (v *serving) finish() {
 			s.o.Log.Error("cannot switch machine off", "container", string(id), "err", err)
 		}
 		v.client.Close()
+		v.unlink()
 		s.o.Binder.Detach(id)
 		v.unit.serving.CompareAndSwap(v, nil)
 	})
@@ -284,6 +286,11 @@ func (u *unit) serve() (_ *serving, err error) {
 	for _, m := range absent {
 		h.Config.Mounts = append(h.Config.Mounts, guest.MountSpec{Target: m.Target, Name: string(m.Volume), Absent: "container " + s.nameOf(m.holder) + " has it"})
 	}
+	unlink, err := s.link(ctx, h, u.c.Spec.Name)
+	if err != nil {
+		return nil, err
+	}
+	back.Push(func(context.Context) error { unlink(); return nil })
 	machine, err := u.commit(ctx, h)
 	if err != nil {
 		return nil, err
@@ -299,7 +306,7 @@ func (u *unit) serve() (_ *serving, err error) {
 		return nil, err
 	}
 	back.Keep()
-	v := &serving{unit: u, machine: machine, client: client, absent: absent, done: make(chan struct{}), users: 1, idle: make(chan struct{}), linger: time.NewTimer(servingLinger)}
+	v := &serving{unit: u, machine: machine, client: client, unlink: unlink, absent: absent, done: make(chan struct{}), users: 1, idle: make(chan struct{}), linger: time.NewTimer(servingLinger)}
 	v.linger.Stop()
 	u.serving.Store(v)
 	s.o.Log.Info("machine serves the container's files", "container", short(u.c.ID), "name", u.c.Spec.Name, "absent", len(absent), "took", time.Since(began))
@@ -320,7 +327,7 @@ func (s *Service) checkParts(ctx context.Context, c portlayer.Container, absent 
 		if err != nil {
 			return err
 		}
-		l, err := o.client.Stat(ctx, guest.StatRequest{Place: guest.Place{Source: o.label.Source(), Path: guest.Path(m.Subpath)}, Follow: true})
+		l, err := o.client.Stat(ctx, guest.StatRequest{Place: guest.Place{Source: o.source, Path: guest.Path(m.Subpath)}, Follow: true})
 		if err != nil {
 			return fault.Wrap("look at "+m.Subpath+" of volume", string(m.Volume), err)
 		}
@@ -357,8 +364,8 @@ func (s *Service) attachFree(ctx context.Context, c portlayer.Container) (have [
 			if err != nil {
 				return nil, nil, err
 			}
-			writes := writes(c.Spec.Mounts, m.ID())
-			if i := slices.IndexFunc(holders, func(a portlayer.Attachment) bool { return writes || !a.ReadOnly }); i >= 0 {
+			writes := !m.Shared && writes(c.Spec.Mounts, m.ID())
+			if i := slices.IndexFunc(holders, func(a portlayer.Attachment) bool { return writes || !m.Shared && !a.ReadOnly }); i >= 0 {
 				absent = append(absent, absentMount{m, holders[i].Container})
 			} else {
 				have = append(have, m)

@@ -18,8 +18,11 @@ import (
 const (
 	tagType = 0x8100
 	tagSize = 4
-	// longFrame is the longest frame, in bytes, with its tag. What is longer is no frame, and the stream is broken.
-	longFrame = 1500 + ether.Head + tagSize
+	// storageTag is the tag of a machine's link to what it must reach; those of networks are counted from 1.
+	storageTag = 4094
+	// longFrame is the longest frame of a network, and longestFrame of the link, in bytes, with its tag. What is longer is no frame, and the stream is broken.
+	longFrame    = 1500 + ether.Head + tagSize
+	longestFrame = 9000 + ether.Head + tagSize
 	// waiting is how many frames may wait for a machine that does not take them; then they are dropped, as by a switch.
 	waiting = 512
 )
@@ -56,9 +59,17 @@ func (c *cable) unplug(tag uint16) {
 	}
 }
 
+// longest is the longest frame with a tag.
+func longest(tag uint16) int {
+	if tag == storageTag {
+		return longestFrame
+	}
+	return longFrame
+}
+
 // deliver sends the machine a frame, if it is there and takes it.
 func (c *cable) deliver(tag uint16, frame []byte) {
-	if len(frame) < ether.Head || len(frame)+tagSize > longFrame {
+	if len(frame) < ether.Head || len(frame)+tagSize > longest(tag) {
 		return
 	}
 	b := make([]byte, 4+len(frame)+tagSize)
@@ -147,7 +158,7 @@ func writeFrames(conn net.Conn, out <-chan []byte) {
 // read gives what the machine sends to its networks, until the stream ends.
 func (c *cable) read(conn net.Conn) {
 	r := bufio.NewReaderSize(conn, 64<<10)
-	frame := make([]byte, longFrame)
+	frame := make([]byte, longestFrame)
 	for {
 		tag, f, err := readFrame(r, frame)
 		if err != nil {
@@ -185,6 +196,9 @@ func readFrame(r io.Reader, buf []byte) (tag uint16, frame []byte, err error) {
 		return 0, nil, nil
 	}
 	tag = binary.BigEndian.Uint16(b[14:]) & 0x0fff // the rest is its priority
+	if int(n) > longest(tag) {
+		return 0, nil, nil
+	}
 	copy(b[tagSize:], b[:12])
 	return tag, b[tagSize:], nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +18,13 @@ func tagged(tag uint16, payload string) []byte {
 	frame := append(bytes.Repeat([]byte{2}, 12), 0x81, 0, byte(tag>>8), byte(tag), 0x08, 0)
 	frame = append(frame, payload...)
 	return append(binary.BigEndian.AppendUint32(nil, uint32(len(frame))), frame...)
+}
+
+// theirsOf connects a cable to a new stream, and gives the machine's end.
+func theirsOf(c *cable) net.Conn {
+	ours, theirs := net.Pipe()
+	c.connect(ours)
+	return theirs
 }
 
 type sink chan []byte
@@ -55,6 +63,17 @@ func TestCable(t *testing.T) {
 			t.Errorf("% x, %v", b, err)
 		}
 	}
+	// Only the storage link has long frames.
+	long := strings.Repeat("l", 8000)
+	end := theirsOf(c)
+	for _, tag := range []uint16{7, 4094} {
+		if _, err := end.Write(tagged(tag, long)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if f := <-got[4094]; len(f) != 14+8000 || len(got[7]) != 0 {
+		t.Errorf("%d bytes, and %d frames", len(f), len(got[7]))
+	}
 	c.unplug(7)
 	ours, theirs := net.Pipe()
 	c.connect(ours)
@@ -89,11 +108,11 @@ func FuzzReadFrame(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := bytes.NewReader(b)
 		for {
-			tag, frame, err := readFrame(r, make([]byte, longFrame))
+			tag, frame, err := readFrame(r, make([]byte, longestFrame))
 			if err != nil {
 				return
 			}
-			if tag > 4095 || frame != nil && (len(frame) < ether.Head || len(frame) > longFrame-tagSize) {
+			if tag > 4095 || frame != nil && (len(frame) < ether.Head || len(frame) > longest(tag)-tagSize) {
 				t.Fatalf("tag %d, %d bytes", tag, len(frame))
 			}
 		}

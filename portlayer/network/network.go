@@ -27,6 +27,7 @@ import (
 type Options struct {
 	DB      *record.DB
 	Backend portlayer.NetworkBackend
+	Reacher portlayer.Reacher // nil: machines reach what their networks let them, and nothing else
 	Publish portlayer.Publish
 	Log     *slog.Logger
 	// Upstream answers a DNS message about a name that is nobody's here. servers are whom to ask; none: whom this host asks.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"vch/guest"
 	"vch/internal/fault"
 	"vch/portlayer"
 	"vch/portlayer/record"
@@ -73,15 +74,46 @@ func (p plug) Close()    { delete(p.w.cards, p.mac) }
 
 type host struct {
 	*Service
-	t      *testing.T
-	wires  *wires
-	events []string
-	path   string
-	db     *record.DB
+	t       *testing.T
+	wires   *wires
+	events  []string
+	path    string
+	db      *record.DB
+	links   []*ropes
+	reacher reacher
+}
+
+// ropes is a link that remembers what is allowed on it.
+type ropes struct {
+	allowed []portlayer.Reach
+	closed  bool
+}
+
+func (r *ropes) Send([]byte)                {}
+func (r *ropes) Close()                     { r.closed = true }
+func (r *ropes) Interface() guest.Interface { return guest.Interface{Name: "storage", MTU: 9000} }
+func (r *ropes) Allow(rs []portlayer.Reach) { r.allowed = rs }
+func (h *host) open(func([]byte)) portlayer.ReachLink {
+	h.links = append(h.links, &ropes{})
+	return h.links[len(h.links)-1]
+}
+
+// reacher makes ropes of a host, unless it fails.
+type reacher struct {
+	h     *host
+	fails error
+}
+
+func (r *reacher) Open(deliver func([]byte)) (portlayer.ReachLink, error) {
+	if r.fails != nil {
+		return nil, r.fails
+	}
+	return r.h.open(deliver), nil
 }
 
 func newHost(t *testing.T) *host {
 	h := &host{t: t, wires: &wires{open: map[portlayer.NetworkID]*wire{}}, path: filepath.Join(t.TempDir(), "db")}
+	h.reacher.h = h
 	h.start()
 	t.Cleanup(h.stop)
 	return h
@@ -93,7 +125,7 @@ func (h *host) start() {
 	if h.db, err = record.Open(h.path); err != nil {
 		h.t.Fatal(err)
 	}
-	h.Service, err = New(h.t.Context(), Options{DB: h.db, Backend: h.wires, Log: slog.New(slog.DiscardHandler),
+	h.Service, err = New(h.t.Context(), Options{DB: h.db, Backend: h.wires, Reacher: &h.reacher, Log: slog.New(slog.DiscardHandler),
 		Publish: func(e portlayer.Event) { h.events = append(h.events, e.Verb+" "+e.Attrs["name"]) },
 		Hosts:   func() []netip.Prefix { return nil },
 		Upstream: func(_ context.Context, servers []netip.Addr, query []byte) ([]byte, error) {
@@ -368,4 +400,52 @@ func FuzzResolve(f *testing.F) {
 			t.Errorf("% x", reply)
 		}
 	})
+}
+
+// A container reaches the servers that its start asks for, by a link of its own beside its networks, and by none where it asks for none; the link stays until it is unplugged.
+func TestReaches(t *testing.T) {
+	h := newHost(t)
+	h.network(portlayer.NetworkRequest{Name: "a"})
+	one := portlayer.Reach{Address: netip.MustParseAddrPort("10.1.2.3:2049"), Service: "one"}
+	two := portlayer.Reach{Address: netip.MustParseAddrPort("10.1.2.4:2049"), Service: "two"}
+	none := h.wired("nn", nil, "a")
+	h.plugged(none)
+	if len(h.links) != 0 || h.Config(none.Container).Storage != nil {
+		t.Fatalf("%d links", len(h.links))
+	}
+	// On no network at all.
+	w := h.wired("ww", nil)
+	w.Reaches = []portlayer.Reach{one}
+	h.plugged(w)
+	cfg := h.Config(w.Container)
+	if len(h.links) != 1 || !slices.Equal(h.links[0].allowed, w.Reaches) || cfg.Storage == nil || cfg.Storage.Tag != storageTag || cfg.Storage.Name != "storage" || cfg.Resolver || len(cfg.Interfaces) != 0 {
+		t.Fatalf("%+v, %+v", h.links, cfg)
+	}
+	// One that runs comes to need more, and less.
+	for _, rs := range [][]portlayer.Reach{{one, two}, {two}, nil} {
+		if err := h.Reach(w.Container, rs); err != nil || len(h.links) != 1 || !slices.Equal(h.links[0].allowed, rs) || h.Config(w.Container).Storage == nil {
+			t.Errorf("%v: %v, %+v", rs, err, h.links)
+		}
+	}
+	if err := h.Reach(none.Container, []portlayer.Reach{two}); err != nil || len(h.links) != 2 || h.Config(none.Container).Storage == nil || len(h.Config(none.Container).Interfaces) != 1 {
+		t.Errorf("%v, %d links", err, len(h.links))
+	}
+	h.Unplug(w.Container)
+	if !h.links[0].closed || h.links[1].closed {
+		t.Errorf("%+v, %+v", h.links[0], h.links[1])
+	}
+	if err := h.Reach(w.Container, []portlayer.Reach{one}); !fault.Is(err, fault.Conflict) {
+		t.Errorf("unplugged: %v", err)
+	}
+	// Found running, it gets what it had.
+	if err := h.Replug(t.Context(), w, portlayer.Plugged{}); err != nil || len(h.links) != 3 || !slices.Equal(h.links[2].allowed, w.Reaches) {
+		t.Errorf("%v, %+v", err, h.links)
+	}
+	// A start that does not get it has nothing of it.
+	h.reacher.fails = fault.New(fault.Unavailable, "no link")
+	broken := h.wired("bb", nil, "a")
+	broken.Reaches = []portlayer.Reach{one}
+	if _, err := h.Plug(t.Context(), broken); !fault.Is(err, fault.Unavailable) || h.Links(broken.Container) != nil {
+		t.Errorf("%v, %v", err, h.Links(broken.Container))
+	}
 }

@@ -20,6 +20,7 @@ type wired struct {
 	links []portlayer.Link // in the order in which it came to them
 	as    map[portlayer.NetworkID]portlayer.Endpoint
 	ports []*publication
+	reach portlayer.ReachLink // nil: it has to reach nothing
 }
 
 // defaultMTU is what a card carries, in bytes.
@@ -145,6 +146,9 @@ func (s *Service) plug(ctx context.Context, want portlayer.Wired, had *portlayer
 			return got, err
 		}
 	}
+	if err := s.reach(w, want.Reaches); err != nil {
+		return got, err
+	}
 	if had != nil {
 		err = s.open(w, again(had.Ports))
 	} else {
@@ -157,6 +161,46 @@ func (s *Service) plug(ctx context.Context, want portlayer.Wired, had *portlayer
 		got.Ports = append(got.Ports, p.Published)
 	}
 	return got, err
+}
+
+// Reach is portlayer.Wiring.Reach.
+func (s *Service) Reach(c portlayer.ContainerID, rs []portlayer.Reach) error {
+	s.mu.Lock()
+	w := s.wired[c]
+	s.mu.Unlock()
+	if w == nil {
+		return fault.New(fault.Conflict, "the container does not run")
+	}
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	return s.reach(w, rs)
+}
+
+// reach has a container reach services. Its link is made with the first, and stays: the guest has it.
+func (s *Service) reach(w *wired, rs []portlayer.Reach) error {
+	s.mu.Lock()
+	link := w.reach
+	s.mu.Unlock()
+	if link == nil && len(rs) == 0 {
+		return nil
+	}
+	if link == nil {
+		if s.o.Reacher == nil {
+			return fault.New(fault.Unsupported, "machines of this VCH reach no servers of volumes")
+		}
+		err := w.cable.plug(storageTag, func(deliver func([]byte)) (_ portlayer.Card, err error) {
+			link, err = s.o.Reacher.Open(deliver)
+			return link, err
+		})
+		if err != nil {
+			return fault.Wrap("make the storage link of", w.Name, err)
+		}
+		s.mu.Lock()
+		w.reach = link
+		s.mu.Unlock()
+	}
+	link.Allow(rs)
+	return nil
 }
 
 // join puts a container on one network. wish has what it asks for; zero members are chosen.
@@ -316,10 +360,15 @@ func (s *Service) Config(c portlayer.ContainerID) guest.Network {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w := s.wired[c]
-	if w == nil || len(w.links) == 0 {
+	if w == nil {
 		return guest.Network{}
 	}
-	cfg := guest.Network{Resolver: true}
+	cfg := guest.Network{Resolver: len(w.links) > 0}
+	if w.reach != nil {
+		i := w.reach.Interface()
+		i.Tag = storageTag
+		cfg.Storage = &i
+	}
 	out := s.way(w)
 	for _, l := range w.links {
 		n := s.networks[l.Network]

@@ -12,6 +12,7 @@ import (
 type hold struct {
 	who      string
 	work     bool // no container: who says what the VCH does with the volume
+	shared   bool // others may have it beside this, whatever they do
 	readOnly bool // all its mounts are
 	mounts   []portlayer.Mount
 }
@@ -48,7 +49,7 @@ func (s *Service) attach(c portlayer.ContainerID, who string, mounts []portlayer
 			}
 			want[m.ID()] = w
 		}
-		w.readOnly = w.readOnly && m.ReadOnly
+		w.readOnly, w.shared = w.readOnly && m.ReadOnly, m.Shared
 		if !mountedAt(w.mounts, m.Target) {
 			w.mounts = append(w.mounts, m)
 			added = append(added, m)
@@ -74,7 +75,7 @@ func (s *Service) clash(vol portlayer.VolumeID, c portlayer.ContainerID, readOnl
 	for _, id := range sortedKeys(s.held[vol]) {
 		other := s.held[vol][id]
 		switch {
-		case id == c:
+		case id == c || other.shared && !other.work:
 		case other.work && !(other.readOnly && readOnly):
 			return fault.New(fault.InUse, "%s; try again when that is done", other.who)
 		case !other.readOnly && readOnly:

@@ -45,6 +45,10 @@ func (s *Service) Get(ctx context.Context, id portlayer.VolumeID) (portlayer.Vol
 		d, err = s.detail(ctx, p.store, p.volume)
 		d.Status = s.status(ctx, p.store)
 	}
+	if dirs, ok := p.store.(portlayer.DirectoryStore); ok {
+		d.Settings = dirs.Settings(d.Volume)
+		return d, err
+	}
 	if content, cerr := s.reached(); err == nil && cerr == nil {
 		d.Inside = content.Inside(ctx, d.Volume)
 	}
@@ -252,7 +256,8 @@ func (s *Service) Prune(ctx context.Context, pick func(portlayer.Volume) bool) (
 		}
 		vols, _ := st.List(ctx) // a degraded store and a damaged volume are not pruned; List warns of them
 		vols = slices.DeleteFunc(vols, func(vol portlayer.Volume) bool {
-			return vol.Protected() || len(s.users(vol.ID())) > 0 || !pick(vol)
+			// What another VCH has made in a store that both have may be in use there.
+			return vol.Protected() || vol.Shared && vol.VCH != s.o.VCH || len(s.users(vol.ID())) > 0 || !pick(vol)
 		})
 		held := make([]portlayer.Bytes, len(vols))
 		fate := make([]error, len(vols))
@@ -294,7 +299,7 @@ func (s *Service) pruneOne(ctx context.Context, st portlayer.VolumeStore, vol po
 	if err != nil {
 		return 0, err
 	}
-	return use.Allocated, s.remove(ctx, place{store: st, volume: now})
+	return max(use.Allocated, 0), s.remove(ctx, place{store: st, volume: now})
 }
 
 // Locations is portlayer.Volumes.Locations.

@@ -2,6 +2,9 @@ package volume
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"strings"
 
 	"vch/internal/fault"
 	"vch/portlayer"
@@ -19,6 +22,9 @@ func (s *Service) ensure(ctx context.Context, w wish) (vol portlayer.Volume, mad
 		}
 		p, err := s.good(ctx, id)
 		if err == nil {
+			if err := w.fits(p.store); err != nil {
+				return vol, false, fault.Wrap("create volume", string(w.name), err)
+			}
 			if err := agree(w, p.volume); err != nil {
 				return vol, false, err
 			}
@@ -29,6 +35,9 @@ func (s *Service) ensure(ctx context.Context, w wish) (vol portlayer.Volume, mad
 		}
 	}
 	st, err := s.store(w.store)
+	if err == nil {
+		err = w.fits(st)
+	}
 	if err == nil && w.driver != "" && w.driver != st.Driver() {
 		err = fault.New(fault.Invalid, "store %s has driver %s, not %s; name another store with the option VolumeStore", st.Name(), st.Driver(), w.driver)
 	}
@@ -82,10 +91,34 @@ func agree(w wish, vol portlayer.Volume) error {
 			vol.Name, size(vol.Capacity), vol.Capacity, size(w.capacity), w.capacity)
 	case w.from != "" && w.from != optionOf(vol.Options, "from"):
 		return fault.New(fault.Conflict, "create %s: the volume exists, and was not made from %s: remove it first, or choose another name", vol.Name, w.from)
+	case vol.Shared && !has(vol.Options, w.own):
+		return fault.New(fault.Conflict, "create %s: the volume exists with the options %s, and %s were asked for: remove it first, or ask for what it has", vol.Name, optionList(vol.Options), optionList(w.own))
 	case w.throttle.IOPS != 0 && w.throttle.IOPS != vol.Throttle.IOPS:
 		return fault.New(fault.Conflict, "create %s: the volume exists with iops %d (0 is no bound), and %d was asked for: remove it first, or ask for what it has", vol.Name, vol.Throttle.IOPS, w.throttle.IOPS)
 	case w.throttle.BPS != 0 && w.throttle.BPS != vol.Throttle.BPS:
 		return fault.New(fault.Conflict, "create %s: the volume exists with bps %d (0 is no bound), and %d was asked for: remove it first, or ask for what it has", vol.Name, vol.Throttle.BPS, w.throttle.BPS)
 	}
 	return nil
+}
+
+// has says whether options have all of want.
+func has(options, want map[string]string) bool {
+	for key, value := range want {
+		if optionOf(options, key) != value {
+			return false
+		}
+	}
+	return true
+}
+
+// optionList is options as a message shows them.
+func optionList(options map[string]string) string {
+	if len(options) == 0 {
+		return "(none)"
+	}
+	var all []string
+	for _, key := range slices.Sorted(maps.Keys(options)) {
+		all = append(all, strings.TrimSuffix(key+"="+options[key], "="))
+	}
+	return strings.Join(all, ", ")
 }

@@ -31,7 +31,7 @@ func (s *Service) Reserve(ctx context.Context, c portlayer.ContainerID, m portla
 		return m, false, err
 	}
 	s.Refer(c, vol.ID()) // under the name's lock: no Remove comes between
-	m.Volume, m.Store, m.Driver = vol.Name, vol.Store, vol.Driver
+	m.Volume, m.Store, m.Driver, m.Shared = vol.Name, vol.Store, vol.Driver, vol.Shared
 	m.Anonymous = m.Anonymous || w.anonymous
 	return m, made, nil
 }

@@ -24,6 +24,7 @@ type wish struct {
 	throttle  portlayer.Throttle  // zero members: any; a new one has no bound
 	from      string              // what a new one is a copy of (copy.go, original); "": it is empty
 	packed    io.Reader           // what a new one is made of (VolumeSpec.Packed); nil: it is empty
+	own       map[string]string   // of options, those that are not every store's (portlayer.DirectoryStore)
 	options   map[string]string
 	labels    map[string]string
 	maker     string
@@ -62,7 +63,7 @@ func (s *Service) newWish(id portlayer.VolumeID, driver string, options, labels 
 	return w, nil
 }
 
-// readOptions understands every option, or refuses it by name.
+// readOptions understands every option, or refuses it by name. Which of its own a store has, fits says.
 func (w *wish) readOptions() error {
 	given := map[string]string{} // meaning -> key as written
 	for _, key := range slices.Sorted(maps.Keys(w.options)) {
@@ -105,10 +106,39 @@ func (w *wish) readOptions() error {
 			}
 			w.from = text
 		default:
-			return fault.New(fault.Invalid, "invalid option: %q; the options are Capacity (or size), VolumeStore, iops, bps and from", key)
+			if w.own == nil {
+				w.own = map[string]string{}
+			}
+			w.own[key] = text
 		}
 	}
 	return nil
+}
+
+// fits refuses, by its name, what is asked for and the volumes of a store cannot have.
+func (w *wish) fits(st portlayer.VolumeStore) error {
+	dirs, ok := st.(portlayer.DirectoryStore)
+	if !ok {
+		for _, key := range slices.Sorted(maps.Keys(w.own)) {
+			return fault.New(fault.Invalid, "invalid option: %q; the options are Capacity (or size), VolumeStore, iops, bps and from", key)
+		}
+		return nil
+	}
+	const instead = "its volumes are directories on a server"
+	for _, key := range slices.Sorted(maps.Keys(w.options)) {
+		switch strings.ToLower(key) {
+		case "capacity", "size":
+			return fault.New(fault.Unsupported, "option %s: store %s cannot limit a volume, for %s; set a quota there, or name a store on disks with the option VolumeStore", key, st.Name(), instead)
+		case "iops", "bps":
+			return fault.New(fault.Unsupported, "option %s: store %s cannot slow a volume down, for %s; name a store on disks with the option VolumeStore", key, st.Name(), instead)
+		case "from":
+			return fault.New(fault.Unsupported, "option %s: store %s cannot copy a volume, for %s; export the other one and import it here (vch volume export, import)", key, st.Name(), instead)
+		}
+	}
+	if w.packed != nil {
+		return fault.New(fault.Unsupported, "store %s cannot take a disk, for %s; import a tar, or name a store on disks with the option VolumeStore", st.Name(), instead)
+	}
+	return dirs.CheckOptions(w.own)
 }
 
 // What a throttle can be: QEMU's upper bound (THROTTLE_VALUE_MAX of include/qemu/throttle.h), and at least one block a second.

@@ -78,6 +78,15 @@ func New(o Options) (*Service, error) {
 	if err := CheckAnonymousOptions(o.AnonymousOptions, names(s.stores)); err != nil {
 		return nil, err
 	}
+	if w := (wish{options: o.AnonymousOptions}); w.readOptions() == nil && len(w.options) > 0 {
+		st, err := s.store(w.store)
+		if err == nil {
+			err = w.fits(st)
+		}
+		if err != nil && len(w.own) > 0 {
+			return nil, fault.New(fault.Invalid, "options of anonymous volumes: %w", err)
+		}
+	}
 	return s, s.readHomes()
 }
 

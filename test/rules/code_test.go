@@ -109,6 +109,7 @@ var renames = map[string]string{
 	"hypervisor/fake/disks_change.go":   "as qemu's",
 	"portlayer/exec/logs.go":            "rotates a log",
 	"tether/copy.go":                    "in the guest: content of a volume, synced as a whole before the container runs",
+	"tether/copy_concurrent.go":         "in the guest: content of a volume that others may have, whole and synced before it is renamed into its place",
 	"portlayer/image/blobs.go":          "moves a blob that was verified and synced into its place",
 	"portlayer/image/store.go":          "moves a blob that was verified and synced into its place",
 }

@@ -86,7 +86,7 @@ var rooms = []struct {
 	{"portlayer/image", []string{"portlayer", "portlayer/record", "guest", "internal/..."}},
 	{"portlayer/bind", []string{"portlayer", "internal/..."}},
 	{"portlayer/network", []string{"portlayer", "portlayer/record", "guest", "internal/..."}},
-	{"portlayer/network/...", []string{"portlayer", "internal/..."}},
+	{"portlayer/network/...", []string{"portlayer", "guest", "internal/..."}},
 	{"portlayer/volume", []string{"portlayer", "portlayer/record", "guest", "internal/..."}},
 	{"portlayer/volume/...", []string{"portlayer", "guest", "internal/..."}},
 	{"hypervisor/fake", []string{"portlayer", "guest", "tether", "internal/..."}},
@@ -99,7 +99,7 @@ var rooms = []struct {
 }
 
 // forTests are the rooms that only tests may import.
-var forTests = []string{"hypervisor/fake", "hypervisor/hypertest", "portlayer/volume/volumetest", "portlayer/network/networktest", "test/..."}
+var forTests = []string{"hypervisor/fake", "hypervisor/hypertest", "portlayer/volume/volumetest", "portlayer/network/networktest", "internal/nfsclient/nfstest", "test/..."}
 
 // owners says which rooms alone may import what comes from outside. Tests may import anything but what their room may not know.
 var owners = []struct {
@@ -122,7 +122,7 @@ var owners = []struct {
 	{"github.com/vishvananda/netlink", []string{"tether", "portlayer/network/bridge"}, "interfaces are made in the guest, and by the backend that is the kernel's"},
 	{"github.com/Microsoft/hcsshim", []string{"portlayer/image/..."}, "image disks have one room"},
 	{"net/http", []string{"cmd/vch", "personality/...", "portlayer/image/...", "test/..."}, "HTTP is a door's, and the registry client's"},
-	{"testing", []string{"hypervisor/hypertest", "portlayer/volume/volumetest", "portlayer/network/networktest", "test/..."}, "suites are in packages of their own"},
+	{"testing", []string{"hypervisor/hypertest", "portlayer/volume/volumetest", "portlayer/network/networktest", "internal/nfsclient/nfstest", "test/..."}, "suites are in packages of their own"},
 	{"log", nil, "loggers are passed in (log/slog)"},
 }
 

@@ -137,30 +137,40 @@ func (b *Backend) Open(_ context.Context, n portlayer.Network) (portlayer.Segmen
 	}
 	a := n.Gateway.As4()
 	s := &segment{backend: b, net: n, gateway: net.HardwareAddr{0x02, 0x42, a[0], a[1], a[2], a[3]}, cards: map[[6]byte]*card{}, addresses: map[netip.Addr]*card{}}
-	s.stack = stack.New(stack.Options{
-		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, arp.NewProtocol},
-		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
-	})
-	sack := tcpip.TCPSACKEnabled(true)
-	s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &sack)
-	s.link = channel.New(queue, uint32(mtu+ether.Head), tcpip.LinkAddress(s.gateway))
-	for _, err := range []tcpip.Error{
-		s.stack.CreateNIC(nic, ethernet.New(s.link)),
-		s.stack.AddProtocolAddress(nic, tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: tcpip.AddressWithPrefix{Address: tcpip.AddrFrom4(a), PrefixLen: n.Subnet.Bits()}}, stack.AddressProperties{}),
-		s.stack.SetSpoofing(nic, true),        // it answers for the outside
-		s.stack.SetPromiscuousMode(nic, true), // and takes what is for it
-	} {
-		if err != nil {
-			s.stack.Close()
-			return nil, fault.New(fault.Internal, "a network stack cannot be made: %s", err)
-		}
+	var err error
+	if s.stack, s.link, err = newStack(netip.PrefixFrom(n.Gateway, n.Subnet.Bits()), s.gateway, mtu, udp.NewProtocol, icmp.NewProtocol4); err != nil {
+		return nil, err
 	}
-	s.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}})
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s.stack, 0, mostDials, s.forwardStream).HandlePacket)
 	s.stack.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(s.stack, s.forwardPackets).HandlePacket)
 	b.work.Go(s.fromGateway)
 	return s, nil
+}
+
+// newStack makes a stack that speaks TCP and protocols, has one address, and takes and answers what is for any other, by a card that is the channel.
+func newStack(at netip.Prefix, mac net.HardwareAddr, mtu int, protocols ...stack.TransportProtocolFactory) (*stack.Stack, *channel.Endpoint, error) {
+	st := stack.New(stack.Options{
+		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, arp.NewProtocol},
+		TransportProtocols: append(protocols, tcp.NewProtocol),
+	})
+	sack := tcpip.TCPSACKEnabled(true)
+	st.SetTransportProtocolOption(tcp.ProtocolNumber, &sack)
+	link := channel.New(queue, uint32(mtu+ether.Head), tcpip.LinkAddress(mac))
+	address := tcpip.AddressWithPrefix{Address: tcpip.AddrFrom4(at.Addr().As4()), PrefixLen: at.Bits()}
+	for _, err := range []tcpip.Error{
+		st.CreateNIC(nic, ethernet.New(link)),
+		st.AddProtocolAddress(nic, tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: address}, stack.AddressProperties{}),
+		st.SetSpoofing(nic, true),        // it answers for the outside
+		st.SetPromiscuousMode(nic, true), // and takes what is for it
+	} {
+		if err != nil {
+			st.Close()
+			return nil, nil, fault.New(fault.Internal, "a network stack cannot be made: %s", err)
+		}
+	}
+	st.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}})
+	return st, link, nil
 }
 
 // Close is portlayer.Segment.Close.

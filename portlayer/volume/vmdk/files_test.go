@@ -81,7 +81,7 @@ func onDisks(t *testing.T, dir string, disks portlayer.Disks, driver string) vol
 			"no record":     func(n portlayer.VolumeName) { must(os.Remove(at(n, "volume.json"))) },
 			"half a record": func(n portlayer.VolumeName) { must(os.Truncate(at(n, "volume.json"), 20)) },
 		},
-		Faults: faulty,
+		Faults: &faulty.Faults,
 	}
 }
 

@@ -139,6 +139,7 @@ func (s *Store) volume(name portlayer.VolumeName, rec record, capacity portlayer
 		Store:    s.o.Name,
 		Driver:   s.o.Driver,
 		Label:    rec.Label,
+		Source:   rec.Label.Source(),
 		Capacity: capacity,
 		Throttle: portlayer.Throttle{IOPS: rec.IOPS, BPS: rec.BPS},
 		Options:  rec.Options,

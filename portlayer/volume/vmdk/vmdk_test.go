@@ -40,7 +40,7 @@ func memory(*testing.T, string) volumetest.Place {
 			"hollow volume.json":  func(n portlayer.VolumeName) { d.Put(at(n, "volume.json"), []byte(`{}`)) },
 		},
 		Fill:   d.Fill,
-		Faults: faulty,
+		Faults: &faulty.Faults,
 	}
 }
 

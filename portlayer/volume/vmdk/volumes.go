@@ -355,7 +355,7 @@ func (s *Store) Join(ctx context.Context, h *portlayer.Handle, vol portlayer.Vol
 	}
 	h.AddDisk(disk)
 	h.Config.Mounts = append(h.Config.Mounts, guest.MountSpec{
-		Source:   vol.Label.Source(),
+		Source:   vol.Source,
 		Target:   m.Target,
 		Subpath:  m.Subpath,
 		ReadOnly: m.ReadOnly,

@@ -14,7 +14,7 @@ import (
 // Labels are replaced, for every later process, and nothing else is.
 func labelsLaw(b *bench) {
 	p, s := b.fresh()
-	vol := b.ensure(s, portlayer.VolumeSpec{Name: "data", Labels: map[string]string{"a": "1", "b": "2"}, Options: map[string]string{"Capacity": "1G"}, Maker: "c", VCH: "here"})
+	vol := b.ensure(s, portlayer.VolumeSpec{Name: "data", Labels: map[string]string{"a": "1", "b": "2"}, Options: map[string]string{"VolumeStore": "here"}, Maker: "c", VCH: "here"})
 	vol.Labels = map[string]string{"b": "3"}
 	got, err := s.SetLabels(b.Context(), "data", map[string]string{"b": "3"})
 	if err != nil {
@@ -83,8 +83,10 @@ func renameLaw(b *bench) {
 	p, s := b.fresh()
 	vol := b.ensure(s, portlayer.VolumeSpec{Name: "data", Capacity: small, Labels: map[string]string{"a": "1"}, Maker: "c"})
 	other := b.ensure(s, portlayer.VolumeSpec{Name: "other", Capacity: small})
-	if _, err := s.Snapshot(b.Context(), "data", "first", nil); err != nil {
-		b.Fatal(err)
+	if p.Disks {
+		if _, err := s.Snapshot(b.Context(), "data", "first", nil); err != nil {
+			b.Fatal(err)
+		}
 	}
 	_, err := s.Rename(b.Context(), "data", "other")
 	b.kind(err, fault.Conflict, "other")
@@ -101,11 +103,14 @@ func renameLaw(b *bench) {
 	if got.Label == vol.Label || made.Label != vol.Label {
 		b.Errorf("labels: %s was %s; a new volume of the old name has %s", got.Label, vol.Label, made.Label)
 	}
-	vol.Name, vol.Was, vol.Label = "renamed", []portlayer.Label{vol.Label}, got.Label
+	if p.Disks {
+		vol.Was = []portlayer.Label{vol.Label}
+	}
+	vol.Name, vol.Label, vol.Source = "renamed", got.Label, got.Source
 	b.equal("renamed", vol, got)
 	s = b.open(p)
 	b.shows(s, made, other, vol)
-	if list, err := s.Snapshots(b.Context(), "renamed"); err != nil || len(list) != 1 || list[0].Name != "first" {
+	if list, err := s.Snapshots(b.Context(), "renamed"); err != nil || p.Disks && (len(list) != 1 || list[0].Name != "first") {
 		b.Errorf("snapshots %+v, %v", list, err)
 	}
 	if err := s.Remove(b.Context(), "renamed"); err != nil {
@@ -134,7 +139,7 @@ func interruptedRenameLaw(b *bench) {
 				b.Fatalf("%s: again: %v", what, err)
 			}
 		}
-		if vol, err := s.Get(b.Context(), "renamed"); err != nil || vol.Maker != "me" || vol.Capacity != small {
+		if vol, err := s.Get(b.Context(), "renamed"); err != nil || vol.Maker != "me" || p.Disks && vol.Capacity != small {
 			b.Fatalf("%s: %+v, %v", what, vol, err)
 		}
 		if err := s.Remove(b.Context(), "renamed"); err != nil {
@@ -289,4 +294,47 @@ func packLaw(b *bench) {
 	}
 	_, _, err := s.Ensure(b.Context(), portlayer.VolumeSpec{Name: "smaller", Capacity: small - 512, Packed: bytes.NewReader(pack.Bytes())})
 	b.kind(err, fault.Invalid)
+}
+
+// What a directory cannot be is refused by name, and changes nothing.
+func directoriesLaw(b *bench) {
+	p, s := b.fresh()
+	dirs, ok := s.(portlayer.DirectoryStore)
+	if ok == p.Disks {
+		b.Fatalf("disks %v, and a DirectoryStore %v", p.Disks, ok)
+	}
+	if !ok {
+		return
+	}
+	vol := b.ensure(s, portlayer.VolumeSpec{Name: "data"})
+	before := tree(p)
+	_, grow := s.Grow(b.Context(), "data", small)
+	_, snapshot := s.Snapshot(b.Context(), "data", "one", nil)
+	_, source := s.Source(b.Context(), "data", "")
+	_, _, from := s.Ensure(b.Context(), portlayer.VolumeSpec{Name: "copy", From: &portlayer.VolumeSource{Capacity: small}})
+	_, _, packed := s.Ensure(b.Context(), portlayer.VolumeSpec{Name: "copy", Packed: strings.NewReader("")})
+	for _, err := range []error{grow, snapshot, source, from, packed, s.Pack(b.Context(), "data", "", io.Discard)} {
+		b.kind(err, fault.Unsupported, string(s.Name()))
+	}
+	list, err := s.Snapshots(b.Context(), "data")
+	if err != nil || len(list) != 0 {
+		b.Errorf("snapshots %+v, %v", list, err)
+	}
+	b.kind(s.RemoveSnapshot(b.Context(), "data", "one"), fault.NotFound, "one")
+	for _, gone := range []func() error{
+		func() error { _, err := s.Grow(b.Context(), "none", small); return err },
+		func() error { _, err := s.Snapshot(b.Context(), "none", "one", nil); return err },
+		func() error { _, err := s.Snapshots(b.Context(), "none"); return err },
+		func() error { _, err := s.Source(b.Context(), "none", ""); return err },
+	} {
+		b.kind(gone(), fault.NotFound, "none")
+	}
+	b.kind(dirs.CheckOptions(map[string]string{"no-such-option": "1"}), fault.Invalid, "no-such-option")
+	_, _, err = s.Ensure(b.Context(), portlayer.VolumeSpec{Name: "copy", Options: map[string]string{"no-such-option": "1"}})
+	b.kind(err, fault.Invalid, "no-such-option")
+	if len(dirs.Settings(vol)) == 0 {
+		b.Error("nothing is said of how a volume is mounted")
+	}
+	b.equal("medium", before, tree(p))
+	b.shows(s, vol)
 }

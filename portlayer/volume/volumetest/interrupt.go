@@ -151,7 +151,7 @@ func interruptedOpenLaw(b *bench) {
 	}
 }
 
-// deadEnsure is a place on which a process died after a call of the Ensure of volume data, a copy of keep: that takes several; met is false when the Ensure had fewer calls. The medium
+// deadEnsure is a place on which a process died after a call of the Ensure of volume data, where volumes are disks a copy of keep: that takes several; met is false when the Ensure had fewer calls. The medium
 // held keep, and was as before says.
 func (b *bench) deadEnsure(call int) (p Place, keep portlayer.Volume, before []string, met bool) {
 	b.Helper()
@@ -161,12 +161,16 @@ func (b *bench) deadEnsure(call int) (p Place, keep portlayer.Volume, before []s
 	}
 	keep = b.ensure(s, portlayer.VolumeSpec{Name: "keep", Capacity: small})
 	before = tree(p)
-	from, err := s.Source(b.Context(), "keep", "")
-	if err != nil {
-		b.Fatalf("source: %v", err)
+	spec := portlayer.VolumeSpec{Name: "data"}
+	if p.Disks {
+		from, err := s.Source(b.Context(), "keep", "")
+		if err != nil {
+			b.Fatalf("source: %v", err)
+		}
+		spec.From = &from
 	}
 	p.Faults.Arm(call, DiesAfter)
-	_, _, err = s.Ensure(b.Context(), portlayer.VolumeSpec{Name: "data", From: &from})
+	_, _, err := s.Ensure(b.Context(), spec)
 	met = p.Faults.Disarm()
 	if !met && err != nil {
 		b.Fatalf("ensure: %v", err)

@@ -179,6 +179,7 @@ func (s *Store) Ensure(ctx context.Context, spec portlayer.VolumeSpec) (portlaye
 	vol := portlayer.Volume{
 		Name:     spec.Name,
 		Label:    s.label(spec.Name),
+		Source:   s.label(spec.Name).Source(),
 		Capacity: capacity,
 		Throttle: spec.Throttle,
 		Options:  maps.Clone(spec.Options),
@@ -285,7 +286,7 @@ func (s *Store) Join(ctx context.Context, h *portlayer.Handle, vol portlayer.Vol
 	}
 	h.AddDisk(portlayer.Disk{Serial: string(vol.Label), File: portlayer.DiskPath(s.Location() + "/" + string(vol.Name)), ReadOnly: m.ReadOnly, Throttle: vol.Throttle})
 	h.Config.Mounts = append(h.Config.Mounts, guest.MountSpec{
-		Source: vol.Label.Source(), Target: m.Target, Subpath: m.Subpath, ReadOnly: m.ReadOnly, Copy: !m.NoCopy, Name: string(vol.Name), Was: was(vol),
+		Source: vol.Source, Target: m.Target, Subpath: m.Subpath, ReadOnly: m.ReadOnly, Copy: !m.NoCopy, Name: string(vol.Name), Was: was(vol),
 	})
 	return nil
 }

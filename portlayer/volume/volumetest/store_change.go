@@ -60,7 +60,7 @@ func (s *Store) Rename(ctx context.Context, from, to portlayer.VolumeName) (port
 		s.medium.snaps[to] = s.medium.snaps[from]
 		delete(s.medium.snaps, from)
 		v.Was = append(v.Was, v.Label)
-		v.Name, v.Label = to, s.label(to)
+		v.Name, v.Label, v.Source = to, s.label(to), s.label(to).Source()
 		return nil
 	})
 }

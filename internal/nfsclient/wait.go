@@ -1,0 +1,89 @@
+package nfsclient
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// pause is the n-th wait before a server that asked for it is called again.
+func pause(ctx context.Context, n int, busy *Error) error {
+	t := time.NewTimer(min(50*time.Millisecond<<min(n, 6), 2*time.Second))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		c := *busy
+		c.Err = ctx.Err()
+		return &c
+	}
+}
+
+// patiently calls until the server no longer asks to wait.
+func patiently(ctx context.Context, call func() error) error {
+	for n := 0; ; n++ {
+		err := call()
+		var e *Error
+		if !errors.As(err, &e) || e.Reason != Busy {
+			return err
+		}
+		if err := pause(ctx, n, e); err != nil {
+			return err
+		}
+	}
+}
+
+// turn is a lock that a context can give up waiting for, and that can be taken away for good. What it guards is made over the network, by one caller for all.
+type turn struct {
+	token chan struct{}
+
+	mu     sync.Mutex // guards the rest
+	cancel context.CancelFunc
+	over   bool
+}
+
+func newTurn() *turn { return &turn{token: make(chan struct{}, 1)} }
+
+// take gives the context to work in.
+func (t *turn) take(ctx context.Context) (context.Context, error) {
+	select {
+	case t.token <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ended(ctx)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.over {
+		<-t.token
+		return nil, &Error{Reason: Lost, Err: errClosed}
+	}
+	ctx, t.cancel = context.WithCancel(ctx)
+	return ctx, nil
+}
+
+func (t *turn) give() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.cancel()
+	<-t.token
+}
+
+// end interrupts who has the turn and takes it for ever. The first call reports true.
+func (t *turn) end() bool {
+	t.mu.Lock()
+	was := t.over
+	t.over = true
+	if t.cancel != nil {
+		t.cancel()
+	}
+	t.mu.Unlock()
+	if !was {
+		t.token <- struct{}{}
+		<-t.token
+	}
+	return !was
+}
+
+var errClosed = errors.New("the export was closed here")
