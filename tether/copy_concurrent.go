@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -163,7 +164,7 @@ func (s *sharedCopy) live() (stop func(), err error) {
 			}
 		}
 	}()
-	return func() { close(ended); <-done }, nil
+	return sync.OnceFunc(func() { close(ended); <-done }), nil
 }
 
 // fill copies, as the one who has made staging.
@@ -179,7 +180,6 @@ func (s *sharedCopy) fill() error {
 	c := copier{links: map[inode]string{}}
 	if err := c.dir(s.from, s.at("content")); err != nil {
 		stop()
-		stop = func() {}
 		return errors.Join(squashed(err), os.RemoveAll(s.at()))
 	}
 	if err := flush(s.content); err != nil {
