@@ -96,6 +96,7 @@ func routes() []route {
 		{"DELETE", "/vch/volumes/{name}/protect", (*Server).volumeProtect, "TestVolumeProtect volume_protect.txtar"},
 		{"POST", "/vch/volumes/{name}/resize", (*Server).volumeResize, "TestVolumeResize volume_resize.txtar"},
 		{"POST", "/vch/volumes/{name}/rename", (*Server).volumeRename, "TestVolumeRename volume_rename.txtar"},
+		{"POST", "/vch/volumes/{name}/adopt", (*Server).volumeAdopt, "TestVolumeAdopt volume_nfs_adopt.txtar"},
 		{"POST", "/vch/volumes/{name}/move", (*Server).volumeMove, "TestVolumeMove volume_move.txtar"},
 		{"GET", "/vch/volumes/{name}/snapshots", (*Server).snapshotList, "TestVolumeSnapshots volume_snapshot.txtar"},
 		{"POST", "/vch/volumes/{name}/snapshots", (*Server).snapshotCreate, "TestVolumeSnapshots volume_snapshot.txtar"},

@@ -78,6 +78,22 @@ func showSnapshot(s portlayer.Snapshot) snapshotShown {
 	return snapshotShown{Name: s.Name, CreatedAt: s.Created, Capacity: int64(s.Capacity), Allocated: int64(s.Allocated)}
 }
 
+// volumeAdopt answers vch volume adopt.
+func (s *Server) volumeAdopt(w http.ResponseWriter, r *http.Request) error {
+	var req struct {
+		Store, Directory string
+		Options, Labels  map[string]string
+	}
+	if err := decodeJSON(r, &req); err != nil {
+		return err
+	}
+	vol, err := s.Volumes.Adopt(r.Context(), portlayer.VolumeRequest{Name: portlayer.VolumeName(r.PathValue("name")), Store: portlayer.StoreName(req.Store), Options: req.Options, Labels: req.Labels}, req.Directory)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, map[string]string{"Name": vol.Ref()})
+}
+
 // snapshotCreate answers vch volume snapshot create.
 func (s *Server) snapshotCreate(w http.ResponseWriter, r *http.Request) error {
 	var req struct{ Name string }

@@ -182,6 +182,9 @@ type Volumes interface {
 	Resize(ctx context.Context, id VolumeID, capacity string) (Volume, error)
 	// Rename gives a volume another name in its store. InUse, naming every container, while any refers to it.
 	Rename(ctx context.Context, id VolumeID, to VolumeName) (Volume, error)
+	// Adopt makes a directory of a store's medium the volume req.Name, by DirectoryStore.Adopt. Of req Name, Store, Options and Labels are looked at. Unsupported for a store whose volumes are
+	// no directories.
+	Adopt(ctx context.Context, req VolumeRequest, dir string) (Volume, error)
 	// Move puts a volume into another store. InUse, naming every container, while any refers to it; Conflict while it has snapshots, which would not come with
 	// it. Interrupted, it is in both, whole in the first.
 	Move(ctx context.Context, id VolumeID, to StoreName, progress Progressed) (Volume, error)

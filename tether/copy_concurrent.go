@@ -188,11 +188,12 @@ func (s *sharedCopy) fill() error {
 	if err := os.WriteFile(s.at("whole"), nil, 0o600); err != nil {
 		return err
 	}
-	return s.moveIn()
+	return s.moveIn(stop)
 }
 
-// moveIn renames what is whole in staging into the volume, and takes staging away. Several may do so at once, and one that ended on the way is followed by the next.
-func (s *sharedCopy) moveIn() error {
+// moveIn renames what is whole in staging into the volume, and takes staging away, before which stop is called: what is open on NFS is only renamed when it is removed. Several may do so
+// at once, and one that ended on the way is followed by the next.
+func (s *sharedCopy) moveIn(stop func()) error {
 	entries, err := os.ReadDir(s.at("content"))
 	for _, e := range entries {
 		if err == nil {
@@ -205,6 +206,7 @@ func (s *sharedCopy) moveIn() error {
 	if gone(err) != nil {
 		return squashed(err)
 	}
+	stop()
 	have, err := os.ReadDir(s.content)
 	for _, e := range have {
 		if strings.HasPrefix(e.Name(), staging) {
@@ -225,7 +227,7 @@ func gone(err error) error {
 // takeOver ends the copy of somebody who has ended.
 func (s *sharedCopy) takeOver() error {
 	if _, err := os.Lstat(s.at("whole")); err == nil {
-		return s.moveIn()
+		return s.moveIn(func() {})
 	}
 	mine := s.at() + "." + strconv.FormatInt(time.Now().UnixNano(), 16)
 	if err := os.Rename(s.at(), mine); err != nil { // of several who try, one does

@@ -26,7 +26,7 @@ A volume is NAME, or NAME@STORE where several stores know the name.`,
 			"A protected volume has the label vch.protect. docker volume rm, prune, docker rm -v and --rm leave it until it is unprotected.\nThe label can be given at creation, too: docker volume create --label vch.protect NAME."),
 		protectCommand(&c, stdout, "unprotect", "Let a protected volume be removed again", http.MethodDelete, ""),
 		attachCommand(&c, stdout), detachCommand(&c, stdout),
-		resizeCommand(&c, stdout), renameCommand(&c, stdout), moveCommand(&c, stdout), snapshotCommand(&c, stdout),
+		adoptCommand(&c, stdout), resizeCommand(&c, stdout), renameCommand(&c, stdout), moveCommand(&c, stdout), snapshotCommand(&c, stdout),
 		exportCommand(&c, stdout), importCommand(&c, stdout),
 	)
 	return cmd

@@ -1,6 +1,7 @@
 package nfsclient
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"vch/internal/fault"
@@ -144,4 +146,45 @@ func TestAbandonedCall(t *testing.T) {
 	_, err = b.Write(append(append(words(1<<31|28), append(record[:4:4], words(1, 0, 0, 0, 0)...)...), "okay"...))
 	check(t, err)
 	check(t, <-done)
+}
+
+// A call that the server drops comes again, with its number; in version 4, where that is forbidden, it does not.
+func TestDroppedCall(t *testing.T) {
+	for _, v := range []uint32{3, 4} {
+		synctest.Test(t, func(t *testing.T) {
+			near, far := net.Pipe()
+			c := newConn(near, authSys("host", 1, 2))
+			defer c.close()
+			var records [][]byte
+			served := make(chan struct{})
+			go func() {
+				defer close(served)
+				for {
+					record, err := readRecord(far)
+					if err != nil {
+						return
+					}
+					if records = append(records, record); len(records) == 3 {
+						_, _ = far.Write(append(words(1<<31|24), append(record[:4:4], words(1, 0, 0, 0, 0)...)...))
+					}
+				}
+			}()
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+			defer cancel()
+			begun := time.Now()
+			_, err := c.call(ctx, service{programNFS, v}, procRemove, words(1, 2, 3))
+			took := time.Since(begun)
+			far.Close()
+			<-served
+			if v == 4 {
+				if wantReason(t, err, Silent); len(records) != 1 {
+					t.Errorf("it came %d times", len(records))
+				}
+				return
+			}
+			if err != nil || took != 30*time.Second || len(records) != 3 || !bytes.Equal(records[0], records[2]) {
+				t.Errorf("%v after %v, %d records", err, took, len(records))
+			}
+		})
+	}
 }

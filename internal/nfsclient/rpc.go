@@ -11,6 +11,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"time"
 )
 
 // Programs and versions (RFC 1833 section 3, RFC 1813, RFC 7530 section 16).
@@ -26,6 +27,11 @@ type service struct{ program, version uint32 }
 const (
 	maxReply     = 2 << 20 // bytes of a reply; nothing that is asked for is longer than half of it
 	maxFragments = 4096    // of one reply; servers send one, or a few
+
+	// A server of version 3 may drop a call and wait for it to come again, as Ganesha was seen to do with a REMOVE amid other changes: so it comes again, with the
+	// xid and on the connection by which the server knows it if it did not drop it. Linux's client does so after 60 s (nfs(5), timeo).
+	resendAfter = 10 * time.Second
+	resendMost  = time.Minute
 )
 
 // conn is one connection to one RPC service (RFC 5531). Calls are in flight together, and a reply finds its call by xid. It breaks once and for all.
@@ -71,12 +77,12 @@ func authSys(machine string, uid, gid uint32) []byte {
 }
 
 // start sends a call. done gets the reply, or why there is none: once, from one of the connection's goroutines, which it must not hold up. If start itself fails,
-// the call was not sent, and done is not called. The number is for forget.
-func (c *conn) start(ctx context.Context, s service, proc uint32, args []byte, done func([]byte, error)) (uint32, error) {
+// the call was not sent, and done is not called. It gives the number for forget, and the record to send again.
+func (c *conn) start(ctx context.Context, s service, proc uint32, args []byte, done func([]byte, error)) (uint32, []byte, error) {
 	c.mu.Lock()
 	if c.err != nil {
 		defer c.mu.Unlock()
-		return 0, c.err
+		return 0, nil, c.err
 	}
 	c.xid++
 	if c.xid == 0 { // what parseReply gives for a message that is no reply
@@ -93,15 +99,13 @@ func (c *conn) start(ctx context.Context, s service, proc uint32, args []byte, d
 	binary.BigEndian.PutUint32(e.b, 1<<31|uint32(len(e.b)-4))
 	select {
 	case c.out <- e.b:
-		return xid, nil
-	case <-c.broken:
-		return xid, nil // whoever broke it calls done
+	case <-c.broken: // whoever broke it calls done
 	case <-ctx.Done():
 		if c.forget(xid) {
-			return 0, ended(ctx)
+			return 0, nil, ended(ctx)
 		}
-		return xid, nil
 	}
+	return xid, e.b, nil
 }
 
 // forget drops a call whose reply nobody waits for, and reports whether it was still without one.
@@ -120,16 +124,31 @@ func (c *conn) call(ctx context.Context, s service, proc uint32, args []byte) ([
 		err  error
 	}
 	got := make(chan result, 1)
-	xid, err := c.start(ctx, s, proc, args, func(body []byte, err error) { got <- result{body, err} })
+	xid, record, err := c.start(ctx, s, proc, args, func(body []byte, err error) { got <- result{body, err} })
 	if err != nil {
 		return nil, err
 	}
-	select {
-	case r := <-got:
-		return r.body, r.err
-	case <-ctx.Done():
-		c.forget(xid)
-		return nil, ended(ctx)
+	resend := time.NewTimer(resendAfter)
+	defer resend.Stop()
+	again := resend.C
+	if s == (service{programNFS, 4}) {
+		again = nil // forbidden there (RFC 8881 section 2.9.2)
+	}
+	var out chan []byte
+	for wait := resendAfter; ; {
+		select {
+		case r := <-got:
+			return r.body, r.err
+		case <-again:
+			out = c.out
+		case out <- record:
+			out = nil
+			wait = min(2*wait, resendMost)
+			resend.Reset(wait)
+		case <-ctx.Done():
+			c.forget(xid)
+			return nil, ended(ctx)
+		}
 	}
 }
 

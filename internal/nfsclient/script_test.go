@@ -405,3 +405,32 @@ func TestRemoveAllStaysInItsFileSystem(t *testing.T) {
 	})))
 	wantReason(t, e.RemoveAll(t.Context(), "tree"), Unsupported)
 }
+
+// A failure of the server's own does not end RemoveAll, if it passes.
+func TestRemoveAllInsists(t *testing.T) {
+	t.Parallel()
+	for _, faults := range []int64{2, maxFaults + 1} {
+		var left atomic.Int64
+		left.Store(faults)
+		e := open(t, scripted(t, 0, script3(func(c call) answer {
+			switch c.proc {
+			case procLookup:
+				return accepted(0, words(0), text("tree"), some(attr3(Dir)), words(0))
+			case procReadDirPlus:
+				return accepted(0, words(0), words(0), words(0, 0), words(0, 1))
+			case procRmdir:
+				if left.Add(-1) >= 0 {
+					return accepted(0, words(5))
+				}
+				return accepted(0, words(0), noWCC())
+			}
+			return nothing(c)
+		})))
+		err := e.RemoveAll(t.Context(), "tree")
+		if faults > maxFaults {
+			wantReason(t, err, ServerFault)
+		} else if err != nil {
+			t.Error(err)
+		}
+	}
+}

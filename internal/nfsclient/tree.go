@@ -9,6 +9,7 @@ import (
 
 const (
 	atOnce    = 16 // removals in flight
+	maxFaults = 3  // of the server's own, of one call, that a sweep gets over
 	maxPasses = 16 // over one directory that gets new entries while it is emptied
 )
 
@@ -56,6 +57,24 @@ func vanished(err error) error {
 	return gone(err)
 }
 
+// insist calls again after a failure of the server's own: Ganesha gives NFS4ERR_SERVERFAULT (NFS3ERR_IO) when a directory goes beside it at that moment. All that a
+// sweep does can be done twice.
+func insist(ctx context.Context, call func() error) error {
+	for n := 0; ; n++ {
+		err := call()
+		if !hasReason(err, ServerFault) || isBadCookie(err) || n == maxFaults {
+			return err
+		}
+		if pause(ctx, n) != nil {
+			return ended(ctx)
+		}
+	}
+}
+
+func (s *sweep) remove(ctx context.Context, dir place, name string, want want) error {
+	return insist(ctx, func() error { return s.p.remove(ctx, dir, name, want) })
+}
+
 // tree empties the directory n, which is name in dir, and removes it.
 func (s *sweep) tree(ctx context.Context, dir place, name string, n node) error {
 	if n.attr.FSID != s.fsid {
@@ -65,7 +84,7 @@ func (s *sweep) tree(ctx context.Context, dir place, name string, n node) error 
 		if err := s.empty(ctx, place{from: n.handle}); err != nil {
 			return err
 		}
-		err := s.p.remove(ctx, dir, name, onlyDir)
+		err := s.remove(ctx, dir, name, onlyDir)
 		if !hasReason(err, NotEmpty) || pass == maxPasses {
 			if dir.from == nil {
 				return gone(err) // a stale root says nothing of what is in it
@@ -84,7 +103,11 @@ func (s *sweep) tree(ctx context.Context, dir place, name string, n node) error 
 func (s *sweep) empty(ctx context.Context, dir place) error {
 	var from cursor
 	for {
-		l, err := s.p.page(ctx, dir, from)
+		var l listing
+		err := insist(ctx, func() (err error) {
+			l, err = s.p.page(ctx, dir, from)
+			return err
+		})
 		if isBadCookie(err) && from != (cursor{}) {
 			from = cursor{}
 			continue
@@ -140,12 +163,16 @@ func (s *sweep) entries(ctx context.Context, dir place, entries []Entry) error {
 // entry removes one entry. What the listing said of it may be old, so that the server's refusal is looked into.
 func (s *sweep) entry(ctx context.Context, dir place, e Entry) error {
 	if e.Attr.Type != Dir && e.Attr.Type != Unknown {
-		err := vanished(s.p.remove(ctx, dir, e.Name, anything))
+		err := vanished(s.remove(ctx, dir, e.Name, anything))
 		if r, ok := ReasonOf(err); !ok || r != IsDir && r != NotEmpty && r != Denied && r != Inval {
 			return err
 		}
 	}
-	n, err := s.p.stat(ctx, place{dir.from, []string{e.Name}})
+	var n node
+	err := insist(ctx, func() (err error) {
+		n, err = s.p.stat(ctx, place{dir.from, []string{e.Name}})
+		return err
+	})
 	if err != nil {
 		return vanished(err)
 	}
@@ -155,5 +182,5 @@ func (s *sweep) entry(ctx context.Context, dir place, e Entry) error {
 			return err
 		}
 	}
-	return vanished(s.p.remove(ctx, dir, e.Name, noDir))
+	return vanished(s.remove(ctx, dir, e.Name, noDir))
 }

@@ -130,7 +130,7 @@ func (s *session) compound(ctx context.Context, ops []op) error {
 	}
 	got := make(chan result, 1)
 	all := append([]op{sequence}, ops...)
-	_, err = s.conn.start(ctx, service{programNFS, 4}, 1, encodeCompound(all), func(body []byte, err error) {
+	_, _, err = s.conn.start(ctx, service{programNFS, 4}, 1, encodeCompound(all), func(body []byte, err error) {
 		// The slot is freed here, since the caller may have gone: SEQUENCE's own status says whether it counted. After a broken connection it stays busy.
 		var refused *Error
 		switch {

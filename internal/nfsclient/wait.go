@@ -7,17 +7,15 @@ import (
 	"time"
 )
 
-// pause is the n-th wait before a server that asked for it is called again.
-func pause(ctx context.Context, n int, busy *Error) error {
+// pause is the n-th wait before a server is called again.
+func pause(ctx context.Context, n int) error {
 	t := time.NewTimer(min(50*time.Millisecond<<min(n, 6), 2*time.Second))
 	defer t.Stop()
 	select {
 	case <-t.C:
 		return nil
 	case <-ctx.Done():
-		c := *busy
-		c.Err = ctx.Err()
-		return &c
+		return ctx.Err()
 	}
 }
 
@@ -29,8 +27,10 @@ func patiently(ctx context.Context, call func() error) error {
 		if !errors.As(err, &e) || e.Reason != Busy {
 			return err
 		}
-		if err := pause(ctx, n, e); err != nil {
-			return err
+		if err := pause(ctx, n); err != nil {
+			busy := *e
+			busy.Err = err
+			return &busy
 		}
 	}
 }

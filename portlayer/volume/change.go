@@ -133,6 +133,46 @@ func (s *Service) Rename(ctx context.Context, id portlayer.VolumeID, to portlaye
 	return vol, nil
 }
 
+// Adopt is portlayer.Volumes.Adopt.
+func (s *Service) Adopt(ctx context.Context, req portlayer.VolumeRequest, dir string) (portlayer.Volume, error) {
+	none := portlayer.Volume{}
+	if err := checkName(req.Name); err != nil {
+		return none, err
+	}
+	st, err := s.store(req.Store)
+	if err != nil {
+		return none, err
+	}
+	dirs, ok := st.(portlayer.DirectoryStore)
+	if !ok {
+		return none, fault.New(fault.Unsupported, "store %s keeps volumes as disks, and a directory cannot be one; make a volume and copy into it (docker cp)", st.Name())
+	}
+	w, err := s.newWish(portlayer.VolumeID{Name: req.Name, Store: st.Name()}, "", req.Options, req.Labels)
+	if err == nil {
+		err = w.fits(st)
+	}
+	if err != nil {
+		return none, err
+	}
+	unlock, err := s.names.Lock(ctx, w.name)
+	if err != nil {
+		return none, err
+	}
+	defer unlock()
+	if err := s.silence(st); err != nil {
+		return none, err
+	}
+	vol, err := dirs.Adopt(ctx, portlayer.VolumeSpec{Name: w.name, Options: w.options, Labels: w.labels, VCH: s.o.VCH}, dir)
+	if err != nil {
+		return none, err
+	}
+	meant, err := s.find(ctx, portlayer.VolumeID{Name: vol.Name})
+	vol.Qualified = err != nil || meant.volume.Store != vol.Store
+	s.publish("create", vol.Ref(), map[string]string{"driver": vol.Driver})
+	s.o.Log.Info("directory adopted", "volume", vol.ID().String(), "directory", dir)
+	return vol, nil
+}
+
 // settled puts down what a plain name means after a volume was moved or renamed: what was this VCH's own is.
 func (s *Service) settled(was, is portlayer.Volume) {
 	s.leaveHome(was.ID())

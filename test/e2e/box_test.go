@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"sort"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -62,8 +64,12 @@ func boxEntries() ([]entry, error) {
 	if err != nil {
 		return nil, err
 	}
+	ledger, err := ledgerProgram()
+	if err != nil {
+		return nil, err
+	}
 	entries := []entry{
-		{name: "bin/", mode: 0o755}, {name: "bin/busybox", content: program, mode: 0o755},
+		{name: "bin/", mode: 0o755}, {name: "bin/busybox", content: program, mode: 0o755}, {name: "bin/ledger", content: ledger, mode: 0o755},
 		{name: "dev/", mode: 0o755}, {name: "etc/", mode: 0o755}, {name: "proc/", mode: 0o755}, {name: "sys/", mode: 0o755},
 		{name: "root/", mode: 0o700}, {name: "tmp/", mode: 0o1777}, {name: "var/", mode: 0o755}, {name: "home/", mode: 0o755},
 		{name: "home/ann/", mode: 0o750, uid: 1000, gid: 1000},
@@ -86,6 +92,22 @@ func boxEntries() ([]entry, error) {
 	}
 	return entries, nil
 }
+
+// ledgerProgram is what test/e2e/ledger is built to, once.
+var ledgerProgram = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "ledger")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	at := filepath.Join(dir, "ledger")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -buildid=", "-o", at, "./ledger")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("go build ./ledger: %w: %s", err, out)
+	}
+	return os.ReadFile(at)
+})
 
 // writeBox writes box.tar, what docker import makes the image box of.
 func writeBox(path string) error {

@@ -44,6 +44,8 @@ import (
 //	box                        import the busybox image "box" into the script's own daemon
 //	debian IMAGE PACKAGE…      make an image of Debian with packages, as their own scripts set them up; see debian_test.go
 //	buildkit                   make buildx the docker CLI's plugin; $BUILDKIT has the programs buildkitd and buildctl
+//	nfs start [WORD…]          an NFS server of the script's own, version 4; $NFS is its place, as in nfs://$NFS, and $NFSDIR what it exports; nfs_test.go has the words
+//	nfs kill|restart|stop|continue   end it as a power failure would, start it again, make it silent, let it speak
 //	machines N                 wait until the script's own daemon has N machines
 //	dead PID                   the process PID ends
 //	archive KIND FILE          write an image archive: docker, oci, truncated, badlayer, notatar
@@ -68,6 +70,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"box":        boxCmd,
 		"debian":     debianCmd,
 		"buildkit":   buildkitCmd,
+		"nfs":        nfsCmd,
 		"machines":   machinesCmd,
 		"dead":       deadCmd,
 		"archive":    archiveCmd,

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"vch/internal/nfsclient/nfstest"
 )
 
 // limit bounds every wait for an event. It is generous: a busy host without KVM is slow, and no test here is about time.
@@ -154,6 +156,8 @@ type script struct {
 	host  *host // the shared one, or its own
 	me    string
 	stop  []func()
+	last  []func() // after the script's own daemon has ended
+	nfs   *nfstest.Server
 }
 
 // scriptKey is the script's key among testscript's values.
@@ -172,6 +176,9 @@ func (s *script) end() (wrong []string) {
 			wrong = append(wrong, "the daemon's log:\n"+s.host.logTail(60))
 		}
 		os.RemoveAll(s.host.dir)
+	}
+	for i := len(s.last) - 1; i >= 0; i-- {
+		s.last[i]()
 	}
 	return append(wrong, s.world.shared.sweep(s.me)...)
 }

@@ -25,6 +25,7 @@ type host struct {
 	tiny string   // the default store is on a medium of this size; "": it is not
 	uid  int      // of the daemon; 0: the test's own
 	ns   string   // the network namespace that the daemon is in; "": the test's own
+	near string   // the path of another's, in which it is; "": it is in none
 
 	mu     sync.Mutex // guards below
 	daemon *exec.Cmd
@@ -100,6 +101,9 @@ func (h *host) command(args ...string) *exec.Cmd {
 	}
 	if h.ns != "" {
 		all = append([]string{"ip", "netns", "exec", h.ns}, all...)
+	}
+	if h.near != "" {
+		all = append([]string{"nsenter", "--net=" + h.near}, all...)
 	}
 	cmd := exec.Command(all[0], all[1:]...)
 	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")

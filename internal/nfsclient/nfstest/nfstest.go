@@ -1,7 +1,7 @@
 // Package nfstest runs a real NFS server, NFS-Ganesha, for the time of a test: version 4 at a port of the loopback, or version 3 with portmapper and mountd in a
 // network namespace of its own, which Server.Dial reaches. Nothing outside the test's temporary directory is touched, and no process outlives the test.
 //
-// It needs root, since Ganesha opens files by handle (open_by_handle_at(2)). Without Ganesha a test is skipped; make setup installs it.
+// It needs root, since Ganesha opens files by handle (open_by_handle_at(2)). Without Ganesha a test is skipped; make setup-tests installs it.
 package nfstest
 
 import (
@@ -62,7 +62,7 @@ func Start(t testing.TB, config Config) *Server {
 	t.Helper()
 	for _, program := range []string{"ganesha.nfsd", "rpcbind"} {
 		if _, err := find(program); err != nil {
-			t.Skipf("%s is not installed: make setup (Debian: nfs-ganesha, nfs-ganesha-vfs, rpcbind)", program)
+			t.Skipf("%s is not installed: make setup-tests (Debian: nfs-ganesha, nfs-ganesha-vfs, rpcbind)", program)
 		}
 	}
 	if os.Geteuid() != 0 {
@@ -162,6 +162,14 @@ wait`
 			s.t.Fatal("rpcbind does not answer")
 		}
 	}
+}
+
+// Namespace is the path of the network namespace in which the server is; "": in the test's own.
+func (s *Server) Namespace() string {
+	if s.holder == nil {
+		return ""
+	}
+	return s.netns()
 }
 
 func (s *Server) netns() string { return fmt.Sprintf("/proc/%d/ns/net", s.holder.Process.Pid) }

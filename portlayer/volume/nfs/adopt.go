@@ -37,7 +37,7 @@ func (s *Store) Adopt(ctx context.Context, spec portlayer.VolumeSpec, dir string
 	} else if !fault.Is(err, fault.NotFound) {
 		return vol, err
 	}
-	if err := s.unowned(ctx, dir); err != nil {
+	if err := s.unowned(ctx, dir, ""); err != nil {
 		return vol, err
 	}
 	var a nfsclient.Attr

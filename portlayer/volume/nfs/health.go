@@ -192,7 +192,11 @@ func (s *Store) explain(err error) string {
 		}
 		return fmt.Sprintf("server %s does not speak NFS version %s: enable it there, or say vers=%s (%v)", l.Host, l.Options.Vers, other, e)
 	case nfsclient.NoExport:
-		return fmt.Sprintf("server %s does not export %s to this host: export it there, or correct the path, which version 4 counts from the server's pseudo-root and version 3 from the root of its files (%v)", l.Host, l.Path, e)
+		insecure := ""
+		if !e.Reserved { // some servers hide what they give to such ports only
+			insecure = " (with the option insecure, for vch did not come from a reserved port, which takes root or CAP_NET_BIND_SERVICE)"
+		}
+		return fmt.Sprintf("server %s does not export %s to this host: export it there%s, or correct the path, which version 4 counts from the server's pseudo-root and version 3 from the root of its files (%v)", l.Host, l.Path, insecure, e)
 	case nfsclient.InsecurePort:
 		return fmt.Sprintf("server %s refuses this host at %s, and vch did not come from a reserved port, which takes root or CAP_NET_BIND_SERVICE: export it to this host with the option insecure, or give vch that right (%v)", l.Host, l.Path, e)
 	case nfsclient.Denied:
@@ -202,7 +206,7 @@ func (s *Store) explain(err error) string {
 	case nfsclient.Stale:
 		return fmt.Sprintf("server %s has forgotten %s, as after the file system behind it was changed: export it anew there (%v)", l.Host, l.Path, e)
 	case nfsclient.Full:
-		return fmt.Sprintf("there is no space left on server %s at %s, or the quota of user %d is used up (%v)", l.Host, l.Path, l.Options.UID, e)
+		return fmt.Sprintf("there is no space left on server %s at %s, or the quota of user %d is used up: make room there, or raise the quota (%v)", l.Host, l.Path, l.Options.UID, e)
 	case nfsclient.Protocol:
 		return fmt.Sprintf("what answers on %s at %s does not speak NFS: correct the port (%v)", l.Host, at, e)
 	}

@@ -15,11 +15,19 @@ import (
 
 // local is an Export that is a directory of this machine, whose calls can be made to fail, and whose server can be made to go away.
 type local struct {
-	dir string
+	dir    string
+	squash string // "", "root" or "all" of who makes something
 	volumetest.Faults
 
-	mu   sync.Mutex // guards down
-	down *nfsclient.Error
+	mu     sync.Mutex // guards below
+	down   *nfsclient.Error
+	remove func() error // what becomes of RemoveAll; nil: it is done
+}
+
+func (l *local) onRemove(do func() error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.remove = do
 }
 
 func (l *local) setDown(e *nfsclient.Error) {
@@ -142,6 +150,12 @@ func (l *local) Rmdir(ctx context.Context, name string) error {
 }
 
 func (l *local) RemoveAll(ctx context.Context, name string) error {
+	l.mu.Lock()
+	instead := l.remove
+	l.mu.Unlock()
+	if instead != nil {
+		return instead()
+	}
 	return l.call(ctx, "remove", name, os.RemoveAll)
 }
 

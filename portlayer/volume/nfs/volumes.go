@@ -113,7 +113,7 @@ func (s *Store) make(ctx context.Context, spec portlayer.VolumeSpec, o Options) 
 	case err == nil:
 		back.Push(func(ctx context.Context) error { return s.dropContent(ctx, spec.Name) })
 	case hasReason(err, nfsclient.Exists):
-		if err := errors.Join(s.emptyContent(ctx, spec.Name), s.unowned(ctx, content)); err != nil {
+		if err := errors.Join(s.emptyContent(ctx, spec.Name), s.unowned(ctx, content, spec.Name)); err != nil {
 			return vol, false, err
 		}
 	default:
@@ -217,10 +217,13 @@ func (s *Store) emptyContent(ctx context.Context, name portlayer.VolumeName) err
 	return nil
 }
 
-// unowned is a Conflict that names the volume whose content is a directory, or has it in it, or is in it.
-func (s *Store) unowned(ctx context.Context, dir string) error {
+// unowned is a Conflict that names the volume, but for the one called except, whose content is a directory, or has it in it, or is in it.
+func (s *Store) unowned(ctx context.Context, dir string, except portlayer.VolumeName) error {
 	vols, err := s.records(ctx)
 	for name, rec := range vols {
+		if name == except {
+			continue
+		}
 		at := rec.content(name)
 		if at == dir || strings.HasPrefix(at, dir+"/") || strings.HasPrefix(dir, at+"/") {
 			return fault.New(fault.Conflict, "%s in %s is the directory %s of volume %s, or one is in the other", dir, s.Location(), at, name)
