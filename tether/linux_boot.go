@@ -67,6 +67,7 @@ func boot() error {
 		reaper:  &reaper{waiting: map[int]chan unix.WaitStatus{}},
 		volumes: map[guest.Source]volume{}, binds: map[string]bind{}, forgotten: map[string]scsiPlace{},
 		targets: map[string]string{}, absent: map[string]string{},
+		loadLater: sync.OnceValue(func() error { return loadModules("later") }),
 	}
 	sigchld := make(chan os.Signal, 1)
 	signal.Notify(sigchld, syscall.SIGCHLD)
@@ -103,7 +104,7 @@ func boot() error {
 	}
 }
 
-// loadModules loads the initramfs's modules of a list, once. One that is there already is fine.
+// loadModules loads the initramfs's modules of a list. One that is there already is fine.
 func loadModules(list string) error {
 	order, err := os.ReadFile(filepath.Join(modulesDir, list))
 	if err != nil {
@@ -124,7 +125,7 @@ func loadModules(list string) error {
 			return err
 		}
 	}
-	return os.WriteFile(filepath.Join(modulesDir, list), nil, 0o600)
+	return nil
 }
 
 // portWait bounds the wait for the guest channel's device.

@@ -37,7 +37,7 @@ func isRemote(source guest.Source) bool { return strings.HasPrefix(source, "nfs:
 // reachServers makes ready what a config's mounts of servers need. A rehearsal has none, but what comes of it will.
 func (l *Linux) reachServers(cfg guest.ExecutorConfig) error {
 	if cfg.Rehearsal {
-		return loadModules("later")
+		return l.loadLater()
 	}
 	if cfg.Network.Storage == nil {
 		return nil
@@ -52,7 +52,7 @@ func (l *Linux) reachServers(cfg guest.ExecutorConfig) error {
 
 // openRemote mounts a server's directory, which is the volume's content as it is.
 func (l *Linux) openRemote(ctx context.Context, m guest.MountSpec, readOnly bool) (string, error) {
-	if err := loadModules("later"); err != nil {
+	if err := l.loadLater(); err != nil {
 		return "", fault.New(fault.Unsupported, "%s cannot be mounted: %w", mountName(m), err)
 	}
 	if err := os.WriteFile(uniqueID, []byte(l.id[:min(len(l.id), idLength)]), 0); err != nil {

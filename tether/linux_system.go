@@ -51,6 +51,8 @@ type Linux struct {
 	made      []string             // paths of the container that files of the host are mounted at
 	absent    map[string]string    // paths of the container where mounts are absent to their Targets
 
+	loadLater func() error // loads the kernel modules that only some mounts need, once
+
 	card  *card
 	still stillness
 

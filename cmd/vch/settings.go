@@ -420,7 +420,7 @@ func storePlaces(texts []string, at surroundings) (places []storePlace, err erro
 
 // sameExport says whether two stores would make the same volumes.
 func sameExport(a, b nfs.Location) bool {
-	return a.Host == b.Host && a.Port == b.Port && a.Path == b.Path && a.Options.ReadOnly == b.Options.ReadOnly
+	return a.Host == b.Host && a.Port == b.Port && a.Path == b.Path && !a.Options.ReadOnly && !b.Options.ReadOnly
 }
 
 func parseStorePlace(text string, at surroundings) (place storePlace, err error) {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -38,6 +39,8 @@ const (
 	reachMTU = 9000
 	// privileged is the first port that is anybody's (bind(2), CAP_NET_BIND_SERVICE).
 	privileged = 1024
+	// timeWait is how long the end of a connection that was closed here first is kept.
+	timeWait = 10 * time.Millisecond
 	// mostReaches is how many connections a machine may have by its link at once: a mount has 16 at most (nfs(5), nconnect).
 	mostReaches = 256
 )
@@ -87,6 +90,13 @@ func (l *Links) Open(deliver func(frame []byte)) (portlayer.ReachLink, error) {
 	var err error
 	if r.stack, r.link, err = newStack(reachGateway, gatewayCard, reachMTU); err != nil {
 		return nil, err
+	}
+	// The kernel's NFS client connects again from the port that it had, as its server's memory of calls needs it: an end must not lie in wait there (RFC 9293 section 3.6.1), and on a
+	// link of two nothing old can come late.
+	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)
+	if err := r.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &wait); err != nil {
+		r.stack.Close()
+		return nil, fault.New(fault.Internal, "a network stack cannot be made: %s", err)
 	}
 	if err := r.stack.AddStaticNeighbor(nic, ipv4.ProtocolNumber, tcpip.AddrFrom4(reachGuest.Addr().As4()), tcpip.LinkAddress(guestCard)); err != nil {
 		r.stack.Close()

@@ -242,3 +242,29 @@ func TestLinkDropsTheRest(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A guest whose server has closed the connection comes again from the same port, as the kernel's NFS client does.
+func TestLinkTakesTheSamePortAgain(t *testing.T) {
+	var near, far net.Conn
+	links := NewLinks(func(context.Context, string) (net.Conn, error) {
+		near, far = net.Pipe()
+		return near, nil
+	}, slog.New(slog.DiscardHandler))
+	k := newKernel(t, links)
+	k.link.Allow([]portlayer.Reach{{Address: netip.MustParseAddrPort("10.1.2.3:2049"), Service: "one"}})
+	for range 3 {
+		var c net.Conn
+		var err error
+		for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			if c, err = k.dial(800, "10.1.2.3:2049"); err == nil || time.Now().After(end) {
+				break
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		far.Close()
+		ends(t, c)
+		c.Close()
+	}
+}
