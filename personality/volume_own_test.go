@@ -6,10 +6,13 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
+
+	"vch/portlayer/volume/volumetest"
 )
 
 // outcome is the end of a long answer.
@@ -97,6 +100,43 @@ func TestVolumeRename(t *testing.T) {
 	if status, answer := w.call("POST", "/vch/volumes/new/rename", `{"Name":"a/b"}`); status != 400 {
 		t.Errorf("%d %s", status, answer)
 	}
+}
+
+// A directory of a store that has such becomes a volume, which shows how it is kept, has no capacity, and takes its store's options.
+func TestVolumeAdopt(t *testing.T) {
+	w := newWorld(t, volumetest.NewDirectories("remote", "projects/site", "old"))
+	var v struct{ Name string }
+	w.ask(&v, "POST", "/vch/volumes/site/adopt", `{"Store":"remote","Directory":"projects/site","Labels":{"a":"b"},"Options":{"soft":""}}`)
+	if v.Name != "site" {
+		t.Errorf("%+v", v)
+	}
+	var shown struct {
+		Driver, Mountpoint string
+		Labels, Options    map[string]string
+		Status             map[string]any
+	}
+	w.ask(&shown, "GET", "/volumes/site", "")
+	_, capacity := shown.Status["Capacity"]
+	_, allocated := shown.Status["Allocated"]
+	if shown.Driver != volumetest.DirectoriesDriver || shown.Mountpoint != "nfs://memory/remote/volumes/site" || shown.Labels["a"] != "b" || fmt.Sprint(shown.Status["Settings"]) != "[soft=true]" || capacity || allocated {
+		t.Errorf("%+v", shown)
+	}
+	w.refused(409, "volume site is in store remote already", "POST", "/vch/volumes/site/adopt", `{"Store":"remote","Directory":"old"}`)
+	w.refused(404, "there is no directory none in nfs://memory/remote", "POST", "/vch/volumes/more/adopt", `{"Store":"remote","Directory":"none"}`)
+	for body, says := range map[string]string{
+		`{"Store":"default","Directory":"old"}`:                             "store default keeps volumes as disks",
+		`{"Store":"nowhere","Directory":"old"}`:                             "no volume store is called nowhere",
+		`{"Store":"remote","Directory":"old","Options":{"Capacity":"1G"}}`:  "option Capacity: store remote cannot limit a volume",
+		`{"Store":"remote","Directory":"old","Options":{"bogus":"1"}}`:      "bogus",
+		`{"Store":"remote","Directory":"old","Labels":{"vch.protect":"x"}}`: "vch.protect",
+	} {
+		if status, answer := w.call("POST", "/vch/volumes/more/adopt", body); status < 400 || status >= 500 && status != 501 || !strings.Contains(answer, says) {
+			t.Errorf("%s: %d %s", body, status, answer)
+		}
+	}
+	w.ask(nil, "POST", "/vch/volumes/old/adopt", `{"Store":"remote","Directory":"old"}`)
+	w.ask(nil, "DELETE", "/volumes/old", "")
+	w.refused(404, "get old: no such volume", "GET", "/volumes/old", "")
 }
 
 // There is one store here; the rest is volume_move.txtar's.

@@ -43,6 +43,7 @@ type world struct {
 	dir        string
 	socket     string
 	store      portlayer.DiskPath // of the volume store "default"
+	more       []portlayer.VolumeStore
 	server     *Server
 	containers *exec.Service
 	volumes    *volume.Service
@@ -51,10 +52,10 @@ type world struct {
 	http       *http.Client // whatever the host of a URL is, it talks to the Server
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, more ...portlayer.VolumeStore) *world {
 	t.Helper()
 	ctx := t.Context()
-	w := &world{t: t, dir: t.TempDir(), events: &broadcast.Topic[portlayer.Event]{}}
+	w := &world{t: t, dir: t.TempDir(), events: &broadcast.Topic[portlayer.Event]{}, more: more}
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -70,7 +71,7 @@ func newWorld(t *testing.T) *world {
 	must(hv.Disks().MakeDir(ctx, w.store))
 	store, err := vmdk.Open(ctx, vmdk.Options{Name: portlayer.DefaultStore, Location: string(w.store), Root: w.store, Disks: hv.Disks(), Driver: "fake-vmdk", DefaultCapacity: 8 * portlayer.MiB})
 	must(err)
-	w.volumes, err = volume.New(volume.Options{Stores: []portlayer.VolumeStore{store}, AnonymousCapacity: 8 * portlayer.MiB, DefaultCapacity: 8 * portlayer.MiB, Publish: w.events.Publish, Log: log})
+	w.volumes, err = volume.New(volume.Options{Stores: append(w.more, store), AnonymousCapacity: 8 * portlayer.MiB, DefaultCapacity: 8 * portlayer.MiB, Publish: w.events.Publish, Log: log})
 	must(err)
 	w.images, err = image.New(ctx, image.Options{Dir: filepath.Join(w.dir, "images"), Disks: hv.Disks(), DB: db, Publish: w.events.Publish, Log: log,
 		InUse: func(id portlayer.ImageID) []portlayer.ContainerID { return w.containers.InUse(id) }})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/http"
@@ -24,9 +25,11 @@ it. To remove the volume is to remove the directory; so that nobody does that by
 		Example: "  vch volume adopt shared projects/site\n  docker run -v site:/srv:ro IMAGE",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if name == "" {
-				name = path.Base(path.Clean(args[1]))
+			base := path.Base(path.Clean("/" + args[1]))
+			if base == "/" {
+				return usagef("%q is all of the export, or not in it: name a directory below it", args[1])
 			}
+			name = cmp.Or(name, base)
 			req := struct {
 				Store, Directory string
 				Options, Labels  map[string]string

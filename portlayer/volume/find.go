@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"vch/internal/fault"
@@ -71,7 +72,11 @@ func (s *Service) find(ctx context.Context, id portlayer.VolumeID) (place, error
 		for _, st := range s.stores {
 			why = append(why, away[st.Name()])
 		}
-		return place{}, fault.New(fault.Unavailable, "volume %s may be in a store that cannot be used now: %w", id, errors.Join(why...))
+		elsewhere := ""
+		if id.Store == "" && len(away) < len(s.stores) {
+			elsewhere = fmt.Sprintf(" (for one in another store, write %s@STORE)", id.Name)
+		}
+		return place{}, fault.New(fault.Unavailable, "volume %s may be in a store that cannot be used now%s: %w", id, elsewhere, errors.Join(why...))
 	}
 	return place{}, none
 }

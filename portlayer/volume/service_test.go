@@ -791,3 +791,70 @@ func TestCancelled(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Volumes that are directories of a server: any number of containers write them at once; they take options of their own and none of disks'; and what another VCH has made is not pruned.
+func TestDirectoryStores(t *testing.T) {
+	dirs := volumetest.NewDirectories("remote")
+	disks := volumetest.NewStore(portlayer.DefaultStore)
+	s, err := New(Options{Stores: []portlayer.VolumeStore{dirs, disks}, VCH: "one", DefaultCapacity: portlayer.GiB, AnonymousCapacity: portlayer.GiB})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	remote := func(options map[string]string) portlayer.VolumeRequest {
+		return portlayer.VolumeRequest{Name: "data", Store: "remote", Options: options}
+	}
+	for key, kind := range map[string]fault.Kind{"Capacity": fault.Unsupported, "iops": fault.Unsupported, "bps": fault.Unsupported, "from": fault.Unsupported, "bogus": fault.Invalid} {
+		value := "5000"
+		if _, err := s.Create(ctx, remote(map[string]string{key: value})); !fault.Is(err, kind) || !strings.Contains(err.Error(), key) {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+	if _, err := s.Create(ctx, portlayer.VolumeRequest{Name: "disk", Options: map[string]string{"soft": ""}}); !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), `"soft"`) {
+		t.Errorf("an option of directories for a disk: %v", err)
+	}
+	vol, err := s.Create(ctx, remote(map[string]string{"soft": ""}))
+	if err != nil || !vol.Shared || vol.Capacity != 0 {
+		t.Fatalf("%+v, %v", vol, err)
+	}
+	if _, err := s.Create(ctx, remote(map[string]string{"soft": "x"})); !fault.Is(err, fault.Conflict) {
+		t.Errorf("other options: %v", err)
+	}
+	if _, err := s.Create(ctx, remote(map[string]string{"bogus": "x"})); !fault.Is(err, fault.Invalid) {
+		t.Errorf("an unknown option of one that is there: %v", err)
+	}
+	for _, c := range []portlayer.ContainerID{"aa", "bb", "cc"} {
+		m, _, err := s.Reserve(ctx, c, portlayer.Mount{Kind: portlayer.VolumeMount, Volume: "data", Store: "remote", Qualified: true, Target: "/srv", ReadOnly: c == "cc"})
+		if err != nil || !m.Shared {
+			t.Fatalf("%+v, %v", m, err)
+		}
+		if err := s.Attach(c, string(c), []portlayer.Mount{m}); err != nil {
+			t.Errorf("%s: %v", c, err)
+		}
+		h := &portlayer.Handle{}
+		if err := s.Join(ctx, h, m); err != nil || len(h.Reaches) != 1 || len(h.Devices) != 0 {
+			t.Errorf("%+v, %v", h, err)
+		}
+	}
+	d, err := s.Get(ctx, portlayer.VolumeID{Name: "data", Store: "remote"})
+	if err != nil || len(d.Attached) != 3 || len(d.Settings) == 0 || d.Usage.Allocated != -1 {
+		t.Errorf("%+v, %v", d, err)
+	}
+	if _, _, err := dirs.Ensure(ctx, portlayer.VolumeSpec{Name: "theirs", VCH: "two"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := dirs.Ensure(ctx, portlayer.VolumeSpec{Name: "ours", VCH: "one"}); err != nil {
+		t.Fatal(err)
+	}
+	gone, freed, err := s.Prune(ctx, func(portlayer.Volume) bool { return true })
+	if err != nil || len(gone) != 1 || gone[0].Name != "ours" || freed != 0 {
+		t.Errorf("%+v, %d, %v", gone, freed, err)
+	}
+	// Options of anonymous volumes are those of the store that takes them.
+	for options, ok := range map[string]bool{"soft": true, "bogus": false} {
+		_, err := New(Options{Stores: []portlayer.VolumeStore{volumetest.NewDirectories(portlayer.DefaultStore)}, AnonymousOptions: map[string]string{options: ""}})
+		if (err == nil) != ok {
+			t.Errorf("%s: %v", options, err)
+		}
+	}
+}

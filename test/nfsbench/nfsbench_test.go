@@ -1,0 +1,84 @@
+package main
+
+import (
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestQuantile(t *testing.T) {
+	all := []float64{4, 1, 3, 2, 5}
+	for q, want := range map[float64]float64{0: 1, 0.25: 2, 0.5: 3, 0.625: 3.5, 1: 5} {
+		if got := quantile(all, q); got != want {
+			t.Errorf("%v: %v, want %v", q, got, want)
+		}
+	}
+	if got := quantile(nil, 0.5); !math.IsNaN(got) {
+		t.Errorf("of none: %v", got)
+	}
+}
+
+func TestClosure(t *testing.T) {
+	dep := "k/top.ko: k/mid.ko k/low.ko\nk/mid.ko: k/low.ko\nk/low.ko:\nk/else.ko:\n"
+	if got := closure(dep, "mid", "top", "builtin"); !slices.Equal(got, []string{"k/low.ko", "k/mid.ko", "k/top.ko"}) {
+		t.Errorf("%v", got)
+	}
+}
+
+func TestTold(t *testing.T) {
+	if got, err := toldBy("noise\r\ntook 1500 20\r\n"); err != nil || got != (told{1500, 20}) {
+		t.Errorf("%v, %v", got, err)
+	}
+	if _, err := toldBy("failed: no room\n"); err == nil {
+		t.Error("no time is taken for one")
+	}
+}
+
+// A process may be called as it likes.
+func TestProcessorTime(t *testing.T) {
+	const stat = "7 (a) S (b) S 1 7 7 0 -1 4194560 1 2 3 4 150 50 9 9 20 0 1 0 100 0 0"
+	if got, err := processorTime(stat); err != nil || got != 2*time.Second {
+		t.Errorf("%v, %v", got, err)
+	}
+	if _, err := processorTime("7 (a) S 1"); err == nil {
+		t.Error("half a line is taken for one")
+	}
+}
+
+// Ratios are of each round, and the verdict is by their quartiles.
+func TestPage(t *testing.T) {
+	r := results{told: map[string]map[string][]told{}, spent: map[string]map[string]map[string]time.Duration{}, about: []string{"a machine"}}
+	all := works(8)
+	for place, slow := range map[string]time.Duration{inVCH: 2, byHand: 1, onDisk: 4} {
+		r.told[place], r.spent[place] = map[string][]told{}, map[string]map[string]time.Duration{}
+		for i, w := range all {
+			if i == 1 && place == inVCH { // in one work vch is faster
+				slow = 1
+			}
+			if i == 1 && place == byHand {
+				slow = 2
+			}
+			took := slow * time.Second
+			r.told[place][w.name] = []told{{took, slow * time.Millisecond}, {2 * took, 2 * slow * time.Millisecond}}
+			r.spent[place][w.name] = map[string]time.Duration{"QEMU": 3 * took}
+			if i == 1 && place == inVCH {
+				slow = 2
+			}
+			if i == 1 && place == byHand {
+				slow = 1
+			}
+		}
+	}
+	ms := time.Millisecond
+	r.runs = [][]time.Duration{{100 * ms, 200 * ms}, {150 * ms, 300 * ms}, {300 * ms, 600 * ms}}
+	page := r.page(options{mib: 8, rounds: 2}, time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC))
+	for _, want := range []string{"on 2026-01-02", "- a machine\n", "| sequential write and fsync, MiB/s | 3.0 | 6.0 | 0.50 (0.50 to 0.50) | 1.5 | 2.00 (2.00 to 2.00) |",
+		"| append and fsync | 3000 | 1500 | 2.00 (2.00 to 2.00) | 6000 | 0.50 (0.50 to 0.50) |", "vch is faster: sequential read (2.00).", "neither is: nowhere.",
+		"| random read | 100 | 0 | 0 | 100 | 0 |", "| with an NFS volume | 450 | 3.00 (3.00 to 3.00) |", "to one on a disk: 2.00 (2.00 to 2.00)."} {
+		if !strings.Contains(page, want) {
+			t.Errorf("no %q in\n%s", want, page)
+		}
+	}
+}

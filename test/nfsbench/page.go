@@ -1,0 +1,180 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+)
+
+// quantile of figures, between two of them in proportion; NaN of none.
+func quantile(figures []float64, q float64) float64 {
+	if len(figures) == 0 {
+		return math.NaN()
+	}
+	all := slices.Sorted(slices.Values(figures))
+	at := q * float64(len(all)-1)
+	low := int(at)
+	high := min(low+1, len(all)-1)
+	return all[low] + (at-float64(low))*(all[high]-all[low])
+}
+
+// ratio is the median of what was measured in the same round, a to b, and the quartiles.
+type ratio struct{ median, low, high float64 }
+
+func ratioOf(a, b []float64) ratio {
+	var all []float64
+	for i := range min(len(a), len(b)) {
+		all = append(all, a[i]/b[i])
+	}
+	return ratio{quantile(all, 0.5), quantile(all, 0.25), quantile(all, 0.75)}
+}
+
+func (r ratio) String() string { return fmt.Sprintf("%.2f (%.2f to %.2f)", r.median, r.low, r.high) }
+
+// rates are a work's in a place: MiB or operations a second.
+func (r results) rates(place string, w work) (all []float64) {
+	for _, t := range r.told[place][w.name] {
+		all = append(all, float64(w.amount)/t.took.Seconds())
+	}
+	return all
+}
+
+// medians are those of one operation of a work in a place, in µs.
+func (r results) medians(place string, w work) (all []float64) {
+	for _, t := range r.told[place][w.name] {
+		all = append(all, float64(t.median)/float64(time.Microsecond))
+	}
+	return all
+}
+
+func (w work) unit() string {
+	if w.mib {
+		return "MiB/s"
+	}
+	return "1/s"
+}
+
+// page is the results as Markdown.
+func (r results) page(o options, at time.Time) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# NFS volumes: throughput and latency\n\nMeasured on %s by `make bench-nfs` (`test/nfsbench`) in %.0f min, medians of %d rounds, in which the three places take turns. This page is written by it: do not edit it.\n\n",
+		at.Format("2006-01-02"), r.took.Minutes(), o.rounds)
+	for _, line := range r.about {
+		fmt.Fprintf(&b, "- %s\n", line)
+	}
+	fmt.Fprintf(&b, `
+One NFS server (NFS-Ganesha, version 4.2) on the host's loopback exports a directory on the host's disk. **vch** is a container with a [volume](volumes.md) of it. **By hand** is a QEMU
+with the same kernel, processor, memory and acceleration, on QEMU's user network (-netdev user, virtio-net), that mounts the same export. **Disk** is the exported directory itself, on
+the host. The same program does the same work in each. Reads pass the client's page cache by (O_DIRECT), and the server's host has forgotten the file before, so that all of them are
+from the disk; writes go through it. Sequential: %d MiB in blocks of 1 MiB. Random and append: 4 KiB. Created files have 1 KiB. One operation at a time.
+
+A ratio is that of one round; in brackets: the quartiles. No bar is set.
+
+## Throughput
+
+More is better; a ratio below 1 means that vch is slower.
+
+| | vch | by hand | vch / by hand | disk | vch / disk |
+|---|---:|---:|---:|---:|---:|
+`, o.mib)
+	all := works(o.mib)
+	for _, w := range all {
+		r.row(&b, fmt.Sprintf("%s, %s", w.name, w.unit()), "%.0f", func(place string) []float64 { return r.rates(place, w) })
+	}
+	b.WriteString("\n## Latency\n\nThe median of one operation in µs. Less is better; a ratio above 1 means that vch is slower.\n\n| | vch | by hand | vch / by hand | disk | vch / disk |\n|---|---:|---:|---:|---:|---:|\n")
+	for _, w := range all {
+		if !w.mib {
+			r.row(&b, w.name, "%.1f", func(place string) []float64 { return r.medians(place, w) })
+		}
+	}
+	b.WriteString("\n" + r.verdict(all) + "\n" + r.processors(all) + r.starts())
+	return b.String()
+}
+
+// row is a line of a table: the places, and vch beside each other.
+func (r results) row(b *strings.Builder, name, format string, of func(place string) []float64) {
+	ours := of(inVCH)
+	fmt.Fprintf(b, "| %s | "+format+" |", name, quantile(ours, 0.5))
+	for _, place := range []string{byHand, onDisk} {
+		theirs := of(place)
+		fmt.Fprintf(b, " "+format+" | %v |", quantile(theirs, 0.5), ratioOf(ours, theirs))
+	}
+	b.WriteString("\n")
+}
+
+// verdict says where vch and the machine by hand differ: where the quartiles of the ratio are on one side of 1.
+func (r results) verdict(all []work) string {
+	var slower, faster, alike []string
+	for _, w := range all {
+		switch q := ratioOf(r.rates(inVCH, w), r.rates(byHand, w)); {
+		case q.high < 1:
+			slower = append(slower, fmt.Sprintf("%s (%.2f)", w.name, q.median))
+		case q.low > 1:
+			faster = append(faster, fmt.Sprintf("%s (%.2f)", w.name, q.median))
+		default:
+			alike = append(alike, w.name)
+		}
+	}
+	var b strings.Builder
+	b.WriteString("By throughput, and by the quartiles of the ratio to the machine by hand:\n\n")
+	for _, part := range []struct {
+		title string
+		which []string
+	}{{"vch is slower", slower}, {"vch is faster", faster}, {"neither is", alike}} {
+		if len(part.which) == 0 {
+			part.which = []string{"nowhere"}
+		}
+		fmt.Fprintf(&b, "- %s: %s.\n", part.title, strings.Join(part.which, "; "))
+	}
+	return b.String()
+}
+
+// processors is where the time went.
+func (r results) processors(all []work) string {
+	var b strings.Builder
+	b.WriteString(`
+## Processors
+
+What each process had of one processor while the work was done, in per cent (/proc/PID/stat). A guest that is emulated has one thread for its processor; beside it, vch carries its
+frames and the connection to the server in a process of its own, the machine by hand in QEMU's. vch has no profiling endpoint: what its time is spent on was not profiled.
+
+| | vch: QEMU | vch | server | by hand: QEMU | server |
+|---|---:|---:|---:|---:|---:|
+`)
+	for _, w := range all {
+		fmt.Fprintf(&b, "| %s |", w.name)
+		for _, c := range []struct{ place, who string }{{inVCH, "QEMU"}, {inVCH, "vch"}, {inVCH, "server"}, {byHand, "QEMU"}, {byHand, "server"}} {
+			var took time.Duration
+			for _, t := range r.told[c.place][w.name] {
+				took += t.took
+			}
+			fmt.Fprintf(&b, " %.0f |", 100*r.spent[c.place][w.name][c.who].Seconds()/took.Seconds())
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+// starts is what a volume costs a docker run.
+func (r results) starts() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n## docker run\n\n`docker run --rm IMAGE true` by the docker CLI, in ms, with machines kept ready ([templates.md](templates.md)): medians of %d, in turns, with %v between two.\n\n| | ms | to the one without a volume |\n|---|---:|---:|\n", len(r.runs[0]), rest)
+	ms := make([][]float64, len(r.runs))
+	for i, all := range r.runs {
+		for _, t := range all {
+			ms[i] = append(ms[i], t.Seconds()*1000)
+		}
+	}
+	for i, w := range ways() {
+		if i == 0 {
+			fmt.Fprintf(&b, "| %s | %.0f | |\n", w.name, quantile(ms[i], 0.5))
+			continue
+		}
+		fmt.Fprintf(&b, "| %s | %.0f | %v |\n", w.name, quantile(ms[i], 0.5), ratioOf(ms[i], ms[0]))
+	}
+	nfs, disk := len(ms)-1, len(ms)-2
+	fmt.Fprintf(&b, "\nWith an NFS volume, to one on a disk: %v.\n", ratioOf(ms[nfs], ms[disk]))
+	return b.String()
+}
