@@ -16,12 +16,13 @@ import (
 type likeness struct {
 	qemu, kernel, modules   string // paths: QEMU, its kernel, the kernel's modules
 	accel, cpu, memory, smp string // values of -accel, -cpu, -m, -smp
+	line                    string // the kernel's command line
 }
 
 // arguments is QEMU's command line, with the user network as it is by default.
-func (l likeness) arguments(initrd, kernelLine string) []string {
+func (l likeness) arguments(initrd string) []string {
 	return []string{"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-M", "q35,usb=off,vmport=off,hpet=off,sata=off,smbus=off",
-		"-accel", l.accel, "-cpu", l.cpu, "-m", l.memory, "-smp", l.smp, "-kernel", l.kernel, "-initrd", initrd, "-append", kernelLine,
+		"-accel", l.accel, "-cpu", l.cpu, "-m", l.memory, "-smp", l.smp, "-kernel", l.kernel, "-initrd", initrd, "-append", l.line,
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console", "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="}
 }
 
@@ -31,13 +32,9 @@ func mountOptions(port int) string {
 }
 
 // machine starts the machine by hand, with dir for its files, and returns when it has the export mounted.
-func (h *host) machine(ctx context.Context, dir, load string, server *served) (p place, err error) {
+func machine(ctx context.Context, dir, load string, like likeness, server *served) (p place, err error) {
 	p = place{name: byHand}
 	if p.file, err = server.directory("hand"); err != nil {
-		return p, err
-	}
-	like, err := h.likeness(ctx)
-	if err != nil {
 		return p, err
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -47,29 +44,11 @@ func (h *host) machine(ctx context.Context, dir, load string, server *served) (p
 	if err := initramfs(initrd, like.modules, load, fmt.Sprintf("10.0.2.2:%s %s hand\n", server.Path, mountOptions(server.Port))); err != nil {
 		return p, err
 	}
-	if p.talk, err = begin(ctx, exec.Command(like.qemu, like.arguments(initrd, commandLine(like.accel))...)); err != nil {
+	if p.talk, err = begin(ctx, exec.Command(like.qemu, like.arguments(initrd)...)); err != nil {
 		return p, err
 	}
 	p.pids = map[string]int{"QEMU": p.talk.cmd.Process.Pid, "server": server.pid}
 	return p, nil
-}
-
-// commandLine is the guest kernel's, with the clock's rate where it is emulated, which would have to be found out (kernel-parameters.txt).
-func commandLine(accel string) string {
-	line := "console=ttyS0 quiet loglevel=3 reboot=t panic=-1 cryptomgr.notests rcupdate.rcu_expedited=1 random.trust_cpu=on audit=0 nowatchdog"
-	var mhz float64
-	text, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil || !strings.HasPrefix(accel, "tcg") {
-		return line
-	}
-	for _, l := range strings.Split(string(text), "\n") {
-		if key, value, ok := strings.Cut(l, ":"); ok && strings.TrimSpace(key) == "cpu MHz" {
-			if _, err := fmt.Sscan(value, &mhz); err == nil {
-				return line + fmt.Sprintf(" tsc=reliable no_timer_check tsc_early_khz=%d lpj=%d", int(mhz*1000), int(mhz*1e6)/250) // CONFIG_HZ of Debian's kernels
-			}
-		}
-	}
-	return line
 }
 
 // initramfs writes the first file system of the machine: ./load as /init, what it is to mount, and the modules that an NFS mount needs, in load order.

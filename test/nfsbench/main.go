@@ -1,8 +1,8 @@
 // Command nfsbench measures the mount of an NFS volume in a container of vch beside the same mount in a QEMU run by hand, and beside the server's own disk; and how long a docker run
 // takes with such a volume, with one on a disk, and without any.
 //
-// It starts an NFS server (NFS-Ganesha, version 4, on the loopback), a vch serve of its own whose volume store is its export, and a machine by hand with the same kernel, processor,
-// memory and acceleration, on QEMU's user network. The same program (./load) does the same work in all three places, in turns. It needs root, as the server does; without root or
+// It starts an NFS server (NFS-Ganesha, version 4, on the loopback), a vch serve of its own whose volume store is its export, and a machine by hand with the same kernel and command line,
+// processor, memory and acceleration, on QEMU's user network. The same program (./load) does the same work in all three places, in turns. It needs root, as the server does; without root or
 // server it says so and measures nothing. Nothing here passes or fails by a number.
 package main
 
@@ -136,7 +136,7 @@ func bench(ctx context.Context, o options) (err error) {
 		return err
 	}
 	for _, p := range places {
-		line, err := p.talk.mounted(ctx)
+		line, err := p.talk.tell(ctx, "mount")
 		if err != nil {
 			return err
 		}
@@ -173,19 +173,26 @@ func settle(ctx context.Context, h *host, dir, load string, server *served) (pla
 			t.end()
 		}
 	}
-	for _, make := range []func() (place, error){
-		func() (place, error) { return h.container(ctx, load, server) },
-		func() (place, error) { return h.machine(ctx, filepath.Join(dir, "hand"), load, server) },
-		func() (place, error) { return disk(ctx, load, server) },
-	} {
-		p, err := make()
-		if err != nil {
-			return nil, end, err
+	add := func(p place, err error) error {
+		if err == nil {
+			places, talks = append(places, p), append(talks, p.talk)
 		}
-		talks = append(talks, p.talk)
-		places = append(places, p)
+		return err
 	}
-	return places, end, nil
+	if err := add(h.container(ctx, load, server)); err != nil {
+		return nil, end, err
+	}
+	like, err := h.likeness(ctx)
+	if err != nil {
+		return nil, end, err
+	}
+	if like.line, err = talks[0].tell(ctx, "kernel"); err != nil {
+		return nil, end, err
+	}
+	if err := add(machine(ctx, filepath.Join(dir, "hand"), load, like, server)); err != nil {
+		return nil, end, err
+	}
+	return places, end, add(disk(ctx, load, server))
 }
 
 // measure has a work done once in a place. What is not to count is only done.

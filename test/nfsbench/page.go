@@ -66,8 +66,8 @@ func (r results) page(o options, at time.Time) string {
 	}
 	fmt.Fprintf(&b, `
 One NFS server (NFS-Ganesha, version 4.2) on the host's loopback exports a directory on the host's disk. **vch** is a container with a [volume](volumes.md) of it. **By hand** is a QEMU
-with the same kernel, processor, memory and acceleration, on QEMU's user network (-netdev user, virtio-net), that mounts the same export. **Disk** is the exported directory itself, on
-the host. The same program does the same work in each. Reads pass the client's page cache by (O_DIRECT), and the server's host has forgotten the file before, so that all of them are
+with the same kernel and command line, processor, memory and acceleration, on QEMU's user network (-netdev user, virtio-net), that mounts the same export. **Disk** is the exported
+directory itself, on the host. The same program does the same work in each. Reads pass the client's page cache by (O_DIRECT), and the server's host has forgotten the file before, so that all of them are
 from the disk; writes go through it. Sequential: %d MiB in blocks of 1 MiB. Random and append: 4 KiB. Created files have 1 KiB. One operation at a time.
 
 A ratio is that of one round; in brackets: the quartiles. No bar is set.

@@ -96,10 +96,10 @@ func (t *talk) do(ctx context.Context, kind string, amount int) (told, error) {
 	return toldBy(said)
 }
 
-// mounted is what is mounted where the work is done.
-func (t *talk) mounted(ctx context.Context) (string, error) {
-	said, err := t.ask(ctx, "mount")
-	_, line, _ := strings.Cut(strings.TrimSpace(said), "mounted ")
+// tell asks for what is said in one line: mount, what is mounted where the work is done; kernel, the kernel's command line.
+func (t *talk) tell(ctx context.Context, what string) (string, error) {
+	said, err := t.ask(ctx, what)
+	_, line, _ := strings.Cut(strings.TrimSpace(said), what+" ")
 	return line, err
 }
 

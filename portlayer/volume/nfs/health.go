@@ -138,9 +138,29 @@ func (s *Store) look(ctx context.Context) error {
 	return nil
 }
 
+// lookAgain is look for who asks a store that may be known to be degraded: he is not kept for what is known already.
+func (s *Store) lookAgain(ctx context.Context) error {
+	if _, err := s.reached(); err == nil || s.ctx.Err() != nil {
+		return s.look(ctx)
+	}
+	seen := make(chan error, 1)
+	s.work.Go(func() { seen <- s.look(s.ctx) })
+	late := time.NewTimer(glance)
+	defer late.Stop()
+	select {
+	case err := <-seen:
+		return err
+	case <-late.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	_, err := s.reached()
+	return err
+}
+
 // Status is portlayer.VolumeStore.Status.
 func (s *Store) Status(ctx context.Context) portlayer.StoreStatus {
-	if err := s.look(ctx); err != nil {
+	if err := s.lookAgain(ctx); err != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.why == "" { // who asks has gone

@@ -57,6 +57,8 @@ const (
 	defaultTimeout = 10 * time.Second
 	// probeLimit bounds a look at how the server is: who asks is not kept longer than by a disk (package volume, patience).
 	probeLimit = 4 * time.Second
+	// glance is how long who asks a store that is degraded waits for better news.
+	glance = 300 * time.Millisecond
 	// again is how long a degraded store waits before it looks again by itself, and how long what could not be removed does.
 	again = 5 * time.Second
 )

@@ -160,8 +160,13 @@ func kinds() map[string]func(dir string, n int) (times, error) {
 
 // work does one, and prints the nanoseconds that all of it took, and the median of its operations.
 func work(dir string, words []string) error {
-	if len(words) == 1 && words[0] == "mount" {
-		return mounted(dir)
+	if len(words) == 1 {
+		switch words[0] {
+		case "mount":
+			return mounted(dir)
+		case "kernel":
+			return kernel()
+		}
 	}
 	if len(words) != 2 {
 		return fmt.Errorf("want WORK AMOUNT, not %q", words)
@@ -200,7 +205,17 @@ func mounted(dir string) error {
 			line = l
 		}
 	}
-	fmt.Println("mounted", line)
+	fmt.Println("mount", line)
+	return nil
+}
+
+// kernel prints the kernel's command line.
+func kernel() error {
+	text, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	fmt.Println("kernel", strings.TrimSpace(string(text)))
 	return nil
 }
 
