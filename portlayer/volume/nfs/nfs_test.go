@@ -117,6 +117,20 @@ func onServer(t *testing.T, c nfstest.Config, o Options, version nfsclient.Versi
 	})
 }
 
+// The laws on an implementation that is nobody's standard, so that the store does not come to lean on Ganesha.
+func TestStoreLawsOnAnother(t *testing.T) {
+	volumetest.Run(t, func(t *testing.T, dir string) volumetest.Place {
+		port := nfstest.Another(t, dir)
+		l := Location{Host: "127.0.0.1", Port: port, Path: "/", Options: Options{Vers: V3, MountPort: uint16(port)}}
+		hand, err := l.open(t.Context(), 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = hand.Close() })
+		return placeAt(t, dir, l, hand, l.open)
+	})
+}
+
 func TestStoreLawsOnVersion4(t *testing.T) { onServer(t, nfstest.Config{}, Options{}, nfsclient.V4) }
 
 func TestStoreLawsOnVersion3(t *testing.T) {

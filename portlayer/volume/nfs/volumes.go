@@ -189,6 +189,11 @@ func (s *Store) publish(ctx context.Context, making string, name portlayer.Volum
 	if hasReason(err, nfsclient.Exists) || hasReason(err, nfsclient.NotEmpty) {
 		return true, nil
 	}
+	if err != nil { // some servers have no word for it
+		if _, rerr := s.readRecord(ctx, name); rerr == nil {
+			return true, nil
+		}
+	}
 	return false, err
 }
 
