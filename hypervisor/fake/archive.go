@@ -49,9 +49,8 @@ func (s *system) place(p guest.Place) (tree, string, error) {
 		}
 		return tree{s.mounts, s.absent}, path.Join("/", p.Mount, string(p.Path)), nil
 	}
-	label := strings.TrimPrefix(p.Source, "label://")
 	for _, m := range s.mounts {
-		if m.content.extent != nil && string(m.content.label) == label {
+		if m.source == p.Source {
 			return tree{[]mount{{target: "/", content: m.content, part: p.Sub, readOnly: m.content.readOnly}}, nil}, path.Join("/", string(p.Path)), nil
 		}
 	}

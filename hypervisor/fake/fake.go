@@ -32,6 +32,8 @@ type World struct {
 	mu    sync.Mutex // guards below
 	sites map[string]*site
 	open  map[string]*holders // by the descriptor's absolute path
+
+	servers servers
 }
 
 // NewWorld makes a world in which nothing runs.

@@ -76,7 +76,7 @@ func (s *system) Mount(_ context.Context, m guest.MountSpec) error {
 	if s.dead {
 		return errOff
 	}
-	if !strings.HasPrefix(m.Source, "label://") {
+	if !strings.HasPrefix(m.Source, "label://") && !strings.HasPrefix(m.Source, "nfs://") {
 		return fault.New(fault.Unsupported, "only volumes are mounted in a container that runs, not %q", m.Source)
 	}
 	if m.Target == "/" {

@@ -49,7 +49,7 @@ func (r *running) connectCard(host context.Context) (net.Conn, error) {
 func (s *system) Network(n guest.Network, ask func(ctx context.Context, query []byte) ([]byte, error)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.interfaces, s.ask = slices.Clone(n.Interfaces), nil
+	s.interfaces, s.ask, s.storage = slices.Clone(n.Interfaces), nil, s.storage || n.Storage != nil
 	if n.Resolver {
 		s.ask = ask
 	}

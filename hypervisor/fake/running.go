@@ -40,7 +40,7 @@ func boot(w *World, id portlayer.ContainerID, sl *slot, d definition) *running {
 	began := time.Now()
 	r := &running{world: w, id: id, slot: sl, disks: d.Disks, off: make(chan struct{}), halt: make(chan struct{})}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	r.sys = newSystem(d.Disks, func() { r.stop("reboot: Power down") })
+	r.sys = newSystem(d.Disks, &w.servers, func() { r.stop("reboot: Power down") })
 	r.core = tether.NewCore(r.sys, []guest.Timing{{Name: "boot", Took: time.Since(began)}})
 	return r
 }

@@ -18,6 +18,7 @@ import (
 // system is the simulated operating system of one running machine: a tether.System.
 type system struct {
 	disks    []portlayer.Disk
+	servers  *servers
 	powerOff func()
 	born     time.Time
 
@@ -28,6 +29,8 @@ type system struct {
 	absent []string   // targets of mounts that are in another machine
 	procs  []*process // running, in the order of their start
 	pid    int        // of the last process
+
+	storage bool // the machine has its storage link
 
 	limits guest.Limits
 	still  chan struct{} // closed at the end of a pause; nil: there is none
@@ -46,9 +49,27 @@ type mount struct {
 	readOnly bool
 }
 
-func newSystem(disks []portlayer.Disk, powerOff func()) *system {
+func newSystem(disks []portlayer.Disk, servers *servers, powerOff func()) *system {
 	const first = 100 // where a real machine's processes begin, more or less
-	return &system{disks: disks, powerOff: powerOff, pid: first, born: time.Now()}
+	return &system{disks: disks, servers: servers, powerOff: powerOff, pid: first, born: time.Now()}
+}
+
+// servers are the directories that machines reach by their storage links, made when they are mounted first.
+type servers struct {
+	mu   sync.Mutex // guards below
+	have map[guest.Source]*content
+}
+
+func (s *servers) content(source guest.Source) *content {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.have == nil {
+		s.have = map[guest.Source]*content{}
+	}
+	if s.have[source] == nil {
+		s.have[source] = newMemory()
+	}
+	return s.have[source]
 }
 
 // Prepare is tether.System.Prepare. The texts of what can go wrong are those of the real tether. An image is opaque, so that there is nothing to copy.
@@ -69,6 +90,7 @@ var errOff = fault.New(fault.Unavailable, "the machine is off")
 
 // mountAll mounts what cfg names. The caller holds mu.
 func (s *system) mountAll(cfg guest.ExecutorConfig) error {
+	s.storage = s.storage || cfg.Network.Storage != nil
 	root := newMemory()
 	if cfg.Root.Writable != "" {
 		c, _, err := s.mountDisk(cfg.Root.Writable, "the container's own disk")
@@ -111,6 +133,12 @@ func (s *system) sortMounts() {
 // mountVolume mounts m, one of all, whose volume's content is in volumes if it is open. The caller holds mu.
 func (s *system) mountVolume(m guest.MountSpec, all []guest.MountSpec, volumes map[guest.Source]*content) error {
 	label, ok := strings.CutPrefix(m.Source, "label://")
+	if strings.HasPrefix(m.Source, "nfs://") {
+		if !s.storage {
+			return fault.New(fault.Internal, "%s cannot be mounted: the machine has no storage link", mountName(m))
+		}
+		volumes[m.Source], ok = s.servers.content(m.Source), true
+	}
 	if !ok {
 		return fault.New(fault.Unsupported, "mount source %q is not known to this tether", m.Source)
 	}

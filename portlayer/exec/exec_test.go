@@ -21,16 +21,19 @@ import (
 	"vch/portlayer/record"
 	"vch/portlayer/volume"
 	"vch/portlayer/volume/vmdk"
+	"vch/portlayer/volume/volumetest"
 )
 
 // host is a VCH without doors: real volume service and store over the fake hypervisor.
 type host struct {
-	t    *testing.T
-	dir  string
-	hv   *fake.Hypervisor
-	db   *record.DB
-	vols *volume.Service
-	s    *Service
+	wiring *wiring                 // nil: there are no networks
+	dirs   *volumetest.Directories // nil: there is one store
+	t      *testing.T
+	dir    string
+	hv     *fake.Hypervisor
+	db     *record.DB
+	vols   *volume.Service
+	s      *Service
 
 	mu     sync.Mutex // guards events
 	events []string
@@ -88,11 +91,19 @@ func (h *host) up(fp string) {
 		defer h.mu.Unlock()
 		h.events = append(h.events, e.Noun+" "+e.Verb)
 	}
-	if h.vols, err = volume.New(volume.Options{Stores: []portlayer.VolumeStore{store}, AnonymousCapacity: 8 * portlayer.MiB, DefaultCapacity: 8 * portlayer.MiB, Publish: publish, Log: log}); err != nil {
+	stores := []portlayer.VolumeStore{store}
+	if h.dirs != nil {
+		stores = append(stores, h.dirs)
+	}
+	if h.vols, err = volume.New(volume.Options{Stores: stores, AnonymousCapacity: 8 * portlayer.MiB, DefaultCapacity: 8 * portlayer.MiB, Publish: publish, Log: log}); err != nil {
 		h.t.Fatal(err)
 	}
-	h.s, err = New(ctx, Options{DB: h.db, Hypervisor: h.hv, Volumes: h.vols, Binder: h.vols, Images: images{}, Publish: publish, Log: log,
-		Dir: filepath.Join(h.dir, "containers"), Memory: 256 * portlayer.MiB, CPUs: 1e9, Failpoints: points})
+	o := Options{DB: h.db, Hypervisor: h.hv, Volumes: h.vols, Binder: h.vols, Images: images{}, Publish: publish, Log: log,
+		Dir: filepath.Join(h.dir, "containers"), Memory: 256 * portlayer.MiB, CPUs: 1e9, Failpoints: points}
+	if h.wiring != nil {
+		o.Wiring = h.wiring
+	}
+	h.s, err = New(ctx, o)
 	if err != nil {
 		h.t.Fatal(err)
 	}

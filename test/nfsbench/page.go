@@ -31,7 +31,20 @@ func ratioOf(a, b []float64) ratio {
 	return ratio{quantile(all, 0.5), quantile(all, 0.25), quantile(all, 0.75)}
 }
 
-func (r ratio) String() string { return fmt.Sprintf("%.2f (%.2f to %.2f)", r.median, r.low, r.high) }
+func (r ratio) String() string {
+	return fmt.Sprintf("%s (%s to %s)", short(r.median), short(r.low), short(r.high))
+}
+
+// short is a ratio with the digits that tell something.
+func short(x float64) string {
+	switch {
+	case x >= 100:
+		return fmt.Sprintf("%.0f", x)
+	case x < 0.1:
+		return fmt.Sprintf("%.4f", x)
+	}
+	return fmt.Sprintf("%.2f", x)
+}
 
 // rates are a work's in a place: MiB or operations a second.
 func (r results) rates(place string, w work) (all []float64) {
@@ -89,7 +102,7 @@ More is better; a ratio below 1 means that vch is slower.
 			r.row(&b, w.name, "%.1f", func(place string) []float64 { return r.medians(place, w) })
 		}
 	}
-	b.WriteString("\n" + r.verdict(all) + "\n" + r.processors(all) + r.starts())
+	b.WriteString("\n" + r.verdict(all) + r.processors(all) + r.starts())
 	return b.String()
 }
 
@@ -137,8 +150,9 @@ func (r results) processors(all []work) string {
 	b.WriteString(`
 ## Processors
 
-What each process had of one processor while the work was done, in per cent (/proc/PID/stat). A guest that is emulated has one thread for its processor; beside it, vch carries its
-frames and the connection to the server in a process of its own, the machine by hand in QEMU's. vch has no profiling endpoint: what its time is spent on was not profiled.
+Processor time of each process by operation, or by MiB where the work is sequential, in µs (/proc/PID/stat, all rounds). QEMU's is its guest's, the NFS client's and the network's work
+there, and its own. The machine by hand has its network in QEMU; vch has the end of the guest's connection, and the connection to the server, in its own process. vch has no profiling
+endpoint: what its time is spent on was not profiled.
 
 | | vch: QEMU | vch | server | by hand: QEMU | server |
 |---|---:|---:|---:|---:|---:|
@@ -146,11 +160,8 @@ frames and the connection to the server in a process of its own, the machine by 
 	for _, w := range all {
 		fmt.Fprintf(&b, "| %s |", w.name)
 		for _, c := range []struct{ place, who string }{{inVCH, "QEMU"}, {inVCH, "vch"}, {inVCH, "server"}, {byHand, "QEMU"}, {byHand, "server"}} {
-			var took time.Duration
-			for _, t := range r.told[c.place][w.name] {
-				took += t.took
-			}
-			fmt.Fprintf(&b, " %.0f |", 100*r.spent[c.place][w.name][c.who].Seconds()/took.Seconds())
+			done := w.amount * len(r.told[c.place][w.name])
+			fmt.Fprintf(&b, " %.0f |", r.spent[c.place][w.name][c.who].Seconds()*1e6/float64(done))
 		}
 		b.WriteString("\n")
 	}
