@@ -168,7 +168,11 @@ func (s *Store) Status(ctx context.Context) portlayer.StoreStatus {
 		}
 		return portlayer.StoreStatus{Degraded: s.why}
 	}
-	var status portlayer.StoreStatus
+	return s.room(ctx)
+}
+
+// room is Status of a store that answered just now.
+func (s *Store) room(ctx context.Context) (status portlayer.StoreStatus) {
 	err := s.do(ctx, false, func(ctx context.Context, e Export) error {
 		total, free, err := e.Space(ctx)
 		status = portlayer.StoreStatus{Total: portlayer.Bytes(total), Free: portlayer.Bytes(free)}

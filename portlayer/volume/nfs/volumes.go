@@ -389,15 +389,32 @@ func (s *Store) Remove(ctx context.Context, name portlayer.VolumeName) error {
 	return nil
 }
 
-// Usage is portlayer.VolumeStore.Usage: what a directory takes, only a walk through it could tell.
+// Inspect is Get, Usage and Status at once.
+func (s *Store) Inspect(ctx context.Context, name portlayer.VolumeName) (vol portlayer.Volume, use portlayer.VolumeUsage, status portlayer.StoreStatus, err error) {
+	if vol, err = s.Get(ctx, name); err != nil {
+		return vol, use, status, err
+	}
+	return vol, unknownUsage, s.room(ctx), nil
+}
+
+// ListUsage is List, and Usage of each.
+func (s *Store) ListUsage(ctx context.Context) ([]portlayer.Volume, []portlayer.VolumeUsage, error) {
+	vols, err := s.List(ctx)
+	return vols, slices.Repeat([]portlayer.VolumeUsage{unknownUsage}, len(vols)), err
+}
+
+// unknownUsage is what a directory takes: only a walk through it could tell.
+var unknownUsage = portlayer.VolumeUsage{Allocated: -1}
+
+// Usage is portlayer.VolumeStore.Usage.
 func (s *Store) Usage(ctx context.Context, name portlayer.VolumeName) (portlayer.VolumeUsage, error) {
 	if _, err := s.Get(ctx, name); err != nil {
 		return portlayer.VolumeUsage{}, err
 	}
-	return portlayer.VolumeUsage{Allocated: -1}, nil
+	return unknownUsage, nil
 }
 
-// change rewrites a volume's record.
+// rewrite replaces a volume's record.
 func (s *Store) rewrite(ctx context.Context, name portlayer.VolumeName, rec record) error {
 	data, err := encode(rec)
 	if err != nil {
