@@ -265,6 +265,30 @@ func TestServerRestart(t *testing.T) {
 	})
 }
 
+// What is at the path after a server's restart is what is seen, although the directory that was there is there still, elsewhere.
+func TestAnotherDirectoryAfterRestart(t *testing.T) {
+	onGanesha(t, nfstest.Config{}, func(t *testing.T, s *nfstest.Server, o Options) {
+		sub := filepath.Join(s.Dir, "sub")
+		check(t, os.Mkdir(sub, 0o755))
+		check(t, os.WriteFile(filepath.Join(sub, "old"), nil, 0o644))
+		o.Path += "/sub"
+		e := open(t, o)
+		_, err := e.Stat(t.Context(), "old")
+		check(t, err)
+		s.Kill()
+		check(t, os.Rename(sub, filepath.Join(s.Dir, "away")))
+		check(t, os.Mkdir(sub, 0o755))
+		check(t, os.WriteFile(filepath.Join(sub, "new"), nil, 0o644))
+		s.Restart()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		_, err = e.Stat(ctx, "new")
+		check(t, err)
+		_, err = e.Stat(ctx, "old")
+		wantReason(t, err, NotFound)
+	})
+}
+
 // A stopped server is silent, and no call waits longer than its context; when it goes on, so do calls, in slots whose replies came late.
 func TestSilence(t *testing.T) {
 	onGanesha(t, nfstest.Config{}, func(t *testing.T, s *nfstest.Server, o Options) {

@@ -128,6 +128,7 @@ type protocol interface {
 	rename(ctx context.Context, fromDir place, from string, toDir place, to string) error
 	space(ctx context.Context) (total, free uint64, err error)
 	renewRoot(ctx context.Context) error // looks the root up again
+	lost() bool                          // the connection broke, and there is no other yet
 	close()
 }
 
@@ -179,8 +180,12 @@ func (e *Export) Close() error {
 	return nil
 }
 
-// do makes a call on behalf of op. A stale handle is given one more chance, for the root may have been exported anew, or a directory been replaced meanwhile.
+// do makes a call on behalf of op. A stale handle is given one more chance, for the root may have been exported anew, or a directory been replaced meanwhile. So may it where the
+// connection broke, and another server, or another file system, be what is exported now; where that cannot be found out, the call itself says what is the matter.
 func (e *Export) do(ctx context.Context, op, name string, call func() error) error {
+	if e.p.lost() {
+		e.lookAgain(ctx)
+	}
 	err := call()
 	if hasReason(err, Stale) {
 		if e.p.renewRoot(ctx) == nil {
@@ -188,6 +193,17 @@ func (e *Export) do(ctx context.Context, op, name string, call func() error) err
 		}
 	}
 	return named(op, name, err)
+}
+
+// lookAgain leaves the call that it is done for half of its time: version 3 asks another program than the one that serves files, and it may be the only silent one.
+func (e *Export) lookAgain(ctx context.Context) {
+	most := 5 * time.Second
+	if end, ok := ctx.Deadline(); ok {
+		most = min(most, time.Until(end)/2)
+	}
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	_ = e.p.renewRoot(ctx)
 }
 
 // orphan is the error of making something in dir: if dir is the root, and is not found, it is stale. Ganesha keeps a directory open that was removed beside it,

@@ -3,6 +3,7 @@ package nfsclient
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -40,6 +41,7 @@ type v3 struct {
 
 	turn *turn // guards conn
 	conn *conn
+	last atomic.Pointer[conn] // conn, as it was seen last
 
 	mu     sync.Mutex // guards the rest
 	handle []byte     // of the root
@@ -107,8 +109,14 @@ func (v *v3) connection(ctx context.Context) (*conn, error) {
 	c, err := v.dialer.connect(ctx, v.opts.Port)
 	if err == nil {
 		v.conn = c
+		v.last.Store(c)
 	}
 	return c, err
+}
+
+func (v *v3) lost() bool {
+	c := v.last.Load()
+	return c != nil && c.isBroken()
 }
 
 func (v *v3) close() {
@@ -260,6 +268,8 @@ func (v *v3) stat(ctx context.Context, at place) (node, error) {
 }
 
 func (v *v3) renewRoot(ctx context.Context) error {
+	ctx, stop := v.turn.until(ctx)
+	defer stop()
 	handle, err := v.mount(ctx)
 	if err != nil {
 		return err

@@ -27,6 +27,7 @@ type v4 struct {
 
 	turn   *turn // guards what follows
 	conn   *conn
+	last   atomic.Pointer[conn] // conn, as it was seen last
 	client *client4
 	sess   *session
 
@@ -83,6 +84,7 @@ func (v *v4) session(ctx context.Context) (*session, error) {
 			return nil, err
 		}
 		v.conn = c
+		v.last.Store(c)
 	}
 	for range 3 {
 		if err = v.advance(ctx); err == nil {
@@ -100,6 +102,11 @@ func (v *v4) session(ctx context.Context) (*session, error) {
 		}
 	}
 	return nil, err
+}
+
+func (v *v4) lost() bool {
+	c := v.last.Load()
+	return c != nil && c.isBroken()
 }
 
 // advance takes the steps from what is there to a session.

@@ -41,10 +41,22 @@ type turn struct {
 
 	mu     sync.Mutex // guards the rest
 	cancel context.CancelFunc
-	over   bool
+	life   context.Context // ends with the turn
+	over   context.CancelFunc
 }
 
-func newTurn() *turn { return &turn{token: make(chan struct{}, 1)} }
+func newTurn() *turn {
+	t := &turn{token: make(chan struct{}, 1)}
+	t.life, t.over = context.WithCancel(context.Background())
+	return t
+}
+
+// until is a context that ends with the turn too, for work that does not need it.
+func (t *turn) until(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(t.life, cancel)
+	return ctx, func() { stop(); cancel() }
+}
 
 // take gives the context to work in.
 func (t *turn) take(ctx context.Context) (context.Context, error) {
@@ -55,7 +67,7 @@ func (t *turn) take(ctx context.Context) (context.Context, error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.over {
+	if t.life.Err() != nil {
 		<-t.token
 		return nil, &Error{Reason: Lost, Err: errClosed}
 	}
@@ -73,8 +85,8 @@ func (t *turn) give() {
 // end interrupts who has the turn and takes it for ever. The first call reports true.
 func (t *turn) end() bool {
 	t.mu.Lock()
-	was := t.over
-	t.over = true
+	was := t.life.Err() != nil
+	t.over()
 	if t.cancel != nil {
 		t.cancel()
 	}
