@@ -22,7 +22,7 @@ const (
 	storageTag = 4094
 	// longFrame is the longest frame of a network, and longestFrame of the link, in bytes, with its tag. What is longer is no frame, and the stream is broken.
 	longFrame    = 1500 + ether.Head + tagSize
-	longestFrame = 9000 + ether.Head + tagSize
+	longestFrame = 60000 + ether.Head + tagSize
 	// waiting is how many frames may wait for a machine that does not take them; then they are dropped, as by a switch.
 	waiting = 512
 )

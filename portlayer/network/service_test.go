@@ -91,7 +91,7 @@ type ropes struct {
 
 func (r *ropes) Send([]byte)                {}
 func (r *ropes) Close()                     { r.closed = true }
-func (r *ropes) Interface() guest.Interface { return guest.Interface{Name: "storage", MTU: 9000} }
+func (r *ropes) Interface() guest.Interface { return guest.Interface{Name: "storage", MTU: 60000} }
 func (r *ropes) Allow(rs []portlayer.Reach) { r.allowed = rs }
 func (h *host) open(func([]byte)) portlayer.ReachLink {
 	h.links = append(h.links, &ropes{})

@@ -35,8 +35,8 @@ var (
 )
 
 const (
-	// reachMTU is what a link carries, in bytes: a guest without offloads pays by the packet.
-	reachMTU = 9000
+	// reachMTU is what a link carries, in bytes: a guest without offloads pays by the packet (doc/nfs-speed.md). IPv4 ends at 65535.
+	reachMTU = 60000
 	// privileged is the first port that is anybody's (bind(2), CAP_NET_BIND_SERVICE).
 	privileged = 1024
 	// timeWait is how long the end of a connection that was closed here first is kept.
