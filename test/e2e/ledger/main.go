@@ -1,6 +1,7 @@
 // Command ledger writes lines into a file that others write to at the same time, in the ways that programs have to agree on that; the scripts of test/e2e run it in containers.
 //
 //	ledger add flock|posix FILE N TAG   N times: lock the file, write a line "TAG NUMBER" to its end, unlock
+//	ledger add mkdir FILE N TAG         N times: make the directory FILE.lock, write such a line to a file opened anew, close it, remove the directory
 //	ledger hold flock|posix FILE        lock the file, say so, and keep it until standard input ends
 //	ledger try flock|posix FILE         say whether the file could be locked: "free" or "taken"
 //	ledger keep FILE                    for ever: write the next number, fsync, and only then say it
@@ -31,6 +32,9 @@ func run(args []string) error {
 		n, err := strconv.Atoi(args[3])
 		if err != nil {
 			return err
+		}
+		if args[1] == "mkdir" {
+			return addByDirectory(args[2], n, args[4])
 		}
 		return add(args[1], args[2], n, args[4])
 	case len(args) == 3 && (args[0] == "hold" || args[0] == "try"):
@@ -95,6 +99,31 @@ func add(how, file string, n int, tag string) error {
 			return err
 		}
 		if err := unlock(f, how); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addByDirectory is what programs do where there are no locks: who has made the directory has the file.
+func addByDirectory(file string, n int, tag string) error {
+	for i := range n {
+		for {
+			err := os.Mkdir(file+".lock", 0o777)
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, os.ErrExist) {
+				return err
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		f, err := open(file)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(f, "%s %d\n", tag, i)
+		if err := errors.Join(err, f.Close(), os.Remove(file+".lock")); err != nil {
 			return err
 		}
 	}
