@@ -27,9 +27,10 @@ type host struct {
 	ns   string   // the network namespace that the daemon is in; "": the test's own
 	near string   // the path of another's, in which it is; "": it is in none
 
-	mu     sync.Mutex // guards below
-	daemon *exec.Cmd
-	ended  chan struct{} // closed when daemon has ended
+	mu      sync.Mutex // guards below
+	daemon  *exec.Cmd
+	ended   chan struct{} // closed when daemon has ended
+	awaited bool          // somebody waited for that
 }
 
 func newHost(bin string) *host {
@@ -176,7 +177,7 @@ func (h *host) serve(args ...string) error {
 	ended := make(chan struct{})
 	go func() { cmd.Wait(); close(ended) }()
 	h.mu.Lock()
-	h.daemon, h.ended = cmd, ended
+	h.daemon, h.ended, h.awaited = cmd, ended, false
 	h.mu.Unlock()
 	deadline := time.Now().Add(limit)
 	for {
@@ -187,6 +188,7 @@ func (h *host) serve(args ...string) error {
 		}
 		select {
 		case <-ended:
+			_, _ = h.wait()
 			return fmt.Errorf("the daemon ended at once (%v):\n%s", cmd.ProcessState, h.logTail(20))
 		case <-time.After(20 * time.Millisecond):
 		}
@@ -231,6 +233,9 @@ func (h *host) wait() (*os.ProcessState, error) {
 	h.mu.Unlock()
 	select {
 	case <-ended:
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.awaited = h.awaited || h.daemon == cmd
 		return cmd.ProcessState, nil
 	case <-time.After(limit):
 		return nil, errors.New("the daemon goes on")
@@ -391,13 +396,18 @@ func (h *host) end() (wrong []string) {
 		return nil // it never served
 	}
 	if !h.running() {
+		h.mu.Lock()
+		if h.daemon != nil && !h.awaited {
+			wrong = append(wrong, fmt.Sprintf("the daemon had ended by itself (%v):\n%s", h.daemon.ProcessState, h.logTail(60)))
+		}
+		h.mu.Unlock()
 		if err := h.serve(h.args...); err != nil {
-			return []string{"for cleaning up: " + err.Error()}
+			return append(wrong, "for cleaning up: "+err.Error())
 		}
 	}
 	ids, err := h.docker("ps", "-aq", "--no-trunc")
 	if err != nil {
-		return []string{err.Error()}
+		return append(wrong, err.Error())
 	}
 	for _, id := range strings.Fields(ids) {
 		if _, err := h.docker("rm", "-f", "-v", id); err != nil {
