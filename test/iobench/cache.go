@@ -1,25 +1,11 @@
 package main
 
 import (
-	"errors"
 	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
-
-// forget has the host write the file out and drop it from its page cache (posix_fadvise(2), POSIX_FADV_DONTNEED).
-func forget(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	err = f.Sync()
-	if err == nil {
-		err = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
-	}
-	return errors.Join(err, f.Close())
-}
 
 // resident is how many bytes of the file the host's page cache holds (mincore(2)).
 func resident(path string) (int64, error) {

@@ -1,31 +1,10 @@
 package main
 
 import (
-	"math"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 )
-
-func TestQuantile(t *testing.T) {
-	all := []float64{4, 1, 3, 2, 5}
-	for q, want := range map[float64]float64{0: 1, 0.25: 2, 0.5: 3, 0.625: 3.5, 1: 5} {
-		if got := quantile(all, q); got != want {
-			t.Errorf("%v: %v, want %v", q, got, want)
-		}
-	}
-	if got := quantile(nil, 0.5); !math.IsNaN(got) {
-		t.Errorf("of none: %v", got)
-	}
-}
-
-func TestClosure(t *testing.T) {
-	dep := "k/top.ko: k/mid.ko k/low.ko\nk/mid.ko: k/low.ko\nk/low.ko:\nk/else.ko:\n"
-	if got := closure(dep, "mid", "top", "builtin"); !slices.Equal(got, []string{"k/low.ko", "k/mid.ko", "k/top.ko"}) {
-		t.Errorf("%v", got)
-	}
-}
 
 func TestTaken(t *testing.T) {
 	if got, err := taken("noise\r\ntook 1500\r\n"); err != nil || got != 1500 {

@@ -12,7 +12,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -20,6 +19,7 @@ import (
 	"time"
 
 	"vch/internal/atomicfile"
+	"vch/test/measure"
 )
 
 func main() {
@@ -101,17 +101,15 @@ func bench(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	load := filepath.Join(dir, "load")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", load, "vch/test/iobench/load")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, out)
+	load, err := measure.Build(ctx, dir, "vch/test/iobench/load")
+	if err != nil {
+		return err
 	}
 	h, err := serve(ctx, dir, o)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, h.end()) }()
+	defer func() { err = errors.Join(err, h.End()) }()
 	r := results{rates: map[string]map[string][]float64{}, cached: map[string]int64{}}
 	began := time.Now()
 	if r.about, err = h.about(ctx); err != nil {
@@ -131,7 +129,7 @@ func bench(ctx context.Context, o options) (err error) {
 		if err != nil {
 			return fmt.Errorf("%s: %w", t.name, err)
 		}
-		defer m.end()
+		defer m.End()
 		places = append(places, place{t.name, extent, m.do})
 	}
 	compared := func(p place) bool { return p.name == vchName || p.name == chosen || p.name == jailed }
@@ -193,7 +191,7 @@ func (p place) round(ctx context.Context, all []work) (rates map[string]float64,
 					return nil, 0, err
 				}
 			}
-			if err := forget(p.extent); err != nil {
+			if err := measure.Forget(p.extent); err != nil {
 				return nil, 0, err
 			}
 			forgotten = true

@@ -2,39 +2,19 @@ package main
 
 import (
 	"fmt"
-	"math"
-	"slices"
 	"strings"
 	"time"
+
+	"vch/test/measure"
 )
 
 // bar is how far vch may be below the machine by hand.
 const bar = 0.05
 
-// quantile of figures, between two of them in proportion; NaN of none.
-func quantile(figures []float64, q float64) float64 {
-	if len(figures) == 0 {
-		return math.NaN()
-	}
-	all := slices.Sorted(slices.Values(figures))
-	at := q * float64(len(all)-1)
-	low := int(at)
-	high := min(low+1, len(all)-1)
-	return all[low] + (at-float64(low))*(all[high]-all[low])
-}
-
-// ratios divides what was measured in the same round.
-func ratios(a, b []float64) (all []float64) {
-	for i := range min(len(a), len(b)) {
-		all = append(all, a[i]/b[i])
-	}
-	return all
-}
-
 // figure is the median, and half the distance of the quartiles in per cent of it.
 func figure(all []float64) string {
-	m := quantile(all, 0.5)
-	return fmt.Sprintf("%.0f ±%.0f", m, 50*(quantile(all, 0.75)-quantile(all, 0.25))/m)
+	m := measure.Quantile(all, 0.5)
+	return fmt.Sprintf("%.0f ±%.0f", m, 50*(measure.Quantile(all, 0.75)-measure.Quantile(all, 0.25))/m)
 }
 
 // page is the results as Markdown.
@@ -60,15 +40,15 @@ that of one round, vch to the machine by hand; 1 is as fast, above it faster. In
 `, o.mib, chosen, 100*bar, 100*bar)
 	for _, w := range works(o.mib) {
 		ours := r.rates[vchName][w.name]
-		fmt.Fprintf(&b, "| %s, %s | %.0f |", w.name, w.unit(), quantile(ours, 0.5))
+		fmt.Fprintf(&b, "| %s, %s | %.0f |", w.name, w.unit(), measure.Quantile(ours, 0.5))
 		for _, name := range []string{chosen, jailed} {
 			theirs := r.rates[name][w.name]
-			all := ratios(ours, theirs)
+			all := measure.Ratios(ours, theirs)
 			verdict := "yes"
-			if quantile(all, 0.5) < 1-bar {
+			if measure.Quantile(all, 0.5) < 1-bar {
 				verdict = "no"
 			}
-			fmt.Fprintf(&b, " %.0f | %.3f (%.2f to %.2f) | %s |", quantile(theirs, 0.5), quantile(all, 0.5), quantile(all, 0.25), quantile(all, 0.75), verdict)
+			fmt.Fprintf(&b, " %.0f | %.3f (%.2f to %.2f) | %s |", measure.Quantile(theirs, 0.5), measure.Quantile(all, 0.5), measure.Quantile(all, 0.25), measure.Quantile(all, 0.75), verdict)
 		}
 		b.WriteString("\n")
 	}

@@ -16,13 +16,13 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"vch/internal/atomicfile"
+	"vch/test/measure"
 )
 
 func main() {
@@ -284,24 +284,10 @@ func pageOf(o options, s *site, all []thing, figures [][2][]float64) string {
 			if (t.verb == "rtt") != part.rtt {
 				continue
 			}
-			ratios := make([]float64, len(figures[k][0]))
-			for i := range ratios {
-				ratios[i] = figures[k][1][i] / figures[k][0][i]
-			}
-			fmt.Fprintf(&b, "| %s | %.1f | %.1f | %.2f (%.2f to %.2f) |\n", t.what, quantile(figures[k][0], 0.5)/part.scale, quantile(figures[k][1], 0.5)/part.scale,
-				quantile(ratios, 0.5), quantile(ratios, 0.25), quantile(ratios, 0.75))
+			ratios := measure.Ratios(figures[k][1], figures[k][0])
+			fmt.Fprintf(&b, "| %s | %.1f | %.1f | %.2f (%.2f to %.2f) |\n", t.what, measure.Quantile(figures[k][0], 0.5)/part.scale, measure.Quantile(figures[k][1], 0.5)/part.scale,
+				measure.Quantile(ratios, 0.5), measure.Quantile(ratios, 0.25), measure.Quantile(ratios, 0.75))
 		}
 	}
 	return b.String()
-}
-
-// quantile is the value below which the share q of all lies, between two by their distance.
-func quantile(all []float64, q float64) float64 {
-	sorted := slices.Sorted(slices.Values(all))
-	at := q * float64(len(sorted)-1)
-	low := int(at)
-	if low == len(sorted)-1 {
-		return sorted[low]
-	}
-	return sorted[low] + (at-float64(low))*(sorted[low+1]-sorted[low])
 }

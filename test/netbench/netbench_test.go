@@ -6,18 +6,6 @@ import (
 	"testing"
 )
 
-func TestQuantile(t *testing.T) {
-	all := []float64{4, 1, 3, 2}
-	for q, want := range map[float64]float64{0: 1, 0.5: 2.5, 1: 4, 0.25: 1.75} {
-		if got := quantile(all, q); got != want {
-			t.Errorf("%v: %v, want %v", q, got, want)
-		}
-	}
-	if got := quantile([]float64{7}, 0.5); got != 7 {
-		t.Error(got)
-	}
-}
-
 func TestPage(t *testing.T) {
 	all := things()
 	figures := make([][2][]float64, len(all))

@@ -12,7 +12,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -20,6 +19,7 @@ import (
 	"time"
 
 	"vch/internal/atomicfile"
+	"vch/test/measure"
 )
 
 func main() {
@@ -76,7 +76,7 @@ func works(mib int) []work {
 type place struct {
 	name string
 	file string // ./load's file, as the server's host has it
-	talk *talk
+	talk talk
 	pids map[string]int // whose processor time is counted, by what they are; the server's is there too
 }
 
@@ -108,11 +108,9 @@ func bench(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	load := filepath.Join(dir, "load")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", load, "vch/test/nfsbench/load")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, out)
+	load, err := measure.Build(ctx, dir, "vch/test/nfsbench/load")
+	if err != nil {
+		return err
 	}
 	began := time.Now()
 	server, err := export(o.disk)
@@ -124,7 +122,7 @@ func bench(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, h.end()) }()
+	defer func() { err = errors.Join(err, h.End()) }()
 	r := results{told: map[string]map[string][]told{}, spent: map[string]map[string]map[string]time.Duration{}}
 	if r.about, err = h.about(ctx); err != nil {
 		return err
@@ -165,39 +163,38 @@ func bench(ctx context.Context, o options) (err error) {
 }
 
 // settle makes the three places. end ends what was made, also after an error.
-func settle(ctx context.Context, h *host, dir, load string, server *served) (places []place, end func(), err error) {
-	var talks []*talk
+func settle(ctx context.Context, h host, dir, load string, server *served) (_ []place, end func(), _ error) {
+	var places []place
 	end = func() {
-		for _, t := range talks {
-			t.end()
+		for _, p := range places {
+			p.talk.End()
 		}
 	}
 	add := func(p place, err error) error {
-		if err == nil {
-			places, talks = append(places, p), append(talks, p.talk)
+		if p.talk.Console != nil {
+			places = append(places, p)
 		}
 		return err
 	}
-	if err := add(h.container(ctx, load, server)); err != nil {
+	container, like, err := h.container(ctx, load, server)
+	if err := add(container, err); err != nil {
 		return nil, end, err
 	}
-	like, err := h.likeness(ctx)
+	line, err := container.talk.tell(ctx, "kernel")
 	if err != nil {
 		return nil, end, err
 	}
-	if like.line, err = talks[0].tell(ctx, "kernel"); err != nil {
+	if err := add(machine(ctx, filepath.Join(dir, "hand"), load, like, line, server)); err != nil {
 		return nil, end, err
 	}
-	if err := add(machine(ctx, filepath.Join(dir, "hand"), load, like, server)); err != nil {
-		return nil, end, err
-	}
-	return places, end, add(disk(ctx, load, server))
+	err = add(disk(ctx, load, server))
+	return places, end, err
 }
 
 // measure has a work done once in a place. What is not to count is only done.
 func (r results) measure(ctx context.Context, p place, w work, counts bool) error {
 	if w.cold {
-		if err := forget(p.file); err != nil {
+		if err := measure.Forget(p.file); err != nil {
 			return err
 		}
 	}

@@ -2,33 +2,18 @@ package main
 
 import (
 	"fmt"
-	"math"
-	"slices"
 	"strings"
 	"time"
-)
 
-// quantile of figures, between two of them in proportion; NaN of none.
-func quantile(figures []float64, q float64) float64 {
-	if len(figures) == 0 {
-		return math.NaN()
-	}
-	all := slices.Sorted(slices.Values(figures))
-	at := q * float64(len(all)-1)
-	low := int(at)
-	high := min(low+1, len(all)-1)
-	return all[low] + (at-float64(low))*(all[high]-all[low])
-}
+	"vch/test/measure"
+)
 
 // ratio is the median of what was measured in the same round, a to b, and the quartiles.
 type ratio struct{ median, low, high float64 }
 
 func ratioOf(a, b []float64) ratio {
-	var all []float64
-	for i := range min(len(a), len(b)) {
-		all = append(all, a[i]/b[i])
-	}
-	return ratio{quantile(all, 0.5), quantile(all, 0.25), quantile(all, 0.75)}
+	all := measure.Ratios(a, b)
+	return ratio{measure.Quantile(all, 0.5), measure.Quantile(all, 0.25), measure.Quantile(all, 0.75)}
 }
 
 func (r ratio) String() string {
@@ -110,10 +95,10 @@ More is better; a ratio below 1 means that vch is slower.
 // row is a line of a table: the places, and vch beside each other.
 func (r results) row(b *strings.Builder, name, format string, of func(place string) []float64) {
 	ours := of(inVCH)
-	fmt.Fprintf(b, "| %s | "+format+" |", name, quantile(ours, 0.5))
+	fmt.Fprintf(b, "| %s | "+format+" |", name, measure.Quantile(ours, 0.5))
 	for _, place := range []string{byHand, onDisk} {
 		theirs := of(place)
-		fmt.Fprintf(b, " "+format+" | %v |", quantile(theirs, 0.5), ratioOf(ours, theirs))
+		fmt.Fprintf(b, " "+format+" | %v |", measure.Quantile(theirs, 0.5), ratioOf(ours, theirs))
 	}
 	b.WriteString("\n")
 }
@@ -197,10 +182,10 @@ func (r results) starts() string {
 	}
 	for i, w := range ways() {
 		if i == 0 {
-			fmt.Fprintf(&b, "| %s | %.0f | |\n", w.name, quantile(ms[i], 0.5))
+			fmt.Fprintf(&b, "| %s | %.0f | |\n", w.name, measure.Quantile(ms[i], 0.5))
 			continue
 		}
-		fmt.Fprintf(&b, "| %s | %.0f | %v |\n", w.name, quantile(ms[i], 0.5), ratioOf(ms[i], ms[0]))
+		fmt.Fprintf(&b, "| %s | %.0f | %v |\n", w.name, measure.Quantile(ms[i], 0.5), ratioOf(ms[i], ms[0]))
 	}
 	nfs, disk := len(ms)-1, len(ms)-2
 	fmt.Fprintf(&b, "\nWith an NFS volume, to one on a disk: %v.\n", ratioOf(ms[nfs], ms[disk]))

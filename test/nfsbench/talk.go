@@ -1,95 +1,29 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"vch/test/measure"
 )
 
-// wait bounds every wait; a host without KVM is slow.
-const wait = 3 * time.Minute
-
-// talk is a ./load that serves at the other end of a command's input and output. One piece of work at a time.
-type talk struct {
-	cmd   *exec.Cmd
-	in    io.WriteCloser
-	lines chan string // what it prints; closed at its end
-}
+// talk is with a ./load that serves.
+type talk struct{ *measure.Console }
 
 // begin starts a command, and returns when the ./load in it is ready.
-func begin(ctx context.Context, cmd *exec.Cmd) (*talk, error) {
-	t := &talk{cmd: cmd, lines: make(chan string, 16)}
-	// A session of its own, as vch's machines have: on a busy host the scheduler gives each session its part (sched(7), autogroup).
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.Stderr = os.Stderr
-	var err error
-	if t.in, err = cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	go func() {
-		defer close(t.lines)
-		for s := bufio.NewScanner(out); s.Scan(); {
-			t.lines <- strings.TrimSpace(s.Text())
-		}
-	}()
-	if _, err := t.until(ctx, "ready"); err != nil {
-		t.end()
-		return nil, err
-	}
-	return t, nil
+func begin(ctx context.Context, cmd *exec.Cmd) (t talk, err error) {
+	t.Console, err = measure.Begin(ctx, cmd)
+	return t, err
 }
 
-// until reads up to a line that is word, and gives what was said before.
-func (t *talk) until(ctx context.Context, word string) (said string, err error) {
-	limit := time.NewTimer(wait)
-	defer limit.Stop()
-	for {
-		select {
-		case line, ok := <-t.lines:
-			switch {
-			case !ok:
-				return said, fmt.Errorf("it ended: %s", said)
-			case strings.HasPrefix(line, "failed:"):
-				return said, errors.New(line)
-			case line == word:
-				return said, nil
-			}
-			said += line + "\n"
-		case <-limit.C:
-			return said, fmt.Errorf("it does not answer: %s", said)
-		case <-ctx.Done():
-			return said, ctx.Err()
-		}
-	}
-}
-
-func (t *talk) ask(ctx context.Context, words ...any) (string, error) {
-	if _, err := fmt.Fprintln(t.in, words...); err != nil {
-		return "", err
-	}
-	return t.until(ctx, "ready")
-}
-
-func (t *talk) do(ctx context.Context, kind string, amount int) (told, error) {
-	said, err := t.ask(ctx, kind, amount)
+func (t talk) do(ctx context.Context, kind string, amount int) (told, error) {
+	said, err := t.Ask(ctx, kind, amount)
 	if err != nil {
 		return told{}, err
 	}
@@ -97,18 +31,10 @@ func (t *talk) do(ctx context.Context, kind string, amount int) (told, error) {
 }
 
 // tell asks for what is said in one line: mount, what is mounted where the work is done; kernel, the kernel's command line.
-func (t *talk) tell(ctx context.Context, what string) (string, error) {
-	said, err := t.ask(ctx, what)
+func (t talk) tell(ctx context.Context, what string) (string, error) {
+	said, err := t.Ask(ctx, what)
 	_, line, _ := strings.Cut(strings.TrimSpace(said), what+" ")
 	return line, err
-}
-
-// end ends the command.
-func (t *talk) end() {
-	_ = t.cmd.Process.Kill()
-	for range t.lines { // what it still said, so that its reader ends
-	}
-	_ = t.cmd.Wait()
 }
 
 // toldBy reads what ./load prints of a work.
@@ -130,19 +56,6 @@ func disk(ctx context.Context, load string, server *served) (p place, err error)
 	}
 	p.talk, err = begin(ctx, exec.Command(load, "serve", filepath.Dir(p.file)))
 	return p, err
-}
-
-// forget has the host write the file out and drop it from its page cache (posix_fadvise(2), POSIX_FADV_DONTNEED).
-func forget(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	err = f.Sync()
-	if err == nil {
-		err = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
-	}
-	return errors.Join(err, f.Close())
 }
 
 // spent is the processor time of processes since they began.

@@ -5,26 +5,25 @@
 package main
 
 import (
-	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vch/test/measure/inside"
 )
 
 func main() {
 	var err error
 	switch {
-	case os.Getpid() == 1 && len(os.Args) < 2: // a container's first process has a word to go by
-		err = first()
-		fmt.Println("failed:", err)
-		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	case inside.First():
+		inside.End(first())
 	case len(os.Args) == 2 && os.Args[1] == "wait":
 		time.Sleep(time.Hour) // what is measured comes by docker exec, and is over by then
 	default:
@@ -38,28 +37,8 @@ func main() {
 
 // first is the life of a machine's first process.
 func first() error {
-	for _, m := range []struct{ kind, at string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}} {
-		if err := os.MkdirAll(m.at, 0o755); err != nil {
-			return err
-		}
-		if err := unix.Mount(m.kind, m.at, m.kind, 0, ""); err != nil {
-			return fmt.Errorf("mount %s: %w", m.at, err)
-		}
-	}
-	order, err := os.ReadFile("/modules/order")
-	if err != nil {
+	if err := inside.Boot(); err != nil {
 		return err
-	}
-	for _, name := range strings.Fields(string(order)) {
-		f, err := os.Open(filepath.Join("/modules", name))
-		if err != nil {
-			return err
-		}
-		err = unix.FinitModule(int(f.Fd()), "", 0)
-		f.Close()
-		if err != nil {
-			return fmt.Errorf("module %s: %w", name, err)
-		}
 	}
 	disk, err := appears("/dev/sda", "/dev/vda")
 	if err != nil {
@@ -71,30 +50,30 @@ func first() error {
 	if err := unix.Mount(disk, "/data", "ext4", 0, "discard"); err != nil { // as tether/linux_mount.go
 		return fmt.Errorf("mount %s: %w", disk, err)
 	}
-	for in := bufio.NewScanner(os.Stdin); ; {
-		fmt.Println("ready")
-		if !in.Scan() {
-			return fmt.Errorf("the console ended: %w", in.Err())
-		}
+	if err := inside.Serve(func(words []string) error {
 		// A process for each piece of work, as docker exec makes one.
-		cmd := exec.Command("/init", strings.Fields(in.Text())...)
+		cmd := exec.Command("/init", words...)
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
-		if err := cmd.Run(); err != nil {
-			fmt.Println("failed:", err)
-		}
+		return cmd.Run()
+	}); err != nil {
+		return err
 	}
+	return errors.New("the console ended")
 }
 
 // appears waits for one of the paths.
-func appears(paths ...string) (string, error) {
-	for limit := time.Now().Add(time.Minute); time.Now().Before(limit); time.Sleep(10 * time.Millisecond) {
-		for _, p := range paths {
-			if _, err := os.Stat(p); err == nil {
-				return p, nil
-			}
+func appears(paths ...string) (found string, err error) {
+	err = inside.Eventually("disk", func() bool {
+		i := slices.IndexFunc(paths, func(p string) bool {
+			_, err := os.Stat(p)
+			return err == nil
+		})
+		if i >= 0 {
+			found = paths[i]
 		}
-	}
-	return "", fmt.Errorf("no disk: %v", paths)
+		return i >= 0
+	})
+	return found, err
 }
 
 // kinds are the pieces of work, by name. Blocks of a sequential one have 1 MiB, others 4 KiB; all but the last pass the guest's page cache by (O_DIRECT), so that
@@ -102,10 +81,10 @@ func appears(paths ...string) (string, error) {
 func kinds() map[string]func(path string, n int) (time.Duration, error) {
 	const mib, page = 1 << 20, 4 << 10
 	return map[string]func(string, int) (time.Duration, error){
-		"seqwrite":  func(p string, n int) (time.Duration, error) { return span(p, mib, n, inOrder, unix.Pwrite) },
-		"seqread":   func(p string, n int) (time.Duration, error) { return span(p, mib, n, inOrder, unix.Pread) },
-		"randwrite": func(p string, n int) (time.Duration, error) { return span(p, page, n, scattered, unix.Pwrite) },
-		"randread":  func(p string, n int) (time.Duration, error) { return span(p, page, n, scattered, unix.Pread) },
+		"seqwrite":  func(p string, n int) (time.Duration, error) { return span(p, mib, n, inside.InOrder, unix.Pwrite) },
+		"seqread":   func(p string, n int) (time.Duration, error) { return span(p, mib, n, inside.InOrder, unix.Pread) },
+		"randwrite": func(p string, n int) (time.Duration, error) { return span(p, page, n, inside.Scattered, unix.Pwrite) },
+		"randread":  func(p string, n int) (time.Duration, error) { return span(p, page, n, inside.Scattered, unix.Pread) },
 		"deepread":  deep,
 		"fsync":     flushed,
 		"sync":      func(p string, _ int) (time.Duration, error) { return synced(p) },
@@ -137,13 +116,6 @@ type (
 	order    func(i, blocks int) int                                 // which block of a file comes i-th
 	transfer func(fd int, p []byte, offset int64) (n int, err error) // pread(2) or pwrite(2)
 )
-
-func inOrder(i, _ int) int { return i }
-
-// scattered jumps about in a fixed way: i through the multipliers of minstd_rand and minstd_rand0.
-func scattered(i, blocks int) int {
-	return int(uint64(i+1) * 48271 % 2147483647 * 16807 % 2147483647 % uint64(blocks))
-}
 
 // open opens a file for transfers that pass the page cache by, and gives a buffer that may be used for them, and how many blocks the file has.
 func open(path string, block int) (fd int, buf []byte, blocks int, err error) {
@@ -191,7 +163,7 @@ func deep(path string, n int) (time.Duration, error) {
 	began := time.Now()
 	for w := range at {
 		wg.Go(func() {
-			_, errs[w] = span(path, 4<<10, n/at, func(i, blocks int) int { return scattered(i*at+w, blocks) }, unix.Pread)
+			_, errs[w] = span(path, 4<<10, n/at, func(i, blocks int) int { return inside.Scattered(i*at+w, blocks) }, unix.Pread)
 		})
 	}
 	wg.Wait()

@@ -8,7 +8,7 @@
 package main
 
 import (
-	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,14 +18,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vch/test/measure/inside"
 )
 
 func main() {
 	var err error
 	switch {
-	case os.Getpid() == 1 && len(os.Args) < 2: // a container's first process has words to go by
-		fmt.Println("failed:", first())
-		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	case inside.First():
+		inside.End(first())
 	case len(os.Args) == 2 && os.Args[1] == "true":
 	case len(os.Args) == 3 && os.Args[1] == "serve":
 		err = serve(os.Args[2])
@@ -40,42 +41,13 @@ func main() {
 
 // serve does what it is told, until nobody tells any more.
 func serve(dir string) error {
-	in := bufio.NewScanner(os.Stdin)
-	for {
-		fmt.Println("ready")
-		if !in.Scan() {
-			return in.Err()
-		}
-		if err := work(dir, strings.Fields(in.Text())); err != nil {
-			fmt.Println("failed:", err)
-		}
-	}
+	return inside.Serve(func(words []string) error { return work(dir, words) })
 }
 
 // first is the life of a machine's first process.
 func first() error {
-	for _, m := range []struct{ kind, at string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}} {
-		if err := os.MkdirAll(m.at, 0o755); err != nil {
-			return err
-		}
-		if err := unix.Mount(m.kind, m.at, m.kind, 0, ""); err != nil {
-			return fmt.Errorf("mount %s: %w", m.at, err)
-		}
-	}
-	order, err := os.ReadFile("/modules/order")
-	if err != nil {
+	if err := inside.Boot(); err != nil {
 		return err
-	}
-	for _, name := range strings.Fields(string(order)) {
-		f, err := os.Open(filepath.Join("/modules", name))
-		if err != nil {
-			return err
-		}
-		err = unix.FinitModule(int(f.Fd()), "", 0)
-		f.Close()
-		if err != nil {
-			return fmt.Errorf("module %s: %w", name, err)
-		}
 	}
 	if err := network(); err != nil {
 		return err
@@ -97,7 +69,7 @@ func first() error {
 	if err := serve(filepath.Join("/data", words[2])); err != nil {
 		return err
 	}
-	return fmt.Errorf("the console ended")
+	return errors.New("the console ended")
 }
 
 // network gives the card the address that QEMU's user network has for its guest (net/slirp.c).
@@ -127,12 +99,10 @@ func network() error {
 	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req); err != nil {
 		return fmt.Errorf("the card: %w", err)
 	}
-	for limit := time.Now().Add(time.Minute); time.Now().Before(limit); time.Sleep(10 * time.Millisecond) {
-		if text, err := os.ReadFile(carrier); err == nil && strings.TrimSpace(string(text)) == "1" {
-			return nil
-		}
-	}
-	return fmt.Errorf("the card has no carrier")
+	return inside.Eventually("carrier", func() bool {
+		text, err := os.ReadFile(carrier)
+		return err == nil && strings.TrimSpace(string(text)) == "1"
+	})
 }
 
 const (
@@ -148,8 +118,8 @@ type times []time.Duration
 func kinds() map[string]func(dir string, n int) (times, error) {
 	return map[string]func(string, int) (times, error){
 		"seqwrite": written,
-		"seqread":  func(dir string, n int) (times, error) { return read(dir, mib, n, func(i, _ int) int { return i }) },
-		"randread": func(dir string, n int) (times, error) { return read(dir, page, n, scattered) },
+		"seqread":  func(dir string, n int) (times, error) { return read(dir, mib, n, inside.InOrder) },
+		"randread": func(dir string, n int) (times, error) { return read(dir, page, n, inside.Scattered) },
 		"append":   appended,
 		"files":    files,
 		"open":     opened,
@@ -252,11 +222,6 @@ func written(dir string, n int) (times, error) {
 		_, err := f.Write(buf)
 		return err
 	})
-}
-
-// scattered jumps about in a fixed way: i through the multipliers of minstd_rand and minstd_rand0.
-func scattered(i, blocks int) int {
-	return int(uint64(i+1) * 48271 % 2147483647 * 16807 % 2147483647 % uint64(blocks))
 }
 
 // read reads n blocks of the file.
