@@ -40,8 +40,7 @@ func copyUp(from, content, part string) error {
 		}
 		return likeEmpty(from, content)
 	}
-	c := copier{links: map[inode]string{}}
-	if err := c.dir(from, part); err != nil {
+	if err := copyTree(from, part); err != nil {
 		return err
 	}
 	f, err := os.Open(part)
@@ -78,40 +77,76 @@ func likeEmpty(from, content string) error {
 
 type inode struct{ dev, ino uint64 }
 
-// copier copies a tree, keeping hard links within it.
-type copier struct{ links map[inode]string }
+// copier copies a tree, keeping hard links within it. It goes by descriptors, and follows no link: others may have the place where it copies to, and put some there.
+type copier struct {
+	root  *os.Root         // what is copied to
+	links map[inode]string // where the first of several links is, below root
+}
 
-func (c *copier) dir(from, to string) error {
+// copyTree makes to, which is not there, a copy of a directory.
+func copyTree(from, to string) error {
 	if err := os.Mkdir(to, 0o700); err != nil {
 		return err
 	}
+	dir, err := openDirectory(to)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	root, err := os.OpenRoot(inside(dir))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return (&copier{root: root, links: map[inode]string{}}).fill(from, dir, "")
+}
+
+// openDirectory opens a directory that is one itself.
+func openDirectory(name string) (*os.File, error) {
+	return os.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+}
+
+// inside is a path of an open directory itself, wherever it is by now.
+func inside(dir *os.File) string { return byDescriptor(int(dir.Fd())) + "/." }
+
+// fill copies what is in the directory from into the empty one that is at, and is called below in root.
+func (c *copier) fill(from string, at *os.File, below string) error {
 	entries, err := os.ReadDir(from)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if err := c.entry(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())); err != nil {
+		if err := c.entry(filepath.Join(from, e.Name()), at, filepath.Join(below, e.Name())); err != nil {
 			return err
 		}
 	}
-	return copyAttributes(from, to) // last: what was put into it changed its times
+	return copyAttributes(from, inside(at)) // last: what was put into it changed its times
 }
 
-func (c *copier) entry(from, to string) error {
+func (c *copier) entry(from string, dir *os.File, below string) error {
+	to := inside(dir) + "/" + filepath.Base(below)
 	var st unix.Stat_t
 	if err := unix.Lstat(from, &st); err != nil {
 		return &fs.PathError{Op: "lstat", Path: from, Err: err}
 	}
 	kind := st.Mode & unix.S_IFMT
 	if kind == unix.S_IFDIR {
-		return c.dir(from, to)
+		if err := os.Mkdir(to, 0o700); err != nil {
+			return err
+		}
+		sub, err := openDirectory(to)
+		if err != nil {
+			return err
+		}
+		defer sub.Close()
+		return c.fill(from, sub, below)
 	}
 	if st.Nlink > 1 {
 		id := inode{st.Dev, st.Ino}
 		if first, ok := c.links[id]; ok {
-			return os.Link(first, to)
+			return c.root.Link(first, below)
 		}
-		c.links[id] = to
+		c.links[id] = below
 	}
 	var err error
 	switch kind {
@@ -162,7 +197,7 @@ func copyAttributes(from, to string) error {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		if err := unix.Chmod(to, st.Mode&0o7777); err != nil {
+		if err := chmod(to, st.Mode); err != nil {
 			return &fs.PathError{Op: "chmod", Path: to, Err: err}
 		}
 	}
@@ -171,6 +206,23 @@ func copyAttributes(from, to string) error {
 		return &fs.PathError{Op: "utimes", Path: to, Err: err}
 	}
 	return nil
+}
+
+// chmod gives what is at a path mode's permissions, if it is of mode's kind: it follows no link that is there by now (chmod(2) would).
+func chmod(at string, mode uint32) error {
+	fd, err := unix.Open(at, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var have unix.Stat_t
+	if err := unix.Fstat(fd, &have); err != nil {
+		return err
+	}
+	if have.Mode&unix.S_IFMT != mode&unix.S_IFMT {
+		return unix.ESTALE
+	}
+	return unix.Chmod(byDescriptor(fd), mode&0o7777)
 }
 
 func copyXattrs(from, to string) error {

@@ -56,6 +56,18 @@ func (s *sharedCopy) run(ctx context.Context) error {
 	if fi, err := os.Stat(s.content); err != nil || !fi.IsDir() {
 		return err
 	}
+	content, err := os.OpenFile(s.content, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	here := *s
+	here.content = inside(content)
+	return here.agree(ctx)
+}
+
+// agree is run, by an open directory: whoever else has the volume may move things about, and put links in the way.
+func (s *sharedCopy) agree(ctx context.Context) error {
 	entries, err := os.ReadDir(s.from)
 	if err != nil {
 		return err
@@ -84,7 +96,11 @@ func (s *sharedCopy) run(ctx context.Context) error {
 		default:
 			err := os.Mkdir(s.at(), 0o700)
 			if err == nil {
-				return s.fill()
+				if err = s.fill(); !errors.Is(err, errTakenOver) {
+					return err
+				}
+				watch = watched{}
+				continue
 			}
 			if !errors.Is(err, fs.ErrExist) {
 				return squashed(err)
@@ -101,7 +117,7 @@ func (s *sharedCopy) run(ctx context.Context) error {
 // look says whether there is something in the volume, and whether somebody is filling it. What the guest has cached of the directory may be old: opening what is in staging asks the
 // server, and where that says that staging is gone the directory is read anew.
 func (s *sharedCopy) look() (full, busy bool, err error) {
-	if f, err := os.Open(s.at("alive")); err == nil {
+	if f, err := openSign(s.at("alive")); err == nil {
 		return false, true, f.Close()
 	}
 	have, err := os.ReadDir(s.content)
@@ -126,28 +142,43 @@ type watched struct {
 	at   time.Time
 }
 
-// still says whether a sign of life has not changed for a while.
+// still says whether a sign of life has not changed for a while. While nobody heard the server nobody can have been heard.
 func (w *watched) still(file string, limit time.Duration) bool {
-	seen := ""
-	if f, err := os.Open(file); err == nil { // opening it asks the server (close-to-open)
+	seen, began := "", time.Now()
+	if f, err := openSign(file); err == nil {
 		if fi, err := f.Stat(); err == nil {
 			seen = fmt.Sprint(fi.ModTime().UnixNano(), fi.Size())
 		}
 		f.Close()
 	}
-	if seen != w.seen || w.at.IsZero() {
+	if seen != w.seen || w.at.IsZero() || time.Since(began) > limit/4 {
 		w.seen, w.at = seen, time.Now()
 	}
 	return time.Since(w.at) > limit
 }
 
-// live says every now and then that the copy goes on, until stop.
-func (s *sharedCopy) live() (stop func(), err error) {
-	f, err := os.OpenFile(s.at("alive"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+// openSign opens a sign of life, which asks the server (close-to-open), and waits for nobody if it is something else.
+func openSign(file string) (*os.File, error) {
+	return os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+}
+
+// errTakenOver is why one who fills a volume stops: another may have taken him to have ended.
+var errTakenOver = errors.New("another has taken over")
+
+// live says every now and then that the copy in stage goes on, until stop, which tells whether that was heard all the time.
+func (s *sharedCopy) live(stage *os.File) (stop func() (heard bool), err error) {
+	f, err := os.OpenFile(inside(stage)+"/alive", os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	ended, done := make(chan struct{}), make(chan struct{})
+	said, heard := time.Now(), true
+	say := func() {
+		if _, err := f.WriteString("."); err == nil && f.Sync() == nil {
+			heard = heard && time.Since(said) < s.limit/2
+			said = time.Now()
+		}
+	}
 	go func() {
 		defer close(done)
 		defer f.Close()
@@ -156,57 +187,118 @@ func (s *sharedCopy) live() (stop func(), err error) {
 		for {
 			select {
 			case <-tick.C:
-				if _, err := f.WriteString("."); err == nil {
-					_ = f.Sync()
-				}
+				say()
 			case <-ended:
 				return
 			}
 		}
 	}()
-	return sync.OnceFunc(func() { close(ended); <-done }), nil
+	return sync.OnceValue(func() bool { close(ended); <-done; return heard && time.Since(said) < s.limit/2 }), nil
 }
 
-// fill copies, as the one who has made staging.
+// fill copies, as the one who has made staging. What it makes is in that directory, wherever somebody else may have put it.
 func (s *sharedCopy) fill() error {
-	if full, _, err := s.look(); err != nil || full { // somebody else was here first: making staging has shown it
-		return errors.Join(err, os.RemoveAll(s.at()))
-	}
-	stop, err := s.live()
+	stage, err := openDirectory(s.at())
 	if err != nil {
-		return squashed(err)
+		if gone(err) == nil {
+			return errTakenOver
+		}
+		return err
+	}
+	defer stage.Close()
+	if full, _, err := s.look(); err != nil || full { // somebody else was here first: making staging has shown it
+		return errors.Join(err, s.drop(stage))
+	}
+	stop, err := s.live(stage)
+	if err != nil {
+		return s.lost(stage, squashed(err))
 	}
 	defer stop()
-	c := copier{links: map[inode]string{}}
-	if err := c.dir(s.from, s.at("content")); err != nil {
-		stop()
-		return errors.Join(squashed(err), os.RemoveAll(s.at()))
+	if err := copyTree(s.from, inside(stage)+"/content"); err != nil {
+		if !stop() {
+			return errTakenOver
+		}
+		return errors.Join(s.lost(stage, squashed(err)), s.drop(stage))
 	}
-	if err := flush(s.content); err != nil {
+	if err := flush(inside(stage)); err != nil {
+		return s.lost(stage, err)
+	}
+	full, err := s.full()
+	switch heard := stop(); {
+	case err != nil:
 		return err
+	case full: // a container that wants no copy has written there meanwhile
+		return s.drop(stage)
+	case !heard || !s.mine(stage):
+		return errTakenOver
 	}
-	if err := os.WriteFile(s.at("whole"), nil, 0o600); err != nil {
-		return err
+	whole, err := os.OpenFile(inside(stage)+"/whole", os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return s.lost(stage, err)
 	}
-	return s.moveIn(stop)
+	if err := whole.Close(); err != nil {
+		return s.lost(stage, err)
+	}
+	return s.moveIn(stage)
 }
 
-// moveIn renames what is whole in staging into the volume, and takes staging away, before which stop is called: what is open on NFS is only renamed when it is removed. Several may do so
-// at once, and one that ended on the way is followed by the next.
-func (s *sharedCopy) moveIn(stop func()) error {
-	entries, err := os.ReadDir(s.at("content"))
+// full says whether there is something in the volume beside staging.
+func (s *sharedCopy) full() (bool, error) {
+	have, err := os.ReadDir(s.content)
+	for _, e := range have {
+		if !strings.HasPrefix(e.Name(), staging) {
+			return true, err
+		}
+	}
+	return false, err
+}
+
+// mine says whether staging is an open directory.
+func (s *sharedCopy) mine(stage *os.File) bool {
+	have, err := os.Lstat(s.at())
+	if err != nil {
+		return false
+	}
+	want, err := stage.Stat()
+	return err == nil && os.SameFile(have, want)
+}
+
+// lost is an error in an open staging, which is errTakenOver if that is not there any more.
+func (s *sharedCopy) lost(stage *os.File, err error) error {
+	if gone(err) == nil && !s.mine(stage) {
+		return errTakenOver
+	}
+	return err
+}
+
+// drop takes an open staging away.
+func (s *sharedCopy) drop(stage *os.File) error {
+	if !s.mine(stage) {
+		return nil
+	}
+	return os.RemoveAll(s.at())
+}
+
+// moveIn renames what is whole in an open staging into the volume, and takes staging away. Several may do so at once, and one that ended on the way is followed by the next. What the
+// volume has by then of somebody else stays as it is.
+func (s *sharedCopy) moveIn(stage *os.File) error {
+	content, err := openDirectory(inside(stage) + "/content")
+	if err != nil {
+		return gone(err)
+	}
+	defer content.Close()
+	entries, err := os.ReadDir(inside(content))
 	for _, e := range entries {
 		if err == nil {
-			err = gone(os.Rename(s.at("content", e.Name()), filepath.Join(s.content, e.Name())))
+			err = s.place(inside(content)+"/"+e.Name(), s.content+"/"+e.Name())
 		}
 	}
 	if err == nil {
-		err = copyAttributes(s.at("content"), s.content)
+		err = copyAttributes(inside(content), s.content)
 	}
 	if gone(err) != nil {
 		return squashed(err)
 	}
-	stop()
 	have, err := os.ReadDir(s.content)
 	for _, e := range have {
 		if strings.HasPrefix(e.Name(), staging) {
@@ -214,6 +306,18 @@ func (s *sharedCopy) moveIn(stop func()) error {
 		}
 	}
 	return err
+}
+
+// place renames one thing to where nothing is.
+func (s *sharedCopy) place(from, to string) error {
+	if _, err := os.Lstat(to); err == nil {
+		return nil
+	}
+	err := os.Rename(from, to)
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EISDIR) {
+		return nil
+	}
+	return gone(err)
 }
 
 // gone is err, but for one that says that somebody else has done it.
@@ -226,8 +330,15 @@ func gone(err error) error {
 
 // takeOver ends the copy of somebody who has ended.
 func (s *sharedCopy) takeOver() error {
-	if _, err := os.Lstat(s.at("whole")); err == nil {
-		return s.moveIn(func() {})
+	stage, err := openDirectory(s.at())
+	if err == nil {
+		defer stage.Close()
+		if _, err := os.Lstat(inside(stage) + "/whole"); err == nil {
+			if content, err := openDirectory(inside(stage) + "/content"); err == nil { // else all of it is moved, or it is none
+				content.Close()
+				return s.moveIn(stage)
+			}
+		}
 	}
 	mine := s.at() + "." + strconv.FormatInt(time.Now().UnixNano(), 16)
 	if err := os.Rename(s.at(), mine); err != nil { // of several who try, one does

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // shared makes an image's directory with things in it, and an empty volume.
@@ -89,8 +91,7 @@ func TestCopyUpSharedAfterADeath(t *testing.T) {
 		},
 		"half moved": func(t *testing.T, s *sharedCopy) {
 			put(t, s.at("alive"), ".")
-			c := copier{links: map[inode]string{}}
-			if err := c.dir(s.from, s.at("content")); err != nil {
+			if err := copyTree(s.from, s.at("content")); err != nil {
 				t.Fatal(err)
 			}
 			put(t, s.at("whole"), "")
@@ -133,7 +134,12 @@ func TestCopyUpSharedWaits(t *testing.T) {
 	if err := os.Mkdir(s.at(), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	stop, err := s.live()
+	stage, err := openDirectory(s.at())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stage.Close()
+	stop, err := s.live(stage)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,5 +163,130 @@ func TestCopyUpSharedLeavesContent(t *testing.T) {
 	}
 	if have, err := os.ReadDir(s.content); err != nil || len(have) != 1 {
 		t.Errorf("%v, %v", have, err)
+	}
+}
+
+// What others put in the way leads nobody out of the volume, and keeps nobody waiting for ever.
+func TestCopyUpSharedFollowsNoLink(t *testing.T) {
+	for name, plant := range map[string]func(t *testing.T, s *sharedCopy, out string){
+		"whole staging": func(t *testing.T, s *sharedCopy, out string) { link(t, out, s.at()) },
+		"content, whole": func(t *testing.T, s *sharedCopy, out string) {
+			put(t, s.at("alive"), ".")
+			put(t, s.at("whole"), "")
+			link(t, out, s.at("content"))
+		},
+		"marker": func(t *testing.T, s *sharedCopy, out string) { link(t, filepath.Join(out, "f"), s.at("alive")) },
+		"fifo": func(t *testing.T, s *sharedCopy, out string) {
+			if err := unix.Mkfifo(s.at("alive"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
+			s := shared(t)
+			s.limit = 50 * time.Millisecond
+			out := t.TempDir()
+			put(t, filepath.Join(out, "f"), "precious")
+			put(t, filepath.Join(out, "alive"), "precious")
+			if name != "whole staging" {
+				if err := os.Mkdir(s.at(), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			plant(t, s, out)
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			if err := s.run(ctx); err != nil {
+				t.Error(err)
+			}
+			for _, f := range []string{"f", "alive"} {
+				if text, err := os.ReadFile(filepath.Join(out, f)); string(text) != "precious" || err != nil {
+					t.Errorf("%s is %q, %v", f, text, err)
+				}
+			}
+			if have, err := os.ReadDir(out); err != nil || len(have) != 2 {
+				t.Errorf("outside: %v, %v", have, err)
+			}
+			if _, err := os.Lstat(filepath.Join(s.content, "f")); err == nil {
+				t.Error("what is outside came into the volume")
+			}
+		})
+	}
+}
+
+func link(t *testing.T, to, at string) {
+	t.Helper()
+	if err := os.Symlink(to, at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What a container that wants no copy writes meanwhile stays as it is.
+func TestCopyUpSharedOverwritesNothing(t *testing.T) {
+	s := shared(t)
+	if err := os.Mkdir(s.at(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := copyTree(s.from, s.at("content")); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s.at("whole"), "")
+	put(t, filepath.Join(s.content, "a"), "mine")
+	if err := os.Mkdir(filepath.Join(s.content, "sub"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(s.content, "sub", "mine"), "mine")
+	s.limit = 50 * time.Millisecond
+	if err := s.run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{"a": "mine", "b": "2", "sub/mine": "mine"} {
+		if text, err := os.ReadFile(filepath.Join(s.content, file)); string(text) != want || err != nil {
+			t.Errorf("%s is %q, %v", file, text, err)
+		}
+	}
+	if _, err := os.Lstat(s.at()); err == nil {
+		t.Error("staging is there still")
+	}
+}
+
+// One who was not heard for a while, and is alive, leaves the volume to who has taken over.
+func TestCopyUpSharedTakenOver(t *testing.T) {
+	s := shared(t)
+	if err := os.Mkdir(s.at(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	stage, err := openDirectory(s.at())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stage.Close()
+	if !s.mine(stage) {
+		t.Error("it is not its own")
+	}
+	if err := os.Rename(s.at(), s.at()+".1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(s.at(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s.at("other"), "")
+	if s.mine(stage) {
+		t.Error("it takes another's for its own")
+	}
+	if err := s.drop(stage); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(s.at("other")); err != nil {
+		t.Error(err)
+	}
+	quiet := *s
+	quiet.limit = 0 // nobody is heard often enough
+	stop, err := quiet.live(stage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stop() {
+		t.Error("it was heard")
 	}
 }

@@ -119,7 +119,7 @@ func (s *Service) inVolume(ctx context.Context, vol portlayer.Volume, writable b
 // volumeMachine boots a machine that has a volume, and nothing else, for what do does. A crash leaves the machine, whose journal entry says what it was.
 func (s *Service) volumeMachine(ctx context.Context, vol portlayer.Volume, does string, do func(context.Context, *guest.Client, portlayer.Machine) error) (err error) {
 	id := portlayer.ContainerID(newID())
-	mounts := []portlayer.Mount{{Kind: portlayer.VolumeMount, Volume: vol.Name, Store: vol.Store, Driver: vol.Driver, Qualified: vol.Qualified, Target: volumeTarget, NoCopy: true}}
+	mounts := []portlayer.Mount{{Kind: portlayer.VolumeMount, Volume: vol.Name, Store: vol.Store, Driver: vol.Driver, Qualified: vol.Qualified, Shared: vol.Shared, Target: volumeTarget, NoCopy: true}}
 	if err := s.attach(ctx, id, "the utility machine that "+does, mounts); err != nil {
 		return err
 	}

@@ -101,7 +101,7 @@ func (u *unit) relink(ctx context.Context, client *guest.Client, was, now []port
 	for _, r := range now {
 		h.AddReach(r)
 	}
-	if len(h.Reaches) == 0 || s.o.Wiring == nil {
+	if s.o.Wiring == nil || len(h.Reaches) == 0 && len(u.c.State.Reaches) == 0 && len(was) == 0 {
 		return s.unlinked(h)
 	}
 	if err := s.o.Wiring.Reach(u.c.ID, h.Reaches); err != nil {

@@ -133,6 +133,9 @@ func (s *Service) plug(ctx context.Context, want portlayer.Wired, had *portlayer
 		}
 	}()
 	back.Push(func(context.Context) error { s.Unplug(want.Container); return nil })
+	if err := s.reach(w, want.Reaches); err != nil { // first: what is wrong with a network is not to take a volume's server away
+		return got, err
+	}
 	for _, e := range want.Networks {
 		wish := portlayer.Link{Address: e.Address, MAC: e.MAC}
 		if had != nil {
@@ -145,9 +148,6 @@ func (s *Service) plug(ctx context.Context, want portlayer.Wired, had *portlayer
 		if _, err := s.join(ctx, w, e, wish); err != nil {
 			return got, err
 		}
-	}
-	if err := s.reach(w, want.Reaches); err != nil {
-		return got, err
 	}
 	if had != nil {
 		err = s.open(w, again(had.Ports))

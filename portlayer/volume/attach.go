@@ -143,7 +143,7 @@ func (s *Service) detachMounts(c portlayer.ContainerID, mounts []portlayer.Mount
 		if have == nil || !mountedAt(have.mounts, m.Target) {
 			continue
 		}
-		left := &hold{who: have.who, readOnly: true}
+		left := &hold{who: have.who, work: have.work, shared: have.shared, readOnly: true}
 		for _, o := range have.mounts {
 			if o.Target == m.Target {
 				freed = append(freed, o)

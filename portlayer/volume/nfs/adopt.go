@@ -24,6 +24,11 @@ func (s *Store) Adopt(ctx context.Context, spec portlayer.VolumeSpec, dir string
 	case !volumeName(spec.Name):
 		return vol, badName(spec.Name)
 	}
+	for _, name := range []string{"uid", "gid", "mode"} {
+		if _, ok := spec.Options[name]; ok {
+			return vol, fault.New(fault.Invalid, "%s is of new volumes' directories; one that is adopted stays as it is: leave the option out", name)
+		}
+	}
 	leave, err := s.enter(ctx, spec.Name)
 	if err != nil {
 		return vol, err
@@ -37,6 +42,8 @@ func (s *Store) Adopt(ctx context.Context, spec portlayer.VolumeSpec, dir string
 	} else if !fault.Is(err, fault.NotFound) {
 		return vol, err
 	}
+	s.placing.Lock() // two at once could take one directory, or one what a removal takes out
+	defer s.placing.Unlock()
 	if err := s.unowned(ctx, dir, ""); err != nil {
 		return vol, err
 	}
@@ -57,13 +64,13 @@ func (s *Store) Adopt(ctx context.Context, spec portlayer.VolumeSpec, dir string
 		return vol, fault.New(fault.Invalid, "%s in %s can only be volume %s: name it so, or leave the name out", dir, s.Location(), path.Base(dir))
 	}
 	var back undo.Stack
+	making := path.Join(metadataDir, s.temporary(makingMark))
 	defer func() {
 		if err != nil && back.Run(ctx) != nil {
-			s.leftovers()
+			s.leftovers(making)
 		}
 	}()
-	making, err := s.stage(ctx, rec, &back)
-	if err != nil {
+	if err := s.stage(ctx, making, rec, &back); err != nil {
 		return vol, s.said(err)
 	}
 	lost, err := s.publish(ctx, making, spec.Name)

@@ -54,6 +54,9 @@ func (s *Store) reached() (Export, error) {
 	if s.why != "" {
 		return nil, s.degraded(s.why)
 	}
+	if s.export == nil {
+		return nil, s.degraded("its server was not asked yet")
+	}
 	return s.export, nil
 }
 
@@ -89,12 +92,10 @@ func (s *Store) tend() {
 				return
 			}
 			if s.look(s.ctx) == nil {
-				if e, err := s.reached(); err == nil {
-					s.sweep(e)
-				}
+				s.sweep()
 			}
 			s.mu.Lock()
-			if s.why == "" && !s.left {
+			if s.why == "" && (s.sweeping != nil || !s.left && len(s.halfMade) == 0) { // a sweep that fails has the store tended again
 				s.tending = false
 				s.mu.Unlock()
 				return
@@ -112,7 +113,7 @@ func (s *Store) look(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	limited, cancel := context.WithTimeout(ctx, probeLimit)
+	limited, cancel := context.WithTimeout(ctx, min(probeLimit, s.o.Timeout))
 	defer cancel()
 	err = s.prepare(limited)
 	if err == nil {

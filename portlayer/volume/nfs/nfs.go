@@ -78,16 +78,18 @@ type Store struct {
 	stop context.CancelFunc
 	work sync.WaitGroup
 
-	sweeping sync.Mutex // held by whoever takes away what removals have left
-
 	looking keylock.Set[struct{}] // held by whoever looks how the server is
+	placing sync.Mutex            // held by whoever makes a directory from outside volumes a volume, or takes one that was out
 
-	mu       sync.Mutex // guards below
-	export   Export     // nil: it was not reached
-	prepared bool       // the export has what the store needs
-	why      string     // why the store is degraded; "" when it is not
-	left     bool       // removals have left something
-	tending  bool       // somebody tends to that in the background
+	mu       sync.Mutex    // guards below
+	export   Export        // nil: it was not reached
+	prepared bool          // the export has what the store needs
+	why      string        // why the store is degraded; "" when it is not
+	left     bool          // removals have left something
+	halfMade []string      // metadata of volumes that have not come to be, which could not be taken back
+	sweeping chan struct{} // closed when nobody takes that away any more; nil: nobody does
+	trouble  string        // why it could not be taken away the last time
+	tending  bool          // somebody tends to the store in the background
 }
 
 // Open opens the store. What has to be made or taken away in the export is, once the server is reached: one that is not there now degrades the store and keeps nobody, and Status
@@ -104,11 +106,12 @@ func Open(ctx context.Context, o StoreOptions) (*Store, error) {
 	}
 	s := &Store{o: o}
 	s.ctx, s.stop = context.WithCancel(context.Background())
-	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
-	defer cancel()
-	if err := s.look(ctx); err != nil && ctx.Err() == context.Canceled {
+	if err := s.look(ctx); err != nil && ctx.Err() != nil {
 		return nil, errors.Join(ctx.Err(), s.Close())
 	}
+	limited, cancel := context.WithTimeout(ctx, min(probeLimit, o.Timeout))
+	defer cancel()
+	s.sweepSoon(limited)
 	return s, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"path"
 	"strings"
 	"time"
@@ -132,7 +133,7 @@ func (s *Store) squashOf(ctx context.Context, made nfsclient.Attr) (Squash, erro
 	if made.UID == 0 {
 		return SquashNone, nil
 	}
-	if o.Squash == SquashAll && o.UID == 0 { // of root alone, or of all: seen as root it is the same
+	if o.Squash == SquashAll && made.UID == o.UID || o.Squash == SquashAll && o.UID == 0 { // of root alone, or of all: from here it is the same
 		return SquashAll, nil
 	}
 	return SquashRoot, nil
@@ -159,15 +160,12 @@ func (s *Store) clear(ctx context.Context, e Export) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range stale {
-		if err := s.unmake(ctx, e, path.Join(metadataDir, name)); err != nil {
-			return err
-		}
-	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range stale {
+		s.halfMade = append(s.halfMade, path.Join(metadataDir, name))
+	}
 	s.left = true // it may be
-	s.mu.Unlock()
-	s.sweepSoon(ctx, e)
 	return nil
 }
 
@@ -180,12 +178,17 @@ func (s *Store) serverTime(ctx context.Context, e Export) (time.Time, error) {
 // unmake takes away a volume that was being made, whose metadata is still in the directory at: what it has of content is empty, or not its own.
 func (s *Store) unmake(ctx context.Context, e Export, at string) error {
 	data, err := e.ReadFile(ctx, path.Join(at, recordFile), maxRecord)
-	if err := ignore(err, nfsclient.NotFound, nfsclient.NotDir, nfsclient.TooLarge); err != nil {
+	if err := ignore(err, nfsclient.NotFound, nfsclient.NotDir, nfsclient.IsDir, nfsclient.Inval, nfsclient.TooLarge); err != nil {
 		return err
 	}
 	var rec record
 	if json.Unmarshal(data, &rec) == nil && volumeName(rec.Name) && rec.At == "" {
-		_, err := e.Stat(ctx, path.Join(metadataDir, string(rec.Name)))
+		leave, err := s.enter(ctx, rec.Name) // it may be made again just now
+		if err != nil {
+			return err
+		}
+		defer leave()
+		_, err = e.Stat(ctx, path.Join(metadataDir, string(rec.Name)))
 		if hasReason(err, nfsclient.NotFound) {
 			err = e.Rmdir(ctx, rec.content(rec.Name))
 		}
@@ -200,70 +203,88 @@ func (s *Store) unmake(ctx context.Context, e Export, at string) error {
 }
 
 // sweepSoon takes away what removals have left, and waits for that as long as the server has for what is small. What takes longer, and what fails, goes on in the background.
-func (s *Store) sweepSoon(ctx context.Context, e Export) {
-	done := make(chan struct{})
-	s.work.Go(func() {
-		defer close(done)
-		s.sweep(e)
-	})
+func (s *Store) sweepSoon(ctx context.Context) {
 	late := time.NewTimer(s.o.Timeout)
 	defer late.Stop()
 	select {
-	case <-done:
+	case <-s.sweep():
 	case <-late.C:
 	case <-ctx.Done():
 	}
 }
 
-// sweep takes away what removals have left: this VCH's, and what others left long ago. What fails is tried again in the background.
-func (s *Store) sweep(e Export) {
-	s.sweeping.Lock()
-	defer s.sweeping.Unlock()
+// sweep has taken away, in the background, what removals have left: this VCH's, and what others left long ago. done is closed when nobody is at it any more. What fails is tried again.
+func (s *Store) sweep() (done <-chan struct{}) {
 	s.mu.Lock()
-	left := s.left
-	s.left = false
-	s.mu.Unlock()
-	if !left || s.ctx.Err() != nil {
-		return
+	defer s.mu.Unlock()
+	if s.sweeping != nil {
+		return s.sweeping // who is at it looks again before he ends
 	}
-	if err := s.sweepAll(s.ctx, e); err != nil {
-		s.o.Log.Debug("what removals have left is there still; trying again", "store", string(s.o.Name), "err", err)
+	ended := make(chan struct{})
+	s.sweeping = ended
+	s.work.Go(func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.left = true
-		s.tend()
+		for err := error(nil); err == nil && (s.left || len(s.halfMade) > 0) && s.why == "" && s.export != nil && s.ctx.Err() == nil; {
+			e, unmade := s.export, s.halfMade
+			s.left, s.halfMade = false, nil
+			s.mu.Unlock()
+			unmade, err = s.sweepAll(s.ctx, e, unmade)
+			s.mu.Lock()
+			s.halfMade = append(unmade, s.halfMade...)
+			s.swept(err)
+		}
+		s.sweeping = nil
+		if s.left || len(s.halfMade) > 0 {
+			s.tend()
+		}
+		close(ended)
+	})
+	return ended
+}
+
+// swept puts down how a sweep went, and says once why it cannot be done. s.mu is held.
+func (s *Store) swept(err error) {
+	if err == nil {
+		s.trouble = ""
+		return
+	}
+	s.left = true
+	if why := s.explain(err); why != s.trouble && s.ctx.Err() == nil {
+		s.trouble = why
+		s.o.Log.Warn("what removed volumes have left cannot be taken away; trying again", "store", string(s.o.Name), "why", why)
 	}
 }
 
-func (s *Store) sweepAll(ctx context.Context, e Export) error {
+// sweepAll takes away what has not come to be, and what removals have left. What cannot be does not keep the rest; it gives back what of unmade is there still.
+func (s *Store) sweepAll(ctx context.Context, e Export, unmade []string) (still []string, _ error) {
+	var errs []error
+	for _, at := range unmade {
+		if err := s.unmake(ctx, e, at); err != nil {
+			still, errs = append(still, at), append(errs, err)
+		}
+	}
 	now, err := s.serverTime(ctx, e)
 	if err != nil {
-		return err
+		return still, errors.Join(append(errs, err)...)
 	}
 	removed, err := s.stale(ctx, e, metadataDir, now)
-	if err != nil {
-		return err
-	}
+	errs = append(errs, err)
+	moved := map[string]bool{}
 	for _, name := range removed { // what a removal was cut off at
-		if err := s.takeOut(ctx, e, name, ""); err != nil {
-			return err
-		}
+		err := s.takeOut(ctx, e, name)
+		moved[name] = err == nil
+		errs = append(errs, err)
 	}
 	contents, err := s.stale(ctx, e, volumesDir, now)
-	if err != nil {
-		return err
-	}
-	for _, list := range []struct {
-		dir   string
-		names []string
-	}{{volumesDir, contents}, {metadataDir, removed}} {
-		for _, name := range list.names {
-			if err := ignore(e.RemoveAll(ctx, path.Join(list.dir, name)), nfsclient.NotFound); err != nil {
-				return err
-			}
+	errs = append(errs, err)
+	for _, name := range contents {
+		if done, known := moved[name]; known && !done {
+			continue
 		}
+		errs = append(errs, ignore(e.RemoveAll(ctx, path.Join(volumesDir, name)), nfsclient.NotFound))
 	}
-	return nil
+	return still, errors.Join(errs...)
 }
 
 // stale are the entries of a directory that removals have left.
@@ -280,28 +301,88 @@ func (s *Store) stale(ctx context.Context, e Export, dir string, now time.Time) 
 	return names, err
 }
 
-// takeOut gives the content of a volume whose metadata has become metadata/<removed> the same name below volumes, from where it is removed. Where a volume of its name is there by
-// now, that has the content's place. name is the volume's, for one whose record cannot be read; "": it is not known, and what it had stays for the administrator.
-func (s *Store) takeOut(ctx context.Context, e Export, removed string, name portlayer.VolumeName) error {
-	data, err := e.ReadFile(ctx, path.Join(metadataDir, removed, recordFile), maxRecord)
-	if err := ignore(err, nfsclient.NotFound, nfsclient.NotDir, nfsclient.IsDir, nfsclient.TooLarge); err != nil {
+// takeOut is moveOut by somebody else than who removes the volume.
+func (s *Store) takeOut(ctx context.Context, e Export, removed string) error {
+	rec, err := s.removedRecord(ctx, e, removed, "")
+	if err != nil {
 		return err
+	}
+	if volumeName(rec.Name) {
+		leave, err := s.enter(ctx, rec.Name)
+		if err != nil {
+			return err
+		}
+		defer leave()
+	}
+	if err := s.moveOut(ctx, e, removed, rec); err != nil {
+		return err
+	}
+	return s.dropRemoved(ctx, e, removed)
+}
+
+// dropRemoved takes away the metadata of a removed volume whose content is out: so that is never looked for again, whatever is in its place by then.
+func (s *Store) dropRemoved(ctx context.Context, e Export, removed string) error {
+	return ignore(e.RemoveAll(ctx, path.Join(metadataDir, removed)), nfsclient.NotFound)
+}
+
+// removedRecord is that of a volume whose metadata has become metadata/<removed>. name is the volume's, for one whose record cannot be read; "": it is not known, and what it had stays
+// for the administrator.
+func (s *Store) removedRecord(ctx context.Context, e Export, removed string, name portlayer.VolumeName) (record, error) {
+	data, err := e.ReadFile(ctx, path.Join(metadataDir, removed, recordFile), maxRecord)
+	if err := ignore(err, nfsclient.NotFound, nfsclient.NotDir, nfsclient.IsDir, nfsclient.Inval, nfsclient.TooLarge); err != nil {
+		return record{}, err
 	}
 	var rec record
 	if json.Unmarshal(data, &rec) != nil || !rec.good() {
 		rec = record{Name: name}
 	}
+	return rec, nil
+}
+
+// moveOut gives the content of a volume whose metadata has become metadata/<removed>, and whose record is rec, the same name below volumes, from where it is removed. What is another
+// volume's by then stays. The volume's name is held (enter).
+func (s *Store) moveOut(ctx context.Context, e Export, removed string, rec record) error {
 	if !volumeName(rec.Name) {
 		return nil
 	}
-	_, err = e.Stat(ctx, path.Join(metadataDir, string(rec.Name)))
-	switch {
-	case err == nil && rec.At == "":
-		return nil
-	case err != nil && !hasReason(err, nfsclient.NotFound):
+	out := path.Join(volumesDir, removed)
+	if _, err := e.Stat(ctx, out); !hasReason(err, nfsclient.NotFound) {
+		return err // nil: it was moved
+	}
+	own := rec
+	own.At = ""
+	if rec.renamed() { // its content may have moved before the record could say so
+		if err := s.moveIfFree(ctx, e, own, out); !hasReason(err, nfsclient.NotFound) {
+			return err
+		}
+	}
+	if rec.At != "" {
+		s.placing.Lock()
+		defer s.placing.Unlock()
+	}
+	return ignore(s.moveIfFree(ctx, e, rec, out), nfsclient.NotFound)
+}
+
+// moveIfFree moves the content of a removed volume, where its place is not another's by now.
+func (s *Store) moveIfFree(ctx context.Context, e Export, rec record, out string) error {
+	at := rec.content(rec.Name)
+	if _, err := e.Stat(ctx, at); err != nil {
 		return err
 	}
-	return ignore(e.Rename(ctx, rec.content(rec.Name), path.Join(volumesDir, removed)), nfsclient.NotFound, nfsclient.Exists, nfsclient.NotEmpty)
+	if rec.At == "" {
+		if _, err := e.Stat(ctx, metadataOf(rec.Name)); !hasReason(err, nfsclient.NotFound) {
+			return err
+		}
+	} else {
+		vols, err := s.records(ctx)
+		if fault.Is(err, fault.Unavailable) {
+			return err
+		}
+		if _, taken := owner(vols, at, ""); taken {
+			return nil
+		}
+	}
+	return ignore(e.Rename(ctx, at, out), nfsclient.Exists, nfsclient.NotEmpty)
 }
 
 func hasReason(err error, r nfsclient.Reason) bool {

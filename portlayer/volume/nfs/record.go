@@ -88,6 +88,7 @@ func (s *Store) readOnce(ctx context.Context, name portlayer.VolumeName) (rec re
 	if err != nil {
 		return rec, err
 	}
+	rec.Name = name // a renaming may have been cut off
 	var a nfsclient.Attr
 	err = s.do(ctx, false, func(ctx context.Context, e Export) (err error) {
 		if rec.renamed() { // its content may have moved before the record could say so

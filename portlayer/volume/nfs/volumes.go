@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"vch/internal/atonce"
@@ -94,14 +95,13 @@ func (s *Store) make(ctx context.Context, spec portlayer.VolumeSpec, o Options) 
 	}
 	content := rec.content(spec.Name)
 	var back undo.Stack
+	making := path.Join(metadataDir, s.temporary(makingMark))
 	defer func() {
-		if err != nil {
-			if uerr := back.Run(ctx); uerr != nil {
-				s.leftovers()
-			}
+		if err != nil && back.Run(ctx) != nil {
+			s.leftovers(making)
 		}
 	}()
-	making, err := s.stage(ctx, rec, &back)
+	err = s.stage(ctx, making, rec, &back)
 	if err != nil {
 		return vol, false, err
 	}
@@ -151,15 +151,14 @@ func (s *Store) make(ctx context.Context, spec portlayer.VolumeSpec, o Options) 
 // squashes says whether the administrator says that what is made is somebody else's, so that nobody's wish of an owner is to be done.
 func (s *Store) squashes() bool { return s.o.Location.Options.Squash == SquashAll }
 
-// stage makes a directory with a volume's metadata, below a name that no volume can have.
-func (s *Store) stage(ctx context.Context, rec record, back *undo.Stack) (making string, err error) {
+// stage makes the directory making with a volume's metadata, below a name that no volume can have.
+func (s *Store) stage(ctx context.Context, making string, rec record, back *undo.Stack) error {
 	data, err := encode(rec)
 	if err != nil {
-		return "", err
+		return err
 	}
-	making = path.Join(metadataDir, s.temporary(makingMark))
 	back.Push(func(ctx context.Context) error { return s.dropStage(ctx, making) })
-	return making, s.do(ctx, true, func(ctx context.Context, e Export) error {
+	return s.do(ctx, true, func(ctx context.Context, e Export) error {
 		if _, err := e.Mkdir(ctx, making, 0o755); err != nil {
 			return err
 		}
@@ -225,16 +224,21 @@ func (s *Store) emptyContent(ctx context.Context, name portlayer.VolumeName) err
 // unowned is a Conflict that names the volume, but for the one called except, whose content is a directory, or has it in it, or is in it.
 func (s *Store) unowned(ctx context.Context, dir string, except portlayer.VolumeName) error {
 	vols, err := s.records(ctx)
-	for name, rec := range vols {
-		if name == except {
-			continue
-		}
-		at := rec.content(name)
-		if at == dir || strings.HasPrefix(at, dir+"/") || strings.HasPrefix(dir, at+"/") {
-			return fault.New(fault.Conflict, "%s in %s is the directory %s of volume %s, or one is in the other", dir, s.Location(), at, name)
-		}
+	if name, taken := owner(vols, dir, except); taken {
+		return fault.New(fault.Conflict, "%s in %s is the directory %s of volume %s, or one is in the other", dir, s.Location(), vols[name].content(name), name)
 	}
 	return err
+}
+
+// owner is the volume, but for the one called except, whose content is a directory, or has it in it, or is in it.
+func owner(vols map[portlayer.VolumeName]record, dir string, except portlayer.VolumeName) (portlayer.VolumeName, bool) {
+	for name, rec := range vols {
+		at := rec.content(name)
+		if name != except && (at == dir || strings.HasPrefix(at, dir+"/") || strings.HasPrefix(dir, at+"/")) {
+			return name, true
+		}
+	}
+	return "", false
 }
 
 // freeContent sees that there is nothing where a volume's content is to come.
@@ -260,11 +264,11 @@ func (s *Store) dropContent(ctx context.Context, name portlayer.VolumeName) erro
 	})
 }
 
-// leftovers has what could not be taken back taken away when the server is heard again: as after a death.
-func (s *Store) leftovers() {
+// leftovers has metadata that could not be taken back taken away when the server is heard again: as after a death.
+func (s *Store) leftovers(making string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.prepared = false
+	s.halfMade = append(s.halfMade, making)
 	s.tend()
 }
 
@@ -349,6 +353,7 @@ func (s *Store) Remove(ctx context.Context, name portlayer.VolumeName) error {
 	if err != nil {
 		return err
 	}
+	leave = sync.OnceFunc(leave)
 	defer leave()
 	if !volumeName(name) {
 		return s.missing(name)
@@ -359,34 +364,75 @@ func (s *Store) Remove(ctx context.Context, name portlayer.VolumeName) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	rec, err := s.read(ctx, name)
+	damaged := fault.Is(err, fault.Conflict)
+	switch {
+	case fault.Is(err, fault.NotFound):
+		leave() // the sweep needs it
+		s.sweepSoon(ctx) // who asks twice waits for what the first was about
+		return err
+	case err != nil && !damaged:
+		return fault.Wrap("remove volume", string(name), err)
+	case !damaged:
+		// Others see by its directory's time that the removal has just begun; and a renaming that was cut off is made good.
+		if err := s.rewrite(ctx, name, rec); err != nil && !hasReason(err, nfsclient.Full) {
+			return fault.Wrap("remove volume", string(name), s.said(err))
+		}
+	}
 	removed := s.temporary(removingMark)
 	err = s.do(ctx, true, func(ctx context.Context, e Export) error {
-		err := e.Rename(ctx, metadataOf(name), path.Join(metadataDir, removed))
-		if err != nil && !hasReason(err, nfsclient.NotFound) { // its answer may be lost
-			if _, serr := e.Stat(ctx, path.Join(metadataDir, removed)); serr == nil {
-				err = nil
-			}
-		}
-		return err
+		return s.give(ctx, e, metadataOf(name), path.Join(metadataDir, removed))
 	})
-	s.mu.Lock()
-	s.left = true
-	e := s.export
-	s.mu.Unlock()
 	switch {
 	case hasReason(err, nfsclient.NotFound):
-		if gerr := s.noRecord(ctx, name); !fault.Is(gerr, fault.NotFound) {
-			return gerr
-		}
-		s.sweepSoon(ctx, e)
-		return s.missing(name)
+		return s.missing(name) // another VCH was faster
 	case err != nil:
+		s.mu.Lock()
+		s.left = true // its answer may be lost
+		s.tend()
+		s.mu.Unlock()
 		return fault.Wrap("remove volume", string(name), s.said(err))
 	}
-	// The volume is removed; the rest is tried now, so that its place is free, and again by the sweep.
-	_ = s.do(context.WithoutCancel(ctx), true, func(ctx context.Context, e Export) error { return s.takeOut(ctx, e, removed, name) })
-	s.sweepSoon(ctx, e)
+	// The volume is removed. The rest is tried now, so that its place is free, and again by the sweep; but where the server does not let it, the volume is there again.
+	var stays error
+	_ = s.do(context.WithoutCancel(ctx), true, func(ctx context.Context, e Export) (err error) {
+		if damaged {
+			if rec, err = s.removedRecord(ctx, e, removed, name); err != nil {
+				return err
+			}
+			rec.Name = name
+		}
+		if err := s.moveOut(ctx, e, removed, rec); err != nil {
+			if r, ok := nfsclient.ReasonOf(err); ok && !isAway(r) && s.give(ctx, e, path.Join(metadataDir, removed), metadataOf(name)) == nil {
+				stays = fault.New(fault.KindOf(err), "its directory %s cannot be removed: %s", rec.content(name), s.explain(err))
+			}
+			return err
+		}
+		_ = s.dropRemoved(ctx, e, removed)
+		return nil
+	})
+	if stays != nil {
+		return fault.Wrap("remove volume", string(name), stays)
+	}
+	s.mu.Lock()
+	s.left = true
+	s.mu.Unlock()
+	leave()
+	s.sweepSoon(ctx)
 	return nil
+}
+
+// give renames metadata; the answer to one that was done may be lost.
+func (s *Store) give(ctx context.Context, e Export, from, to string) error {
+	err := e.Rename(ctx, from, to)
+	if err != nil && !hasReason(err, nfsclient.NotFound) {
+		if _, serr := e.Stat(ctx, from); hasReason(serr, nfsclient.NotFound) {
+			if _, serr := e.Stat(ctx, to); serr == nil {
+				return nil
+			}
+		}
+	}
+	return err
 }
 
 // Inspect is Get, Usage and Status at once.
