@@ -24,7 +24,7 @@ const (
 const unacknowledged = 30 * time.Second
 
 // DialReserved connects from a reserved port (below 1024), which many servers demand, since only root can use one. Where the process may not bind such a port, or
-// all are in use, it connects from any port; the bool says which it was.
+// all are in use, it connects from any port; the bool says which it was. A connection whose peer acknowledges nothing for half a minute breaks.
 func DialReserved(ctx context.Context, network, address string) (net.Conn, bool, error) {
 	reuse := func(_, _ string, raw syscall.RawConn) error {
 		// A port whose last connection is still in TIME_WAIT can serve for another server.
@@ -35,6 +35,7 @@ func DialReserved(ctx context.Context, network, address string) (net.Conn, bool,
 		c, err := d.DialContext(ctx, network, address)
 		switch {
 		case err == nil:
+			boundSilence(c)
 			return c, true, nil
 		case errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EADDRNOTAVAIL):
 			continue
@@ -46,6 +47,9 @@ func DialReserved(ctx context.Context, network, address string) (net.Conn, bool,
 	}
 	var d net.Dialer
 	c, err := d.DialContext(ctx, network, address)
+	if err == nil {
+		boundSilence(c)
+	}
 	return c, false, err
 }
 

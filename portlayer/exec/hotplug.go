@@ -259,7 +259,12 @@ func (u *unit) putIn(ctx context.Context, p plan) error {
 	if err != nil {
 		return err
 	}
-	if err := u.relink(ctx, client, u.c.State.Reaches, p.reaches); err != nil {
+	if all := both(u.c.State.Reaches, p.reaches); len(all) > len(u.c.State.Reaches) { // first: a daemon that comes next is to let a mount that hangs end
+		if err := u.save(func(c *portlayer.Container) { c.State.Reaches = all }); err != nil {
+			return err
+		}
+	}
+	if err := u.relink(ctx, client, u.c.State.Reaches); err != nil {
 		return err
 	}
 	if err := s.o.Failpoints.Hit("change.plug"); err != nil {
@@ -361,8 +366,13 @@ func (u *unit) takeBack(ctx context.Context, e entry) error {
 	if err := u.run.machine.Reconfigure(ctx, difference(have, disksOf(h))); err != nil {
 		return err
 	}
-	if err := u.relink(ctx, client, nil, h.Reaches); err != nil {
+	if err := u.relink(ctx, client, h.Reaches); err != nil {
 		return err
+	}
+	if len(u.c.State.Reaches) > len(h.Reaches) {
+		if err := u.save(func(c *portlayer.Container) { c.State.Reaches = h.Reaches }); err != nil {
+			return err
+		}
 	}
 	for i := len(e.Gone) - 1; i >= 0; i-- {
 		for _, spec := range h.Config.Mounts {

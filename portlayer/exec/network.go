@@ -94,20 +94,25 @@ func (s *Service) link(ctx context.Context, h *portlayer.Handle, who string) (en
 	return func() { s.o.Wiring.Unplug(h.Container) }, nil
 }
 
-// relink has a running container, and its guest, reach what was and what now say. Owner only.
-func (u *unit) relink(ctx context.Context, client *guest.Client, was, now []portlayer.Reach) error {
+// relink has a running container, and its guest, reach what rs say, and nothing else. Owner only.
+func (u *unit) relink(ctx context.Context, client *guest.Client, rs []portlayer.Reach) error {
 	s := u.s
-	h := &portlayer.Handle{Reaches: slices.Clone(was)}
-	for _, r := range now {
-		h.AddReach(r)
+	if s.o.Wiring == nil || len(rs) == 0 && len(u.c.State.Reaches) == 0 {
+		return s.unlinked(&portlayer.Handle{Reaches: rs})
 	}
-	if s.o.Wiring == nil || len(h.Reaches) == 0 && len(u.c.State.Reaches) == 0 && len(was) == 0 {
-		return s.unlinked(h)
-	}
-	if err := s.o.Wiring.Reach(u.c.ID, h.Reaches); err != nil {
+	if err := s.o.Wiring.Reach(u.c.ID, rs); err != nil {
 		return err
 	}
 	return client.SetNetwork(ctx, s.o.Wiring.Config(u.c.ID))
+}
+
+// both are what is in one of two.
+func both(a, b []portlayer.Reach) []portlayer.Reach {
+	h := &portlayer.Handle{Reaches: slices.Clone(a)}
+	for _, r := range b {
+		h.AddReach(r)
+	}
+	return h.Reaches
 }
 
 // asker answers the guest of a container.

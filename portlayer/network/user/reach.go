@@ -41,8 +41,9 @@ const (
 	privileged = 1024
 	// timeWait is how long the end of a connection that was closed here first is kept.
 	timeWait = 10 * time.Millisecond
-	// mostReaches is how many connections a machine may have by its link at once: a mount has 16 at most (nfs(5), nconnect).
-	mostReaches = 256
+	// mostReaches is how many connections a machine may have by its link at once: a mount has 16 at most (nfs(5), nconnect), and a host has 359 reserved ports to a server, which all
+	// its machines share.
+	mostReaches = 64
 )
 
 // Links implements portlayer.Reacher.

@@ -368,7 +368,7 @@ func (s *Store) Remove(ctx context.Context, name portlayer.VolumeName) error {
 	damaged := fault.Is(err, fault.Conflict)
 	switch {
 	case fault.Is(err, fault.NotFound):
-		leave() // the sweep needs it
+		leave()          // the sweep needs it
 		s.sweepSoon(ctx) // who asks twice waits for what the first was about
 		return err
 	case err != nil && !damaged:
