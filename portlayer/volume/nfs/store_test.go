@@ -217,6 +217,8 @@ func TestSquash(t *testing.T) {
 		{"root", "squash=root&uid=5", ""},
 		{"all", "squash=all", ""},
 		{"all", "squash=all&uid=5", ""},
+		{"all", "squash=all&uid=65534", ""}, // anonuid, which from here looks as if root alone were squashed
+		{"root", "squash=root&uid=65534", ""},
 		{"root", "squash=none", "does squash=root"},
 		{"all", "squash=none&uid=5", "does squash=all"},
 		{"", "squash=root&uid=5", "does squash=none"},
