@@ -221,6 +221,10 @@ func (s *Store) sweep() (done <-chan struct{}) {
 		return s.sweeping // who is at it looks again before he ends
 	}
 	ended := make(chan struct{})
+	if s.ctx.Err() != nil {
+		close(ended)
+		return ended
+	}
 	s.sweeping = ended
 	s.work.Go(func() {
 		s.mu.Lock()
