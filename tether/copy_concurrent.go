@@ -120,6 +120,11 @@ func (s *sharedCopy) look() (full, busy bool, err error) {
 	if f, err := openSign(s.at("alive")); err == nil {
 		return false, true, f.Close()
 	}
+	return s.holds()
+}
+
+// holds is look by what the directory lists.
+func (s *sharedCopy) holds() (full, busy bool, err error) {
 	have, err := os.ReadDir(s.content)
 	for _, e := range have {
 		busy = busy || e.Name() == staging
@@ -223,7 +228,7 @@ func (s *sharedCopy) fill() error {
 	if err := flush(inside(stage)); err != nil {
 		return s.lost(stage, err)
 	}
-	full, err := s.full()
+	full, _, err := s.holds()
 	switch heard := stop(); {
 	case err != nil:
 		return err
@@ -240,17 +245,6 @@ func (s *sharedCopy) fill() error {
 		return s.lost(stage, err)
 	}
 	return s.moveIn(stage)
-}
-
-// full says whether there is something in the volume beside staging.
-func (s *sharedCopy) full() (bool, error) {
-	have, err := os.ReadDir(s.content)
-	for _, e := range have {
-		if !strings.HasPrefix(e.Name(), staging) {
-			return true, err
-		}
-	}
-	return false, err
 }
 
 // mine says whether staging is an open directory.

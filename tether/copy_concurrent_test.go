@@ -39,8 +39,8 @@ func put(t *testing.T, file, text string) {
 	}
 }
 
-// holds fails unless the volume has exactly the image's files, and its mode.
-func (s *sharedCopy) holds(t *testing.T) {
+// isWhole fails unless the volume has exactly the image's files, and its mode.
+func (s *sharedCopy) isWhole(t *testing.T) {
 	t.Helper()
 	var got []string
 	err := filepath.WalkDir(s.content, func(p string, d os.DirEntry, err error) error {
@@ -71,7 +71,7 @@ func TestCopyUpSharedAtOnce(t *testing.T) {
 				if err := s.run(t.Context()); err != nil {
 					t.Error(err)
 				}
-				s.holds(t)
+				s.isWhole(t)
 			})
 		}
 		all.Wait()
@@ -122,7 +122,7 @@ func TestCopyUpSharedAfterADeath(t *testing.T) {
 				})
 			}
 			all.Wait()
-			s.holds(t)
+			s.isWhole(t)
 		})
 	}
 }

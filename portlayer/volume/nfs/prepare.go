@@ -133,7 +133,7 @@ func (s *Store) squashOf(ctx context.Context, made nfsclient.Attr) (Squash, erro
 	if made.UID == 0 {
 		return SquashNone, nil
 	}
-	if o.Squash == SquashAll && made.UID == o.UID || o.Squash == SquashAll && o.UID == 0 { // of root alone, or of all: from here it is the same
+	if o.Squash == SquashAll && (made.UID == o.UID || o.UID == 0) { // of root alone, or of all: from here it is the same
 		return SquashAll, nil
 	}
 	return SquashRoot, nil

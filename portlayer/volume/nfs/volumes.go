@@ -172,19 +172,7 @@ func (s *Store) dropStage(ctx context.Context, making string) error {
 
 // publish gives staged metadata the volume's name, from when on the volume is there. lost says that somebody else was faster.
 func (s *Store) publish(ctx context.Context, making string, name portlayer.VolumeName) (lost bool, err error) {
-	err = s.do(ctx, true, func(ctx context.Context, e Export) error {
-		err := e.Rename(ctx, making, metadataOf(name))
-		if err == nil {
-			return nil
-		}
-		// The answer to a rename that was done may be lost: then what was to be renamed is gone.
-		if _, serr := e.Stat(ctx, making); hasReason(serr, nfsclient.NotFound) {
-			if _, serr := e.Stat(ctx, path.Join(metadataOf(name), recordFile)); serr == nil {
-				return nil
-			}
-		}
-		return err
-	})
+	err = s.do(ctx, true, func(ctx context.Context, e Export) error { return s.give(ctx, e, making, metadataOf(name), recordFile) })
 	if hasReason(err, nfsclient.Exists) || hasReason(err, nfsclient.NotEmpty) {
 		return true, nil
 	}
@@ -381,7 +369,7 @@ func (s *Store) Remove(ctx context.Context, name portlayer.VolumeName) error {
 	}
 	removed := s.temporary(removingMark)
 	err = s.do(ctx, true, func(ctx context.Context, e Export) error {
-		return s.give(ctx, e, metadataOf(name), path.Join(metadataDir, removed))
+		return s.give(ctx, e, metadataOf(name), path.Join(metadataDir, removed), "")
 	})
 	switch {
 	case hasReason(err, nfsclient.NotFound):
@@ -403,7 +391,7 @@ func (s *Store) Remove(ctx context.Context, name portlayer.VolumeName) error {
 			rec.Name = name
 		}
 		if err := s.moveOut(ctx, e, removed, rec); err != nil {
-			if r, ok := nfsclient.ReasonOf(err); ok && !isAway(r) && s.give(ctx, e, path.Join(metadataDir, removed), metadataOf(name)) == nil {
+			if r, ok := nfsclient.ReasonOf(err); ok && !isAway(r) && s.give(ctx, e, path.Join(metadataDir, removed), metadataOf(name), "") == nil {
 				stays = fault.New(fault.KindOf(err), "its directory %s cannot be removed: %s", rec.content(name), s.explain(err))
 			}
 			return err
@@ -422,14 +410,16 @@ func (s *Store) Remove(ctx context.Context, name portlayer.VolumeName) error {
 	return nil
 }
 
-// give renames metadata; the answer to one that was done may be lost.
-func (s *Store) give(ctx context.Context, e Export, from, to string) error {
+// give renames a directory of metadata. The answer to a rename that was done may be lost, and one that is sent again find nothing: then from is gone, and to has what is to be in it ("":
+// it is there).
+func (s *Store) give(ctx context.Context, e Export, from, to, has string) error {
 	err := e.Rename(ctx, from, to)
-	if err != nil && !hasReason(err, nfsclient.NotFound) {
-		if _, serr := e.Stat(ctx, from); hasReason(serr, nfsclient.NotFound) {
-			if _, serr := e.Stat(ctx, to); serr == nil {
-				return nil
-			}
+	if err == nil {
+		return nil
+	}
+	if _, serr := e.Stat(ctx, from); hasReason(serr, nfsclient.NotFound) {
+		if _, serr := e.Stat(ctx, path.Join(to, has)); serr == nil {
+			return nil
 		}
 	}
 	return err
