@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+
+	"vch/internal/ext4"
+	"vch/internal/guestkernel"
 )
 
 // Check is one thing that a machine needs for vch, as it was found.
@@ -31,10 +34,10 @@ func Checks(ctx context.Context, o Options) []Check {
 	}
 	add("QEMU", err, found)
 	for _, name := range []string{"mkfs.ext4", "debugfs"} {
-		path, err := findTool(name)
+		path, err := ext4.FindTool(name)
 		add(name, err, path)
 	}
-	kernel, err := FindKernel(o.Kernel, o.Modules)
+	kernel, err := guestkernel.Find(o.Kernel, o.Modules, guestModules)
 	add("guest kernel", err, fmt.Sprintf("%s, %d modules to load", kernel.Image, len(kernel.Modules)))
 	for _, c := range checks {
 		if !c.OK {

@@ -1,7 +1,6 @@
 package qemu
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -10,11 +9,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"sort"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,37 +22,33 @@ import (
 	"vch/guest"
 	"vch/internal/atomicfile"
 	"vch/internal/atonce"
+	"vch/internal/ext4"
 	"vch/internal/fault"
 	"vch/internal/sparsefile"
+	"vch/internal/vmdkfile"
 	"vch/portlayer"
 )
 
 // Disks implements portlayer.Disks on directories of this host.
 type Disks struct {
-	mkfs, debugfs string // programs
-	golden        *goldens
-	swept         *sync.Map // of directories: what an earlier process left there of directories that it was making or removing is gone
-	tried         *sync.Map // of directories that took a file, their inode
-	errands       *errands  // nil: all is done at once
+	ext4    ext4.Maker
+	swept   *sync.Map // of directories: what an earlier process left there of directories that it was making or removing is gone
+	tried   *sync.Map // of directories that took a file, their inode
+	errands *errands  // nil: all is done at once
 }
 
 // FindDisks finds the programs that make file systems. NotFound says what to install.
 func FindDisks() (d Disks, err error) {
 	d = directories()
-	if d.mkfs, err = findTool("mkfs.ext4"); err == nil {
-		d.debugfs, err = findTool("debugfs")
-	}
+	d.ext4, err = ext4.Find()
 	return d, err
 }
 
 // directories are Disks that make no file systems.
-func directories() Disks { return Disks{golden: &goldens{}, swept: &sync.Map{}, tried: &sync.Map{}} }
+func directories() Disks { return Disks{swept: &sync.Map{}, tried: &sync.Map{}} }
 
 // tombPrefix begins the names of directories that are being removed.
 const tombPrefix = ".removed-"
-
-// extentPath is where Create and Import put the extent of the disk at path.
-func extentPath(path string) string { return strings.TrimSuffix(path, ".vmdk") + "-flat.vmdk" }
 
 // Create is portlayer.Disks.Create.
 func (d Disks) Create(ctx context.Context, path portlayer.DiskPath, spec portlayer.DiskSpec) (err error) {
@@ -63,7 +56,7 @@ func (d Disks) Create(ctx context.Context, path portlayer.DiskPath, spec portlay
 	if err != nil {
 		return err
 	}
-	file, extent := string(path), extentPath(string(path))
+	file, extent := string(path), vmdkfile.Extent(string(path))
 	if _, err := os.Lstat(file); err == nil {
 		return fault.New(fault.Conflict, "disk %s exists already", file)
 	}
@@ -75,7 +68,7 @@ func (d Disks) Create(ctx context.Context, path portlayer.DiskPath, spec portlay
 	if err := d.format(ctx, extent, size, string(spec.Label[:16]), uuid, guest.VolumeDir); err != nil {
 		return err
 	}
-	if err := atomicfile.Write(file, []byte(descriptor(filepath.Base(extent), size)), 0o600); err != nil {
+	if err := atomicfile.Write(file, []byte(vmdkfile.Descriptor(filepath.Base(extent), int64(size))), 0o600); err != nil {
 		return errors.Join(err, os.Remove(extent))
 	}
 	return nil
@@ -83,9 +76,9 @@ func (d Disks) Create(ctx context.Context, path portlayer.DiskPath, spec portlay
 
 // checked is the size and the UUID that spec asks for.
 func checked(spec portlayer.DiskSpec) (size portlayer.Bytes, uuid string, err error) {
-	size = (spec.Size + sector - 1) / sector * sector
-	if size < portlayer.MinDisk || size > maxDisk {
-		return 0, "", fault.New(fault.Invalid, "a disk of %d bytes cannot be made: the least is %d MiB, the most %d TiB", spec.Size, portlayer.MinDisk/portlayer.MiB, int64(maxDisk>>40))
+	size = (spec.Size + vmdkfile.Sector - 1) / vmdkfile.Sector * vmdkfile.Sector
+	if size < portlayer.MinDisk || size > vmdkfile.MaxDisk {
+		return 0, "", fault.New(fault.Invalid, "a disk of %d bytes cannot be made: the least is %d MiB, the most %d TiB", spec.Size, portlayer.MinDisk/portlayer.MiB, int64(vmdkfile.MaxDisk>>40))
 	}
 	uuid, err = labelUUID(spec.Label)
 	return size, uuid, err
@@ -104,16 +97,16 @@ func (d Disks) CreateDir(ctx context.Context, dir portlayer.DiskPath, spec portl
 	if done {
 		return nil
 	}
-	extent := extentPath(spec.Name)
+	extent := vmdkfile.Extent(spec.Name)
 	err = d.makeDir(string(dir), func(in *atomicfile.Dir) error {
 		f, err := in.Create(extent)
 		if err != nil {
 			return err
 		}
-		if err := d.formatFile(ctx, f, fsShape{size, guest.VolumeDir}, string(spec.Disk.Label[:16]), uuid); err != nil {
+		if err := d.formatFile(ctx, f, ext4.Shape{Size: int64(size), Dir: guest.VolumeDir}, string(spec.Disk.Label[:16]), uuid); err != nil {
 			return err
 		}
-		return errors.Join(in.Write(spec.Name, []byte(descriptor(extent, size))), in.Write(spec.File, spec.Data))
+		return errors.Join(in.Write(spec.Name, []byte(vmdkfile.Descriptor(extent, int64(size)))), in.Write(spec.File, spec.Data))
 	})
 	return noRoom(kindOf(err), filepath.Dir(string(dir)))
 }
@@ -179,91 +172,15 @@ func (d Disks) make(ctx context.Context, file string, size portlayer.Bytes, labe
 			err = errors.Join(err, os.Remove(file))
 		}
 	}()
-	if err := d.formatFile(ctx, f, fsShape{size, dir}, label, uuid); err != nil {
+	if err := d.formatFile(ctx, f, ext4.Shape{Size: int64(size), Dir: dir}, label, uuid); err != nil {
 		return err
 	}
 	return kindOf(sync(f))
 }
 
-// fsBlock is the block of file systems, in bytes.
-const fsBlock = 4096
-
-// inPlace is how many times its size a volume can have before its kernel must put group descriptors elsewhere (ext4_convert_meta_bg, fs/ext4/resize.c), which it does unasked.
-// mke2fs keeps room for 1,024 times, and all of that is written: 127 of the 149 blocks of a file system of 1 GiB, 1,024 of the 1,090 of one of 20 GiB. Of 64 times, it is 7.
-const inPlace = 64
-
 // formatFile writes an empty ext4 into f, a new file, and does not sync it.
-func (d Disks) formatFile(ctx context.Context, f *os.File, shape fsShape, label, uuid string) error {
-	file, size := f.Name(), int64(shape.size)
-	if err := f.Truncate(size); err != nil {
-		return kindOf(err)
-	}
-	if g, ok := d.golden.get(shape); ok {
-		id, err := uuidBytes(uuid)
-		if err != nil {
-			return err
-		}
-		return kindOf(g.pour(f, size, label, id))
-	}
-	// With its own seed for checksums a file system can get another UUID while it is mounted, as a copy does in its first machine.
-	// The file is new and reads as zeros: nothing needs to be zeroed by mkfs now, nor by the guest's kernel later.
-	features, extended := "metadata_csum_seed", "root_owner=0:0,nodiscard,assume_storage_prezeroed=1"
-	if most := size / fsBlock * inPlace; shape.dir == "" {
-		features += ",^resize_inode" // a machine's own disk never grows
-	} else if most < 1<<32 { // as far as the room can be (resize_inode has 32 bits)
-		extended += ",resize=" + strconv.FormatInt(most, 10)
-	}
-	args := []string{"-q", "-F", "-b", strconv.Itoa(fsBlock), "-m", "0", "-O", features, "-E", extended}
-	if label != "" {
-		args = append(args, "-L", label)
-	}
-	if uuid != "" {
-		args = append(args, "-U", uuid)
-	}
-	if err := tool(ctx, d.mkfs, append(args, file)...); err != nil {
-		return err
-	}
-	if shape.dir != "" {
-		if err := tool(ctx, d.debugfs, "-w", "-R", "mkdir "+shape.dir, file); err != nil {
-			return err
-		}
-	}
-	g, err := learn(f, size)
-	if err == nil && len(g.pieces) > 0 {
-		d.golden.put(shape, g)
-	}
-	return err
-}
-
-// tool runs a program of e2fsprogs; its words become the error. debugfs ends with 0 whatever happens, so that words other than its banner are a failure, too.
-func tool(ctx context.Context, program string, args ...string) error {
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	out, err := cmd.CombinedOutput()
-	words := saying(out)
-	name := filepath.Base(program)
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case err != nil:
-		return fault.New(fault.Internal, "%s: %w: %s", name, err, words)
-	case name == "debugfs" && words != "":
-		return fault.New(fault.Internal, "debugfs: %s", words)
-	}
-	return nil
-}
-
-// saying is a tool's output as one line, without the version banner.
-func saying(out []byte) string {
-	var lines []string
-	for _, line := range bytes.Split(out, []byte("\n")) {
-		text := strings.TrimSpace(string(line))
-		if text == "" || strings.HasPrefix(text, "debugfs 1.") || strings.HasPrefix(text, "mke2fs 1.") || strings.HasPrefix(text, "Filesystem too small for a journal") {
-			continue
-		}
-		lines = append(lines, text)
-	}
-	return strings.Join(lines, "; ")
+func (d Disks) formatFile(ctx context.Context, f *os.File, shape ext4.Shape, label, uuid string) error {
+	return kindOf(d.ext4.Format(ctx, f, shape, label, uuid))
 }
 
 // noRoom says so when the medium of dir is (all but) full, which programs report in their own words or not at all.
@@ -315,7 +232,7 @@ func locate(path string) (extent string, info portlayer.DiskInfo, err error) {
 	if err != nil {
 		return "", info, kindOf(err)
 	}
-	name, size, err := parseDescriptor(string(text))
+	name, size, err := vmdkfile.Parse(string(text))
 	if err != nil {
 		return "", info, fault.Wrap("use disk", path, err)
 	}
@@ -327,12 +244,12 @@ func locate(path string) (extent string, info portlayer.DiskInfo, err error) {
 	if err != nil {
 		return "", info, kindOf(err)
 	}
-	if st.Size() < int64(size) {
+	if st.Size() < size {
 		return "", info, fault.New(fault.Conflict, "disk %s is damaged: its extent %s has %d bytes, and its descriptor says %d; restore it from a backup", path, name, st.Size(), size)
 	}
-	info = portlayer.DiskInfo{Size: size, Modified: st.ModTime()}
+	info = portlayer.DiskInfo{Size: portlayer.Bytes(size), Modified: st.ModTime()}
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-		info.Allocated = portlayer.Bytes(sys.Blocks * sector)
+		info.Allocated = portlayer.Bytes(sys.Blocks * vmdkfile.Sector)
 	}
 	return extent, info, nil
 }
@@ -391,7 +308,7 @@ func (d Disks) Look(_ context.Context, dir portlayer.DiskPath, disks []string, b
 	atonce.Do(len(disks), min(lookers, 1+len(disks)/fewLooks), func(i int) {
 		var descriptor, extent, small unix.Stat_t
 		file := disks[i]
-		if unix.Fstatat(from, file, &descriptor, 0) != nil || unix.Fstatat(from, extentPath(file), &extent, 0) != nil ||
+		if unix.Fstatat(from, file, &descriptor, 0) != nil || unix.Fstatat(from, vmdkfile.Extent(file), &extent, 0) != nil ||
 			unix.Fstatat(from, file[:strings.LastIndexByte(file, '/')+1]+beside, &small, 0) != nil {
 			return
 		}
@@ -405,7 +322,7 @@ func (d Disks) Look(_ context.Context, dir portlayer.DiskPath, disks []string, b
 				small.Ino, uint64(small.Ctim.Nano()), uint64(small.Size),
 				extent.Ino, uint64(extent.Size),
 			},
-			Allocated: portlayer.Bytes(extent.Blocks * sector),
+			Allocated: portlayer.Bytes(extent.Blocks * vmdkfile.Sector),
 		}
 	})
 	return looks
@@ -427,9 +344,9 @@ func readSmall(path string) ([]byte, error) {
 // by the next.
 func (d Disks) Delete(_ context.Context, path portlayer.DiskPath) error {
 	file := string(path)
-	extent := extentPath(file)
+	extent := vmdkfile.Extent(file)
 	if text, err := readSmall(file); err == nil {
-		if name, _, err := parseDescriptor(string(text)); err == nil {
+		if name, _, err := vmdkfile.Parse(string(text)); err == nil {
 			extent = filepath.Join(filepath.Dir(file), name)
 		}
 	}
@@ -446,7 +363,7 @@ func (d Disks) Delete(_ context.Context, path portlayer.DiskPath) error {
 
 // Import is portlayer.Disks.Import.
 func (d Disks) Import(ctx context.Context, local string, path portlayer.DiskPath) (err error) {
-	file, extent := string(path), extentPath(string(path))
+	file, extent := string(path), vmdkfile.Extent(string(path))
 	defer func() {
 		if err != nil {
 			err = noRoom(err, filepath.Dir(file))
@@ -461,7 +378,7 @@ func (d Disks) Import(ctx context.Context, local string, path portlayer.DiskPath
 	if err != nil {
 		return kindOf(err)
 	}
-	size := portlayer.Bytes((st.Size() + sector - 1) / sector * sector)
+	size := portlayer.Bytes((st.Size() + vmdkfile.Sector - 1) / vmdkfile.Sector * vmdkfile.Sector)
 	if size == 0 {
 		return fault.New(fault.Invalid, "%s is empty: not a disk", local)
 	}
@@ -480,7 +397,7 @@ func (d Disks) Import(ctx context.Context, local string, path portlayer.DiskPath
 	if err != nil {
 		return kindOf(err)
 	}
-	if err := atomicfile.Write(file, []byte(descriptor(filepath.Base(extent), size)), 0o600); err != nil {
+	if err := atomicfile.Write(file, []byte(vmdkfile.Descriptor(filepath.Base(extent), int64(size))), 0o600); err != nil {
 		return errors.Join(kindOf(err), os.Remove(extent))
 	}
 	return nil

@@ -11,12 +11,13 @@ import (
 	"vch/internal/atomicfile"
 	"vch/internal/fault"
 	"vch/internal/sparsefile"
+	"vch/internal/vmdkfile"
 	"vch/portlayer"
 )
 
 // absent is a Conflict if one of a disk's files is there.
 func absent(file string) error {
-	for _, f := range []string{file, extentPath(file)} {
+	for _, f := range []string{file, vmdkfile.Extent(file)} {
 		if _, err := os.Lstat(f); err == nil {
 			return fault.New(fault.Conflict, "disk file %s exists already", f)
 		}
@@ -26,14 +27,14 @@ func absent(file string) error {
 
 // place makes the disk file of size bytes: its extent by fill, which leaves nothing after its error, then its descriptor. After an error there is none.
 func place(file string, size portlayer.Bytes, fill func(extent string) error) error {
-	extent := extentPath(file)
+	extent := vmdkfile.Extent(file)
 	if err := absent(file); err != nil {
 		return err
 	}
 	if err := fill(extent); err != nil {
 		return noRoom(kindOf(err), filepath.Dir(file))
 	}
-	if err := atomicfile.Write(file, []byte(descriptor(filepath.Base(extent), size)), 0o600); err != nil {
+	if err := atomicfile.Write(file, []byte(vmdkfile.Descriptor(filepath.Base(extent), int64(size))), 0o600); err != nil {
 		return errors.Join(noRoom(kindOf(err), filepath.Dir(file)), os.Remove(extent))
 	}
 	return nil
@@ -79,7 +80,7 @@ type bounded struct {
 
 // CreateFrom is portlayer.Disks.CreateFrom.
 func (d Disks) CreateFrom(ctx context.Context, path portlayer.DiskPath, size portlayer.Bytes, r io.Reader) error {
-	if size <= 0 || size%sector != 0 || size > maxDisk {
+	if size <= 0 || size%vmdkfile.Sector != 0 || size > vmdkfile.MaxDisk {
 		return fault.New(fault.Invalid, "a disk cannot have %d bytes", size)
 	}
 	return place(string(path), size, func(extent string) error {
@@ -97,12 +98,12 @@ func (d Disks) Grow(_ context.Context, path portlayer.DiskPath, size portlayer.B
 	if err != nil {
 		return err
 	}
-	size = (size + sector - 1) / sector * sector
+	size = (size + vmdkfile.Sector - 1) / vmdkfile.Sector * vmdkfile.Sector
 	switch {
 	case size < info.Size:
 		return fault.New(fault.Invalid, "a disk of %d bytes cannot become one of %d: it would lose what is at its end", info.Size, size)
-	case size > maxDisk:
-		return fault.New(fault.Invalid, "a disk of %d bytes cannot be made: the most is %d TiB", size, int64(maxDisk>>40))
+	case size > vmdkfile.MaxDisk:
+		return fault.New(fault.Invalid, "a disk of %d bytes cannot be made: the most is %d TiB", size, int64(vmdkfile.MaxDisk>>40))
 	case size == info.Size:
 		return nil
 	}
@@ -112,7 +113,7 @@ func (d Disks) Grow(_ context.Context, path portlayer.DiskPath, size portlayer.B
 	if err := syncFile(extent); err != nil {
 		return kindOf(err)
 	}
-	return noRoom(kindOf(atomicfile.Write(string(path), []byte(descriptor(filepath.Base(extent), size)), 0o600)), filepath.Dir(extent))
+	return noRoom(kindOf(atomicfile.Write(string(path), []byte(vmdkfile.Descriptor(filepath.Base(extent), int64(size))), 0o600)), filepath.Dir(extent))
 }
 
 // Link is portlayer.Disks.Link.

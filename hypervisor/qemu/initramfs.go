@@ -11,10 +11,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/u-root/u-root/pkg/cpio"
-
 	"vch/internal/atomicfile"
 	"vch/internal/fault"
+	"vch/internal/guestkernel"
 )
 
 // bootFiles is what QEMU boots. They are open, so that it does not matter who cleans up the directory in which they are.
@@ -29,7 +28,7 @@ func (b bootFiles) close() error { return errors.Join(b.kernel.Close(), b.initrd
 func again(f *os.File) (*os.File, error) { return os.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd())) }
 
 // prepareBoot writes kernel and initramfs to the cache directory, named by the hash of what they are made of; those of another make are dropped.
-func prepareBoot(cache string, k Kernel, tether []byte) (b bootFiles, err error) {
+func prepareBoot(cache string, k guestkernel.Kernel, tether []byte) (b bootFiles, err error) {
 	if err := os.MkdirAll(cache, 0o700); err != nil {
 		return b, err
 	}
@@ -39,7 +38,7 @@ func prepareBoot(cache string, k Kernel, tether []byte) (b bootFiles, err error)
 	}
 	kernel := filepath.Join(cache, "vmlinux-"+digest(image))
 	if _, err := os.Stat(kernel); err != nil {
-		err := atomicfile.WriteFrom(kernel, 0o444, func(w io.Writer) error { return vmlinux(image, w) })
+		err := atomicfile.WriteFrom(kernel, 0o444, func(w io.Writer) error { return guestkernel.Vmlinux(image, w) })
 		if fault.Is(err, fault.Unsupported) {
 			kernel = k.Image
 		} else if err != nil {
@@ -47,7 +46,7 @@ func prepareBoot(cache string, k Kernel, tether []byte) (b bootFiles, err error)
 		}
 	}
 	var text bytes.Buffer
-	if err := writeInitramfs(&text, k, tether); err != nil {
+	if err := guestkernel.WriteInitramfs(&text, k, tether); err != nil {
 		return b, err
 	}
 	initrd := filepath.Join(cache, "initramfs-"+digest(text.Bytes()))
@@ -76,38 +75,4 @@ func prepareBoot(cache string, k Kernel, tether []byte) (b bootFiles, err error)
 func digest(b []byte) string {
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:8])
-}
-
-// writeInitramfs writes the guest's first file system: the tether as /init, the modules with their load orders, a console to complain on.
-func writeInitramfs(w io.Writer, k Kernel, tether []byte) error {
-	rw := cpio.Newc.Writer(w)
-	records := []cpio.Record{
-		cpio.Directory("dev", 0o755),
-		cpio.CharDev("dev/console", 0o600, 5, 1),
-		cpio.CharDev("dev/null", 0o666, 1, 3),
-		cpio.Directory("modules", 0o755),
-	}
-	for _, list := range []struct {
-		name    string
-		modules []string
-	}{{"order", k.Modules}, {"later", k.Later}} {
-		var order strings.Builder
-		for _, m := range list.modules {
-			data, err := os.ReadFile(m)
-			if err != nil {
-				return err
-			}
-			name := filepath.Base(m)
-			order.WriteString(name + "\n")
-			records = append(records, cpio.StaticFile("modules/"+name, string(data), 0o600))
-		}
-		records = append(records, cpio.StaticFile("modules/"+list.name, order.String(), 0o600))
-	}
-	records = append(records, cpio.StaticFile("init", string(tether), 0o755))
-	for _, r := range records {
-		if err := rw.WriteRecord(r); err != nil {
-			return err
-		}
-	}
-	return cpio.WriteTrailer(rw)
 }

@@ -14,7 +14,9 @@ import (
 
 	"vch/guest"
 	"vch/internal/atomicfile"
+	"vch/internal/ext4"
 	"vch/internal/fault"
+	"vch/internal/vmdkfile"
 	"vch/portlayer"
 )
 
@@ -113,7 +115,7 @@ func (m *machine) defineNew(ctx context.Context, def definition) error {
 			if err != nil {
 				return err
 			}
-			if err := m.h.disks.formatFile(ctx, f, fsShape{size: d.Size}, "", ""); err != nil {
+			if err := m.h.disks.formatFile(ctx, f, ext4.Shape{Size: int64(d.Size)}, "", ""); err != nil {
 				return err
 			}
 			if err := atomicfile.BeginSync(f); err != nil { // only now is it known what it takes
@@ -463,7 +465,7 @@ func allocated(file string) (portlayer.Bytes, error) {
 	if err := unix.Stat(file, &st); err != nil {
 		return 0, kindOf(err)
 	}
-	return portlayer.Bytes(st.Blocks * sector), nil
+	return portlayer.Bytes(st.Blocks * vmdkfile.Sector), nil
 }
 
 // Undefine is portlayer.Machine.Undefine.

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"vch/internal/fault"
+	"vch/internal/guestkernel"
 	"vch/portlayer"
 )
 
@@ -193,7 +194,7 @@ func (h *Hypervisor) sweep(ctx context.Context, running map[string]found) error 
 type Host struct {
 	qemu, version string
 	disks         Disks
-	kernel        Kernel
+	kernel        guestkernel.Kernel
 }
 
 // Find looks for what Open needs on this host, and changes nothing. Its errors say what to install.
@@ -210,7 +211,7 @@ func Find(ctx context.Context, o Options) (host Host, err error) {
 	if host.version, err = version(ctx, host.qemu); err != nil {
 		return host, err
 	}
-	host.kernel, err = FindKernel(o.Kernel, o.Modules)
+	host.kernel, err = guestkernel.Find(o.Kernel, o.Modules, guestModules)
 	return host, err
 }
 
@@ -262,19 +263,6 @@ func findQEMU(name string) (string, error) {
 		return "", fault.New(fault.NotFound, "QEMU is missing (%s: %w); install it with make setup, or Debian's package qemu-system-x86", name, err)
 	}
 	return path, nil
-}
-
-// findTool looks where administrators' programs are, too: an ordinary user's PATH lacks them.
-func findTool(name string) (string, error) {
-	if path, err := exec.LookPath(name); err == nil {
-		return path, nil
-	}
-	for _, dir := range []string{"/usr/sbin", "/sbin"} {
-		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
-			return path, nil
-		}
-	}
-	return "", fault.New(fault.NotFound, "%s is missing; install it with make setup, or Debian's package e2fsprogs", name)
 }
 
 var versionRule = regexp.MustCompile(`(?m)^QEMU emulator version (\S+)`)

@@ -58,7 +58,7 @@ func (d Disks) writeRehearsalImage(ctx context.Context, file string) (err error)
 	if err := os.Truncate(file, int64(rehearsalImageSize)); err != nil {
 		return kindOf(err)
 	}
-	return tool(ctx, d.mkfs, "-q", "-F", "-b", "4096", "-O", "^has_journal", "-E", "root_owner=0:0,nodiscard", "-d", root, file)
+	return kindOf(d.ext4.FromDir(ctx, file, root))
 }
 
 // rehearse has the machine of p go through a rehearsal. A fork (stopped) is made to run for it. Afterwards the machine runs, and has come to rest.

@@ -14,6 +14,8 @@ import (
 
 	"vch/guest"
 	"vch/internal/atomicfile"
+	"vch/internal/ext4"
+	"vch/internal/vmdkfile"
 	"vch/portlayer"
 )
 
@@ -33,7 +35,7 @@ type errands struct {
 // stockKind is what directories that are ready differ by.
 type stockKind struct {
 	parent string
-	fsShape
+	ext4.Shape
 }
 
 // pile is what is ready of a kind.
@@ -211,7 +213,7 @@ func isSmall(dir string) bool {
 		if unix.Fstatat(int(f.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 			return false
 		}
-		total += st.Blocks * sector
+		total += st.Blocks * vmdkfile.Sector
 	}
 	return err == nil && total <= smallDir
 }
@@ -219,7 +221,7 @@ func isSmall(dir string) bool {
 // What files are called in a directory that is ready. The small ones have a block each, so that what is written into them later needs none.
 var (
 	stockNames = []string{"extent", "descriptor", "file"}
-	stockBlock = make([]byte, fsBlock)
+	stockBlock = make([]byte, ext4.Block)
 )
 
 // buildReady makes a directory that is ready.
@@ -230,7 +232,7 @@ func (d Disks) buildReady(kind stockKind) (stage string, err error) {
 	}
 	f, err := in.Create(stockNames[0])
 	if err == nil {
-		err = d.formatFile(context.Background(), f, kind.fsShape, "", "")
+		err = d.formatFile(context.Background(), f, kind.Shape, "", "")
 	}
 	for _, name := range stockNames[1:] {
 		if err == nil {
@@ -249,9 +251,9 @@ func (d Disks) createReady(stage, dir string, spec portlayer.DirSpec, size portl
 	if err != nil {
 		return err
 	}
-	extent := extentPath(spec.Name)
-	content := [][]byte{nil, []byte(descriptor(extent, size)), spec.Data}
-	err = rechristen(in.Files()[0], int64(size), string(spec.Disk.Label[:16]), uuid)
+	extent := vmdkfile.Extent(spec.Name)
+	content := [][]byte{nil, []byte(vmdkfile.Descriptor(extent, int64(size))), spec.Data}
+	err = ext4.Rename(in.Files()[0], int64(size), string(spec.Disk.Label[:16]), uuid)
 	for i, name := range []string{extent, spec.Name, spec.File} {
 		if err == nil {
 			err = in.Rename(stockNames[i], name)
@@ -276,7 +278,7 @@ func (d Disks) createAtOnce(dir string, spec portlayer.DirSpec, size portlayer.B
 		return true, fs.ErrExist
 	}
 	d.sweep(filepath.Dir(dir)) // before there is anything that it could take for a dead maker's
-	stage := d.errands.take(stockKind{filepath.Dir(dir), fsShape{size, guest.VolumeDir}})
+	stage := d.errands.take(stockKind{filepath.Dir(dir), ext4.Shape{Size: int64(size), Dir: guest.VolumeDir}})
 	if stage == "" {
 		return false, nil
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"vch/guest"
+	"vch/internal/ext4"
 	"vch/portlayer"
 )
 
@@ -20,7 +21,7 @@ func makeReady(d Disks, dir string, spec portlayer.DirSpec) error {
 	if err != nil {
 		return err
 	}
-	stage, err := d.buildReady(stockKind{filepath.Dir(dir), fsShape{size, guest.VolumeDir}})
+	stage, err := d.buildReady(stockKind{filepath.Dir(dir), ext4.Shape{Size: int64(size), Dir: guest.VolumeDir}})
 	if err != nil {
 		return err
 	}
@@ -66,7 +67,7 @@ func (b *bench) close() {
 func TestStock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
-		kind := stockKind{b.dir, fsShape{1 << 30, guest.VolumeDir}}
+		kind := stockKind{b.dir, ext4.Shape{Size: 1 << 30, Dir: guest.VolumeDir}}
 		quiet := func() { time.Sleep(10 * lull); synctest.Wait() }
 		expect := func(made int) {
 			t.Helper()
@@ -106,7 +107,7 @@ func TestStock(t *testing.T) {
 			t.Errorf("%d are ready, want %d", ready, mostReady)
 		}
 		// What cannot be made is not tried on and on.
-		other := stockKind{b.dir, fsShape{2 << 30, guest.VolumeDir}}
+		other := stockKind{b.dir, ext4.Shape{Size: 2 << 30, Dir: guest.VolumeDir}}
 		b.fails = true
 		b.take(other)
 		b.take(other)
@@ -116,7 +117,7 @@ func TestStock(t *testing.T) {
 		}
 		// Kinds that nobody asks for again are forgotten.
 		for i := range 10 * mostKinds {
-			b.take(stockKind{b.dir, fsShape{portlayer.Bytes(i), ""}})
+			b.take(stockKind{b.dir, ext4.Shape{Size: int64(i)}})
 		}
 		if len(b.stock) > mostKinds {
 			t.Errorf("%d kinds are known", len(b.stock))

@@ -211,7 +211,7 @@ func writeSummed(in *atomicfile.Dir, name string, fill func(io.Writer) error) (u
 	if err != nil {
 		return 0, err
 	}
-	sum := crc32.New(castagnoli)
+	sum := crc32.New(crc32.MakeTable(crc32.Castagnoli))
 	w := bufio.NewWriterSize(io.MultiWriter(f, sum), 1<<20)
 	if err := fill(w); err != nil {
 		return 0, err
@@ -315,7 +315,7 @@ func readSummed(path string, want uint32, read func(io.Reader) error) error {
 		return err
 	}
 	defer f.Close()
-	sum := crc32.New(castagnoli)
+	sum := crc32.New(crc32.MakeTable(crc32.Castagnoli))
 	r := io.TeeReader(bufio.NewReaderSize(f, 1<<20), sum)
 	if err := read(r); err != nil {
 		return err

@@ -1,58 +1,55 @@
-package qemu
+package ext4
 
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"vch/guest"
-	"vch/portlayer"
 )
 
 // A file system that was poured is one that mkfs has made, but for its name: e2fsck finds nothing to mend, in it or in its copies of the superblock.
 func TestGolden(t *testing.T) {
-	d, err := FindDisks()
+	m, err := Find()
 	if err != nil {
 		t.Fatal(err)
 	}
-	fsck, err := findTool("e2fsck")
+	fsck, err := FindTool("e2fsck")
 	if err != nil {
 		t.Fatal(err)
 	}
-	dumpe2fs, err := findTool("dumpe2fs")
+	dumpe2fs, err := FindTool("dumpe2fs")
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	for _, size := range []portlayer.Bytes{portlayer.MinDisk, 31 * portlayer.MiB, 700*portlayer.MiB + 512, portlayer.GiB, 20 * portlayer.GiB} {
+	for _, size := range []int64{4 << 20, 31 << 20, 700<<20 + 512, 1 << 30, 20 << 30} {
 		made, seeds := map[string]bool{}, map[string]bool{}
 		for i := range 3 {
-			label := portlayer.Label(fmt.Sprintf("%032x", 0xabcdef00+i))
-			p := portlayer.DiskPath(filepath.Join(dir, fmt.Sprintf("%d-%d.vmdk", size, i)))
-			spec := portlayer.DiskSpec{Size: size, Label: label}
-			if i < 2 {
-				err = d.Create(t.Context(), p, spec)
-			} else { // the third gets its name in a directory that was ready
-				home := strings.TrimSuffix(string(p), ".vmdk")
-				p = portlayer.DiskPath(filepath.Join(home, "x.vmdk"))
-				err = makeReady(d, home, portlayer.DirSpec{Disk: spec, Name: "x.vmdk", File: "note", Data: []byte("text")})
+			uuid, label := fmt.Sprintf("00000000-0000-0000-0000-0000abcdef%02x", i), fmt.Sprintf("label%d", i)
+			file := filepath.Join(dir, fmt.Sprintf("%d-%d", size, i))
+			f, err := os.Create(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			first, second := label, uuid
+			if i == 2 { // the third gets its name afterwards
+				first, second = "", ""
+			}
+			if err = m.Format(t.Context(), f, Shape{size, "data"}, first, second); err == nil && i == 2 {
+				err = Rename(f, size, label, uuid)
 			}
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, known := d.golden.get(fsShape{(size + 511) / 512 * 512, guest.VolumeDir}); !known {
+			f.Close()
+			if _, known := m.golden.get(Shape{size, "data"}); !known {
 				t.Errorf("%d: not kept", size)
 			}
-			file := extentPath(string(p))
 			if out, err := exec.CommandContext(t.Context(), fsck, "-fn", file).CombinedOutput(); err != nil {
 				t.Errorf("%d, %d: %v: %s", size, i, err, out)
-			}
-			uuid, err := labelUUID(label)
-			if err != nil {
-				t.Fatal(err)
 			}
 			heads := [][]string{{"-h"}}
 			if size > 2*superGroup { // the first copy, whose checksum is looked at, too
@@ -73,7 +70,7 @@ func TestGolden(t *testing.T) {
 							t.Errorf("%d, %d %v: UUID %s, want %s", size, i, args, value, uuid)
 						}
 					case "Filesystem volume name":
-						if value != string(label[:16]) {
+						if value != label {
 							t.Errorf("%d, %d %v: name %s", size, i, args, value)
 						}
 					case "Directory Hash Seed":
@@ -93,8 +90,8 @@ func TestGolden(t *testing.T) {
 			t.Errorf("%d: %d seeds for the hashes of names", size, len(seeds))
 		}
 	}
-	if d.golden.held == 0 || d.golden.held > mostGolden {
-		t.Errorf("%d bytes are kept", d.golden.held)
+	if m.golden.held == 0 || m.golden.held > mostGolden {
+		t.Errorf("%d bytes are kept", m.golden.held)
 	}
 }
 
@@ -103,16 +100,16 @@ func TestGoldensForget(t *testing.T) {
 	g := &goldens{}
 	piece := golden{pieces: []fsPiece{{0, bytes.Repeat([]byte{1}, mostGolden/3)}}}
 	for i := range 10 {
-		g.put(fsShape{size: portlayer.Bytes(i)}, piece)
+		g.put(Shape{Size: int64(i)}, piece)
 		if g.held > mostGolden || len(g.known) > 3 {
 			t.Fatalf("%d shapes, %d bytes", len(g.known), g.held)
 		}
-		if _, ok := g.get(fsShape{size: portlayer.Bytes(i)}); !ok {
+		if _, ok := g.get(Shape{Size: int64(i)}); !ok {
 			t.Errorf("%d is not there", i)
 		}
 	}
-	g.put(fsShape{size: -1}, golden{pieces: []fsPiece{{0, make([]byte, mostGolden+1)}}})
-	if _, ok := g.get(fsShape{size: -1}); ok {
+	g.put(Shape{Size: -1}, golden{pieces: []fsPiece{{0, make([]byte, mostGolden+1)}}})
+	if _, ok := g.get(Shape{Size: -1}); ok {
 		t.Error("one that is too large was kept")
 	}
 }

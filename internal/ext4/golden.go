@@ -1,4 +1,4 @@
-package qemu
+package ext4
 
 import (
 	"crypto/rand"
@@ -10,16 +10,15 @@ import (
 	"sync"
 
 	"vch/internal/sparsefile"
-	"vch/portlayer"
 )
 
 // A new file system is the same as the last one of its size, but for its name and its secrets. So mkfs makes the first; its few blocks are kept in memory, and the next ones
 // are these blocks with another superblock. That takes a millisecond, and mkfs with debugfs ten.
 
-// shape of a file system: what decides its blocks.
-type fsShape struct {
-	size portlayer.Bytes
-	dir  string
+// Shape of a file system: what decides its blocks.
+type Shape struct {
+	Size int64  // bytes
+	Dir  string // the directory in its root; "" : none, and it never grows
 }
 
 // golden is the data of a new file system of one shape.
@@ -34,21 +33,21 @@ type fsPiece struct {
 // goldens are those that were made, by shape. The zero value has none.
 type goldens struct {
 	mu    sync.Mutex // guards below
-	known map[fsShape]golden
+	known map[Shape]golden
 	held  int64 // bytes
 }
 
 // mostGolden bounds the memory that goldens take, in bytes: a file system of 1 GiB has 0.3 MB, one of 1 TiB 1.5 MB. When it is full, they are all made anew.
 const mostGolden = 16 << 20
 
-func (g *goldens) get(s fsShape) (golden, bool) {
+func (g *goldens) get(s Shape) (golden, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	found, ok := g.known[s]
 	return found, ok
 }
 
-func (g *goldens) put(s fsShape, made golden) {
+func (g *goldens) put(s Shape, made golden) {
 	var n int64
 	for _, p := range made.pieces {
 		n += int64(len(p.data))
@@ -59,7 +58,7 @@ func (g *goldens) put(s fsShape, made golden) {
 		return
 	}
 	if g.held+n > mostGolden || g.known == nil {
-		g.known, g.held = map[fsShape]golden{}, 0
+		g.known, g.held = map[Shape]golden{}, 0
 	}
 	g.known[s] = made
 	g.held += n
@@ -107,8 +106,8 @@ func (g golden) pour(f *os.File, size int64, label string, uuid [16]byte) error 
 	return nil
 }
 
-// rechristen gives a file system that was poured another name, and other secrets.
-func rechristen(f *os.File, size int64, label, uuid string) error {
+// Rename gives a file system that was poured and never mounted another name, and other secrets.
+func Rename(f *os.File, size int64, label, uuid string) error {
 	id, err := uuidBytes(uuid)
 	if err != nil {
 		return err
