@@ -105,6 +105,7 @@ var renames = map[string]string{
 	"internal/atomicfile/atomicfile.go": "the one place",
 	"internal/atomicfile/dir.go":        "the one place for a directory with its files",
 	"hypervisor/qemu/disks.go":          "moves and removes whole disks and directories; small files go through atomicfile",
+	"hypervisor/vsphere/vcsim/files.go": "moves files and directories of a test's datastores, as a vCenter does",
 	"hypervisor/fake/disks.go":          "as qemu's",
 	"hypervisor/fake/disks_change.go":   "as qemu's",
 	"portlayer/exec/logs.go":            "rotates a log",

@@ -90,16 +90,18 @@ var rooms = []struct {
 	{"portlayer/volume", []string{"portlayer", "portlayer/record", "guest", "internal/..."}},
 	{"portlayer/volume/...", []string{"portlayer", "guest", "internal/..."}},
 	{"hypervisor/fake", []string{"portlayer", "guest", "tether", "internal/..."}},
+	{"hypervisor/vsphere/vcsim", []string{"portlayer", "guest", "internal/..."}},
 	{"hypervisor/...", []string{"portlayer", "guest", "internal/..."}},
 	{"tether/...", []string{"tether/...", "guest", "internal/..."}},
 	{"guest/...", []string{"guest/...", "internal/..."}},
 	{"internal/...", []string{"internal/..."}},
 	{"scripts/...", nil},
+	{"test/vcsim", []string{"hypervisor/vsphere/vcsim", "internal/..."}},
 	{"test/...", []string{"test/...", "portlayer", "guest", "internal/..."}},
 }
 
 // forTests are the rooms that only tests may import.
-var forTests = []string{"hypervisor/fake", "hypervisor/hypertest", "portlayer/volume/volumetest", "portlayer/network/networktest", "internal/nfsclient/nfstest", "test/..."}
+var forTests = []string{"hypervisor/fake", "hypervisor/hypertest", "hypervisor/vsphere/vcsim", "portlayer/volume/volumetest", "portlayer/network/networktest", "internal/nfsclient/nfstest", "test/..."}
 
 // owners says which rooms alone may import what comes from outside. Tests may import anything but what their room may not know.
 var owners = []struct {
@@ -121,7 +123,7 @@ var owners = []struct {
 	{"github.com/moby/sys/mountinfo", []string{"portlayer/bind"}, "what the host has mounted is one room's to ask"},
 	{"github.com/vishvananda/netlink", []string{"tether", "portlayer/network/bridge"}, "interfaces are made in the guest, and by the backend that is the kernel's"},
 	{"github.com/Microsoft/hcsshim", []string{"portlayer/image/..."}, "image disks have one room"},
-	{"net/http", []string{"cmd/vch", "personality/...", "portlayer/image/...", "test/..."}, "HTTP is a door's, and the registry client's"},
+	{"net/http", []string{"cmd/vch", "personality/...", "portlayer/image/...", "hypervisor/vsphere/vcsim", "test/..."}, "HTTP is a door's, and the registry client's"},
 	{"testing", []string{"hypervisor/hypertest", "portlayer/volume/volumetest", "portlayer/network/networktest", "internal/nfsclient/nfstest", "test/..."}, "suites are in packages of their own"},
 	{"log", nil, "loggers are passed in (log/slog)"},
 }

@@ -1,0 +1,41 @@
+package vcsim
+
+import (
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// handle is called by the simulator before each method (simulator.Registry.Handler): it may refuse the call, or give another object to call.
+func (s *Sim) handle(ctx *simulator.Context, m *simulator.Method) (mo.Reference, types.BaseMethodFault) {
+	obj := ctx.Map.Get(m.This)
+	h := s.wrap(obj)
+	if h == nil || !ownTasks[m.Name] {
+		if f := s.control.fault(m.Name); f != nil {
+			return nil, f
+		}
+	}
+	switch m.Name {
+	case "RetrieveProperties", "RetrievePropertiesEx", "CreateFilter":
+		for _, d := range s.stores {
+			d.refresh(ctx)
+		}
+	case "WaitForUpdatesEx":
+		if ctx.Session != nil {
+			if pc, ok := ctx.Session.Get(m.This).(*simulator.PropertyCollector); ok {
+				s.server.waits(ctx.Session.Key, m.This.Value, pc)
+			}
+		}
+	case "AcquireGenericServiceTicket":
+		return nil, &types.NotSupported{} // files are served by the vCenter alone
+	}
+	if h == nil {
+		return nil, nil
+	}
+	// The simulator prefers what the session knows by the reference, which is the object itself, to what is given here (Service.call in simulator.go):
+	// it must not find it. The request's own copy of the reference stays, and what is asked for the caller.
+	this := m.This
+	ctx.Caller = &this
+	m.This.Value = "rig:" + m.This.Value
+	return h, nil
+}
