@@ -104,7 +104,7 @@ func boot() error {
 	}
 }
 
-// loadModules loads the initramfs's modules of a list. One that is there already is fine.
+// loadModules loads the initramfs's modules of a list. One that is there already is fine, and so is one that is for another machine than this.
 func loadModules(list string) error {
 	order, err := os.ReadFile(filepath.Join(modulesDir, list))
 	if err != nil {
@@ -118,7 +118,7 @@ func loadModules(list string) error {
 		}
 		err = unix.FinitModule(int(f.Fd()), "", 0)
 		f.Close()
-		if err != nil && !errors.Is(err, unix.EEXIST) {
+		if err != nil && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENODEV) {
 			return fmt.Errorf("cannot load kernel module %s: %w", name, err)
 		}
 		if err := os.Remove(at); err != nil { // its memory is the container's now

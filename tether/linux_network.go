@@ -26,6 +26,7 @@ import (
 // card is the machine's one network card. It lives in a network namespace of its own, where the container does not see it: there are interfaces in the container's that are tags of
 // it, as a container of Docker's engine has ends of pairs whose other ends are elsewhere.
 type card struct {
+	ns       netns.NsHandle  // the card's namespace
 	mu       sync.Mutex      // guards below; held while interfaces change
 	there    *netlink.Handle // in the card's namespace; nil: the machine has no card
 	index    int             // of the card there
@@ -38,40 +39,41 @@ type card struct {
 
 // findCard takes the machine's card, if it has one, into its namespace.
 func findCard() (*card, error) {
-	c := &card{has: map[uint16]guest.Interface{}, storage: netns.None()}
 	all, _ := filepath.Glob("/sys/class/net/*/device")
 	if len(all) == 0 {
-		return c, nil
+		return &card{ns: netns.None(), has: map[uint16]guest.Interface{}, storage: netns.None()}, nil
 	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	name := filepath.Base(filepath.Dir(all[0]))
+	return newCard(func(c *card) (netlink.Link, error) {
+		link, err := c.here.LinkByName(name)
+		if err != nil {
+			return nil, err
+		}
+		if err := c.here.LinkSetNsFd(link, int(c.ns)); err != nil {
+			return nil, err
+		}
+		return c.there.LinkByName(name)
+	})
+}
+
+// newCard makes the card of a link that put puts into its namespace.
+func newCard(put func(c *card) (netlink.Link, error)) (*card, error) {
+	c := &card{ns: netns.None(), has: map[uint16]guest.Interface{}, storage: netns.None()}
 	var err error
 	if c.self, err = netns.Get(); err != nil {
 		return nil, err
 	}
-	name := filepath.Base(filepath.Dir(all[0]))
-	there, err := netns.New() // and this thread is in it
-	if err != nil {
-		return nil, err
-	}
-	_ = os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0) // of this namespace: the card itself says nothing
-	if err := netns.Set(c.self); err != nil {
+	if c.ns, err = newNamespace(c.self); err != nil {
 		return nil, err
 	}
 	if c.here, err = netlink.NewHandleAt(c.self, unix.NETLINK_ROUTE); err != nil {
 		return nil, err
 	}
-	if c.there, err = netlink.NewHandleAt(there, unix.NETLINK_ROUTE); err != nil {
+	if c.there, err = netlink.NewHandleAt(c.ns, unix.NETLINK_ROUTE); err != nil {
 		return nil, err
 	}
-	link, err := c.here.LinkByName(name)
+	link, err := put(c)
 	if err != nil {
-		return nil, err
-	}
-	if err := c.here.LinkSetNsFd(link, int(there)); err != nil {
-		return nil, err
-	}
-	if link, err = c.there.LinkByName(name); err != nil {
 		return nil, err
 	}
 	c.index = link.Attrs().Index
@@ -79,6 +81,21 @@ func findCard() (*card, error) {
 		return nil, err
 	}
 	return c, c.there.LinkSetUp(link)
+}
+
+// newNamespace makes a network namespace, where a card itself says nothing: it has no IPv6. The thread is in home again when it returns.
+func newNamespace(home netns.NsHandle) (netns.NsHandle, error) {
+	runtime.LockOSThread() // and, where something fails, for good: such a thread is nobody else's, it ends with its goroutine
+	ns, err := netns.New() // and this thread is in it
+	if err != nil {
+		return netns.None(), err
+	}
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0)
+	if err := netns.Set(home); err != nil {
+		return netns.None(), errors.Join(err, ns.Close())
+	}
+	runtime.UnlockOSThread()
+	return ns, nil
 }
 
 // Network is System.Network.
@@ -200,16 +217,10 @@ func (c *card) makeStorage(i guest.Interface) (err error) {
 	if c.storage.IsOpen() {
 		return nil
 	}
-	runtime.LockOSThread()
-	ns, err := netns.New() // and this thread is in it
+	ns, err := newNamespace(c.self)
 	if err != nil {
 		return err
 	}
-	_ = os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0)
-	if err := netns.Set(c.self); err != nil {
-		return err // a thread that is not back is nobody else's: it ends with its goroutine
-	}
-	runtime.UnlockOSThread()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, ns.Close())

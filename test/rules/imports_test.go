@@ -112,6 +112,8 @@ var owners = []struct {
 	{"github.com/moby/moby/", []string{"personality/...", "test/..."}, "only the personality speaks Docker"},
 	{"github.com/docker/docker/", nil, "the old module of Docker's types; use github.com/moby/moby/api, in the personality"},
 	{"github.com/vmware/govmomi", []string{"hypervisor/vsphere/..."}, "only the vSphere leaf speaks vSphere"},
+	{"github.com/insomniacslk/dhcp", []string{"tether"}, "a machine alone asks for an address"},
+	{"github.com/vmware/vmw-guestinfo", []string{"tether"}, "the guest alone is at the hypervisor's port"},
 	{"k8s.io/", []string{"kubelet/..."}, "only the kubelet speaks Kubernetes"},
 	{"github.com/spf13/", []string{"cmd/vch"}, "flags are cmd's"},
 	{"github.com/BurntSushi/toml", []string{"cmd/vch"}, "the configuration file is cmd's"},
