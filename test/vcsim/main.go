@@ -42,6 +42,8 @@ func run() error {
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	switch *machines {
 	case "null":
+	case "qemu":
+		o.Machines = vcsim.QEMU{}
 	default:
 		return fmt.Errorf("--machines %s: qemu or null", *machines)
 	}

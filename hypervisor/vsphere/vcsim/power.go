@@ -1,7 +1,6 @@
 package vcsim
 
 import (
-	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -129,20 +128,29 @@ func (s *Sim) ended(m machine, st *machineState, ready chan struct{}, running *R
 		var event types.VmEvent
 		ctx.WithLock(m.VirtualMachine, func() {
 			clean := true
+			m.Runtime.CleanPowerOff = &clean // Update cannot
 			ctx.Update(m.VirtualMachine, []types.PropertyChange{
 				{Name: "runtime.powerState", Val: off},
-				{Name: "runtime.cleanPowerOff", Val: &clean},
 				{Name: "summary.runtime.powerState", Val: off},
 				{Name: "summary.runtime.bootTime", Val: nil},
 			})
-			event = types.VmEvent{Event: types.Event{Vm: &types.VmEventArgument{EntityEventArgument: types.EntityEventArgument{Name: m.Name}, Vm: m.Self},
-				FullFormattedMessage: fmt.Sprintf("%s on %s is powered off", m.Name, Datacenter)}}
+			event = m.event(ctx)
 		})
 		events := ctx.Map.EventManager()
 		ctx.WithLock(events, func() {
 			events.PostEvent(ctx, &types.PostEvent{EventToPost: &types.VmPoweredOffEvent{VmEvent: event}})
 		})
 	}()
+}
+
+// event is what an event says of where it was; the VM's lock is held.
+func (m machine) event(ctx *simulator.Context) types.VmEvent {
+	e := types.VmEvent{Event: types.Event{Vm: &types.VmEventArgument{EntityEventArgument: types.EntityEventArgument{Name: m.Name}, Vm: m.Self},
+		Datacenter: &types.DatacenterEventArgument{EntityEventArgument: types.EntityEventArgument{Name: Datacenter}, Datacenter: m.s.dc}}}
+	if h, ok := ctx.Map.Get(*m.Runtime.Host).(*simulator.HostSystem); ok {
+		e.Host = &types.HostEventArgument{EntityEventArgument: types.EntityEventArgument{Name: h.Name}, Host: h.Self}
+	}
+	return e
 }
 
 // shown is the descriptor of a disk whose extent is at a local path, as ESX names files: /vmfs/volumes/STORE/PATH.

@@ -232,6 +232,18 @@ func (s *Sim) Console(vm string) []byte {
 	return s.consoles[vm]
 }
 
+// Pid is the process of the VM's machine; 0 if there is none.
+func (s *Sim) Pid(vm string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range s.machines {
+		if m.name == vm && m.running != nil {
+			return m.running.Pid()
+		}
+	}
+	return 0
+}
+
 // Close ends every machine and the server, and waits for all that goes on. The files stay.
 func (s *Sim) Close() error {
 	s.mu.Lock()
