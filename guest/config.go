@@ -9,8 +9,9 @@ import (
 // ExecutorConfig is all that a container VM must do, once: mounts, files, one process. The port layer writes it,
 // the tether reads it. Nothing in it names a host path.
 type ExecutorConfig struct {
-	ID       string          `json:"id"`       // the container's id; "" is refused
-	Hostname string          `json:"hostname"` // sethostname(2); at most 64 bytes
+	ID       string          `json:"id"`                 // the container's id; "" is refused
+	AtStart  bool            `json:"at_start,omitempty"` // this is the Rest; the machine carries the rest of it
+	Hostname string          `json:"hostname"`           // sethostname(2); at most 64 bytes
 	Domain   string          `json:"domain,omitempty"`
 	Root     Root            `json:"root"`
 	Seats    map[string]Seat `json:"seats,omitempty"`  // of the disks that are in one, by the serial that Sources name them by
@@ -28,10 +29,14 @@ type ExecutorConfig struct {
 	Entropy   []byte    `json:"entropy"` // 32 to 512 random bytes, mixed into the guest's pool, from which it takes new keys before anything else runs
 }
 
-// Seat is where a disk is that came into a place which the machine had before, larger than any disk and with a serial of its own.
+// Seat is where a disk is whose serial the guest does not see: a place which the machine had before, larger than any disk and with a serial of its own, or, with a Slot, an
+// address on a SCSI controller.
 type Seat struct {
-	Serial string `json:"serial"` // of the place
-	Size   int64  `json:"size"`   // bytes of the disk
+	Serial   string `json:"serial,omitempty"`    // of the place
+	Size     int64  `json:"size,omitempty"`      // bytes of the disk; 0: as large as it looks
+	Slot     int    `json:"slot,omitempty"`      // number of the controller's PCI slot (/sys/bus/pci/slots); 0: Serial says where
+	Unit     int    `json:"unit,omitempty"`      // SCSI target on that controller
+	ReadOnly bool   `json:"read_only,omitempty"` // with Slot: the disk can be written, but what is would be lost; the guest has its kernel refuse it
 }
 
 // Root says which disks make the container's root: an overlay (overlayfs.rst) of a writable disk on the image's.
@@ -89,6 +94,7 @@ type MountSpec struct {
 	// Was is what the file system of a label:// source may have for its UUID instead, 32 hex digits each: it came from another volume, or its volume had another
 	// name. Mounted writable, it gets the label's.
 	Was    []string `json:"was,omitempty"`
+	Seat   *Seat    `json:"seat,omitempty"`   // with Mount: where the disk has come to, if the guest does not see its serial
 	Absent string   `json:"absent,omitempty"` // with Serve: the volume is in another machine, and this says in which, for messages; Source is ""
 }
 

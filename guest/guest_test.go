@@ -295,8 +295,8 @@ func TestConfigureCarriesEverything(t *testing.T) {
 	h := newHandler()
 	c := meet(t, h)
 	cfg := ExecutorConfig{
-		ID: "id", Hostname: "host", Domain: "dom", Serve: true, Rehearsal: true, Seats: map[string]Seat{"image": {Serial: "seat", Size: 1 << 40}}, Root: Root{Image: "disk://image", Writable: "disk://own", ReadOnly: true, Ephemeral: true},
-		Mounts:  []MountSpec{{Source: "label://x", Target: "/data", Subpath: "s", ReadOnly: true, Copy: true, Options: []string{"size=1"}, Name: "data", Was: []string{"y"}, Absent: "elsewhere", Patience: 7}},
+		ID: "id", Hostname: "host", Domain: "dom", Serve: true, Rehearsal: true, AtStart: true, Seats: map[string]Seat{"image": {Serial: "seat", Size: 1 << 40, Slot: 160, Unit: 2, ReadOnly: true}}, Root: Root{Image: "disk://image", Writable: "disk://own", ReadOnly: true, Ephemeral: true},
+		Mounts:  []MountSpec{{Source: "label://x", Target: "/data", Subpath: "s", ReadOnly: true, Copy: true, Options: []string{"size=1"}, Name: "data", Was: []string{"y"}, Absent: "elsewhere", Patience: 7, Seat: &Seat{Slot: 192}}},
 		Files:   []File{{Path: "/etc/hosts", Content: []byte{0, 255}, Mode: 0o644}},
 		Network: Network{Resolver: true, Interfaces: []Interface{{Name: "eth0", Tag: 1, MAC: "m", Address: "a", Gateway: "g", MTU: 2}}},
 		Sysctls: []Sysctl{{"a.b", "1"}}, ShmSize: 1, Limits: Limits{Memory: 2, CPUs: 3, PidsMax: 4},

@@ -16,6 +16,9 @@ type MachineSpec struct {
 	CPUs    int   // whole processors, at least 1
 	Devices []DeviceChange
 	Shares  []Share // Unsupported where machines cannot have any
+	Name    string  // for people who look at the hypervisor's machines; "": the ID
+	// Config is what its guest must do, as far as it is known; without an ID, nothing is. Where Machine.Carries, the guest gets what is Carried of it from the definition.
+	Config guest.ExecutorConfig
 }
 
 // PowerState is whether a machine runs.
@@ -75,8 +78,11 @@ type Machine interface {
 	// PowerOn starts the machine and returns when it executes. A second call on a running machine does nothing. The kinds: InUse when another
 	// machine holds a disk, NotFound when a disk file is missing, Conflict when one is damaged (shorter than its descriptor says).
 	PowerOn(ctx context.Context) error
-	// Seats gives the places that disks of a machine came into when it was powered on, by Disk.Serial: their guest looks for them there. Where there are none it is nil.
+	// Seats gives the places that disks of a machine came into when it was powered on, or, those with a Slot, are in now, by Disk.Serial: their guest looks for them there. Where there
+	// are none it is nil.
 	Seats() map[string]guest.Seat
+	// Carries reports whether the machine's definition has brought its guest the config of MachineSpec: then the guest is told the Rest.
+	Carries() bool
 	// PowerOff ends the machine at once, as pulling the plug. Off already: nothing happens. When it returns the machine's disks are free.
 	PowerOff(ctx context.Context) error
 	State(ctx context.Context) (PowerState, error)
@@ -105,9 +111,12 @@ type Machine interface {
 // Disks makes, finds and deletes disks where the hypervisor's machines can reach them. A disk is a flat VMDK: a descriptor NAME.vmdk and an extent
 // NAME-flat.vmdk; its DiskPath is the descriptor's. Small files (metadata) live beside them.
 type Disks interface {
-	// Create makes a thin disk holding an empty ext4 whose UUID and label come from spec.Label, with the directory guest.VolumeDir (root, 0755) in it. It is
-	// durable on return. Conflict if the path exists; after an error nothing is left. The directory must exist.
+	// Create makes a thin disk holding an empty ext4 whose UUID and label come from spec.Label, or are one of Born's, with the directory guest.VolumeDir (root, 0755) in it, and as
+	// large as the disk or less. It is durable on return. Conflict if the path exists; after an error nothing is left. The directory must exist.
 	Create(ctx context.Context, path DiskPath, spec DiskSpec) error
+	// Born is what the file system of a new disk may be called until a machine mounts it writable, which then gives it its own label and all of its disk; nil: it has that from the
+	// beginning.
+	Born() []Label
 	// CreateDir makes the directory dir with a disk in it, as Create makes it, and a small file: whoever looks, and a process or machine that dies, finds all of that,
 	// durable, or nothing. Conflict if something is at dir; after an error nothing is left. The directory above must exist.
 	CreateDir(ctx context.Context, dir DiskPath, spec DirSpec) error
@@ -157,7 +166,7 @@ type Progressed func(done, total Bytes)
 
 // DiskSpec is a disk to be made.
 type DiskSpec struct {
-	Size  Bytes // rounded up to 512; at least MinDisk, or Invalid
+	Size  Bytes // rounded up to 512, or to 1024 where the hypervisor counts so; at least MinDisk, or Invalid
 	Label Label
 }
 

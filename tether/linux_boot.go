@@ -79,14 +79,37 @@ func boot() error {
 	if err := loadModules("order"); err != nil {
 		return err
 	}
-	if l.card, err = findCard(); err != nil {
+	contact, carried, err := findRemote(findGuestInfo())
+	if err != nil {
+		return fmt.Errorf("cannot read what the machine was told: %w", err)
+	}
+	var frames *tap
+	if contact != nil {
+		l.card, frames, err = tapCard()
+	} else {
+		l.card, err = findCard()
+	}
+	if err != nil {
 		return fmt.Errorf("cannot take the network card: %w", err)
 	}
 	if err := l.setStage(); err != nil {
 		return err
 	}
 	core := NewCore(l, []guest.Timing{{Name: "boot", Took: time.Duration(booted.Nano())}})
-	port, err := findPort(l.uevents)
+	if contact != nil {
+		core.Carry(carried)
+		r, err := newRemote(*contact, frames)
+		if err != nil {
+			return err
+		}
+		r.serve(core)
+	}
+	return servePort(l.uevents, core)
+}
+
+// servePort serves the hosts that come by the machine's virtio-serial port, one after the other.
+func servePort(u *uevents, core *Core) error {
+	port, err := findPort(u)
 	if err != nil {
 		return err
 	}

@@ -32,7 +32,7 @@ func findGuestInfo() guestInfo {
 	return nil
 }
 
-// backdoor is VMware's: a machine's ExtraConfig "guestinfo.vch.KEY", by I/O port 0x5658 (open-vm-tools lib/include/backdoor_def.h).
+// backdoor is VMware's: a machine's ExtraConfig "guestinfo.…", by I/O port 0x5658 (open-vm-tools lib/include/backdoor_def.h).
 type backdoor struct {
 	ask     func(request []byte) (reply []byte, ok bool, err error)
 	request []byte // in the heap, as the library tells the hypervisor its address as a number, which a stack that grows would not follow
@@ -44,7 +44,7 @@ const attempts = 3
 
 // Get is guestInfo.Get.
 func (b *backdoor) Get(key string) (value string, found bool, err error) {
-	b.request = []byte("info-get guestinfo.vch." + key)
+	b.request = []byte("info-get " + key)
 	var reply []byte
 	for range attempts {
 		err = withPorts(func() (err error) {
@@ -56,7 +56,7 @@ func (b *backdoor) Get(key string) (value string, found bool, err error) {
 		}
 	}
 	if err != nil {
-		return "", false, fmt.Errorf("cannot read guestinfo.vch.%s: %w", key, err)
+		return "", false, fmt.Errorf("cannot read %s: %w", key, err)
 	}
 	if !found { // "No value found"
 		return "", false, nil

@@ -13,18 +13,18 @@ import (
 
 func TestConfigFiles(t *testing.T) {
 	dir := t.TempDir()
-	at := filepath.Join(dir, "by_name/opt/vch/contact")
+	at := filepath.Join(dir, "by_name/opt/vch/guestinfo.vch.contact")
 	if err := os.MkdirAll(at, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	c := configFiles(dir)
-	if v, found, err := c.Get("contact"); v != "" || found || err != nil {
+	if v, found, err := c.Get("guestinfo.vch.contact"); v != "" || found || err != nil {
 		t.Errorf("before it is there: %q, %v, %v", v, found, err)
 	}
 	if err := os.WriteFile(filepath.Join(at, "raw"), []byte("{\"a\": 1}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if v, found, err := c.Get("contact"); v != "{\"a\": 1}" || !found || err != nil {
+	if v, found, err := c.Get("guestinfo.vch.contact"); v != "{\"a\": 1}" || !found || err != nil {
 		t.Errorf("%q, %v, %v", v, found, err)
 	}
 	if err := os.Mkdir(filepath.Join(dir, "by_name/opt/vch/odd"), 0o700); err != nil {
@@ -66,7 +66,7 @@ func TestBackdoorAsks(t *testing.T) {
 			}
 			return []byte("text"), true, nil
 		}}
-		v, found, err := b.Get("contact")
+		v, found, err := b.Get("guestinfo.vch.contact")
 		if v != tc.want || found != tc.found || (err != nil) != tc.err || err != nil && !errors.Is(err, broken) {
 			t.Errorf("%s: %q, %v, %v", tc.name, v, found, err)
 		}

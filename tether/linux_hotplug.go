@@ -40,7 +40,9 @@ func (l *Linux) Mount(ctx context.Context, m guest.MountSpec) (err error) {
 	if err != nil {
 		return err
 	}
-	if onDisk {
+	if onDisk && m.Seat != nil {
+		l.take(label, *m.Seat)
+	} else if onDisk {
 		l.leaveSeat(m, label)
 	}
 	if place, ok := l.forgotten[label]; ok { // at the same address only if it was never pulled; elsewhere it comes by itself

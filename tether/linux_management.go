@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -97,9 +98,11 @@ func (m *management) close() error {
 
 // take puts the card with a hardware address into a namespace, and up.
 func (m *management) take(address string) (err error) {
-	mac, err := net.ParseMAC(address)
-	if err != nil {
-		return fault.As(fault.Invalid, err)
+	var mac net.HardwareAddr
+	if address != "" {
+		if mac, err = net.ParseMAC(address); err != nil {
+			return fault.As(fault.Invalid, err)
+		}
 	}
 	if m.home, err = netns.Get(); err != nil {
 		return err
@@ -122,7 +125,7 @@ func (m *management) take(address string) (err error) {
 	if err := here.LinkSetNsFd(link, int(m.ns)); err != nil {
 		return err
 	}
-	if link, err = cardWith(m.in, mac); err != nil {
+	if link, err = cardWith(m.in, link.Attrs().HardwareAddr); err != nil {
 		return err
 	}
 	m.index = link.Attrs().Index
@@ -132,18 +135,24 @@ func (m *management) take(address string) (err error) {
 	return m.in.LinkSetUp(link)
 }
 
-// cardWith finds a card by its hardware address.
+// cardWith finds a card by its hardware address; nil: the first that is there.
 func cardWith(in *netlink.Handle, mac net.HardwareAddr) (netlink.Link, error) {
 	links, err := in.LinkList()
 	if err != nil {
 		return nil, err
 	}
 	for _, l := range links {
-		if _, tag := l.(*netlink.Vlan); !tag && bytes.Equal(l.Attrs().HardwareAddr, mac) {
+		if _, tag := l.(*netlink.Vlan); !tag && (mac != nil && bytes.Equal(l.Attrs().HardwareAddr, mac) || mac == nil && isCard(l)) {
 			return l, nil
 		}
 	}
 	return nil, fault.New(fault.NotFound, "the machine has no such network card")
+}
+
+// isCard says whether an interface is a piece of hardware.
+func isCard(l netlink.Link) bool {
+	_, err := os.Stat(filepath.Join("/sys/class/net", l.Attrs().Name, "device"))
+	return err == nil
 }
 
 // settings are what a card gets.

@@ -180,9 +180,13 @@ func (l *Linux) mountOwn(ctx context.Context, root guest.Root) error {
 	if root.Ephemeral {
 		data += ",nobarrier"
 	}
+	if err := format(own); err != nil {
+		return fault.New(fault.Internal, "the container's own disk cannot be formatted: %w", err)
+	}
 	if err := l.mount(own, ownDir, "ext4", unix.MS_NOATIME, data); err != nil {
 		return fault.New(fault.Internal, "the container's own disk cannot be mounted: %w", err)
 	}
+	stretch(own)
 	if root.Ephemeral {
 		l.plug.Lock()
 		l.written = slices.DeleteFunc(l.written, func(at string) bool { return at == ownDir })
@@ -520,7 +524,7 @@ func (l *Linux) findDisk(ctx context.Context, source guest.Source, what string) 
 		news := l.uevents.news()
 		// A disk that is just coming has its name before it can be opened (block/genhd.c, device_add_disk); its uevent follows that.
 		if dev := l.disk(serial); dev != "" && opens(dev) {
-			return dev, nil
+			return dev, l.shut(serial, dev)
 		}
 		select {
 		case <-news:
@@ -532,15 +536,19 @@ func (l *Linux) findDisk(ctx context.Context, source guest.Source, what string) 
 
 // disk looks for the disk with a serial, in its seat if it has one: its device, or "".
 func (l *Linux) disk(serial string) string {
-	if seat, ok := l.seats[serial]; ok {
-		serial = seat.Serial
+	seat, seated := l.seats[serial]
+	switch {
+	case seated && seat.Slot != 0:
+		return diskInSlot(seat)
+	case seated:
+		return diskWithSerial(seat.Serial)
 	}
 	return diskWithSerial(serial)
 }
 
 // diskSize is the size in bytes of the disk with a serial, whose device is dev.
 func (l *Linux) diskSize(serial, dev string) (int64, error) {
-	if seat, ok := l.seats[serial]; ok {
+	if seat, ok := l.seats[serial]; ok && seat.Size > 0 {
 		return seat.Size, nil
 	}
 	return deviceSize(dev)

@@ -108,9 +108,10 @@ type Core struct {
 	running     context.Context    // from the process's start to its end; set before Phase is Running
 	ended       context.CancelFunc // ends running
 
-	mu      sync.Mutex // guards below
-	id      string     // of the config taken
-	again   bool       // that config was a rehearsal
+	mu      sync.Mutex            // guards below
+	carried *guest.ExecutorConfig // what the machine's definition has brought; nil: nothing
+	id      string                // of the config taken
+	again   bool                  // that config was a rehearsal
 	status  guest.Status
 	outcome error
 	changed chan struct{}
@@ -133,12 +134,37 @@ func NewCore(sys System, boot []guest.Timing) *Core {
 	return &Core{sys: sys, booted: time.Now(), boot: boot, status: guest.Status{Phase: guest.Waiting}, changed: make(chan struct{}), flowing: make(chan struct{}), execs: map[string]Proc{}, frozen: map[guest.Source]*frozen{}}
 }
 
+// Carry has a config be known before anybody comes, of which Configure brings the rest.
+func (c *Core) Carry(cfg *guest.ExecutorConfig) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.carried = cfg
+}
+
+// whole is cfg with what the machine carries, where cfg is only the rest.
+func (c *Core) whole(cfg guest.ExecutorConfig) (guest.ExecutorConfig, error) {
+	if !cfg.AtStart {
+		return cfg, nil
+	}
+	c.mu.Lock()
+	carried := c.carried
+	c.mu.Unlock()
+	if carried == nil {
+		return cfg, fault.New(fault.Conflict, "the machine was told a part of its config alone, and carries nothing")
+	}
+	return carried.With(cfg)
+}
+
 // Configure is guest.Handler.Configure.
 func (c *Core) Configure(ctx context.Context, cfg guest.ExecutorConfig) error {
 	c.configuring.Lock()
 	defer c.configuring.Unlock()
 	if cfg.ID == "" {
 		return fault.New(fault.Invalid, "the executor config has no id")
+	}
+	cfg, err := c.whole(cfg)
+	if err != nil {
+		return err
 	}
 	c.mu.Lock()
 	id, outcome := c.id, c.outcome

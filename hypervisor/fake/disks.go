@@ -327,3 +327,6 @@ func (Disks) Space(ctx context.Context, dir portlayer.DiskPath) (total, free por
 	}
 	return portlayer.Bytes(int64(st.Blocks) * st.Bsize), portlayer.Bytes(int64(st.Bavail) * st.Bsize), nil
 }
+
+// Born is portlayer.Disks.Born: a file system is made with its name.
+func (Disks) Born() []portlayer.Label { return nil }

@@ -312,6 +312,9 @@ func (m *Machine) WaitOff(ctx context.Context) error {
 	}
 }
 
+// Carries is portlayer.Machine.Carries: a config comes by the guest channel.
+func (m *Machine) Carries() bool { return false }
+
 // Seats is portlayer.Machine.Seats: there are none.
 func (m *Machine) Seats() map[string]guest.Seat { return nil }
 

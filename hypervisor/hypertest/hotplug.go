@@ -43,7 +43,7 @@ func (s *suite) hotplug(t *testing.T) {
 		}
 	}
 	c := s.connect(t, m)
-	want(t, "mount before the start", c.Mount(s.limit(t), volume("first", false)), fault.Conflict)
+	want(t, "mount before the start", c.Mount(s.limit(t), s.volume("first", false)), fault.Conflict)
 	s.configure(t, c, config("plugged", []string{"cat"}))
 
 	// A disk that another machine holds stays with it, and a change that cannot be whole is not begun.
@@ -90,7 +90,7 @@ func (s *suite) hotplug(t *testing.T) {
 	}
 	disks("first", "second")
 	want(t, "one disk in two steps", reconfigure(remove("first"), add("first", first, false)), fault.Unsupported)
-	vol, deep := volume("first", false), volume("second", false)
+	vol, deep := s.volume("first", false), s.volume("second", false)
 	deep.Target = "/data/second"
 	for range 2 { // the second time nothing happens
 		for _, v := range []guest.MountSpec{vol, deep} {
@@ -99,7 +99,7 @@ func (s *suite) hotplug(t *testing.T) {
 			}
 		}
 	}
-	other := volume("second", false)
+	other := s.volume("second", false)
 	want(t, "mount where something is mounted", c.Mount(s.limit(t), other), fault.Conflict, "/data")
 	if out := s.exec(t, c, "/", s.Commands.Write("/data/f", "plugged"), s.Commands.Write("/data/second/f", "too"), s.Commands.Read("/data/f")); out != "plugged" {
 		t.Errorf("what was written to a plugged disk reads as %q", out)
@@ -161,7 +161,7 @@ func (s *suite) hotplug(t *testing.T) {
 		Serial: string(label("readable")), File: ro, ReadOnly: true, Throttle: portlayer.Throttle{IOPS: 1000, BPS: 50 * portlayer.MiB}}}); err != nil {
 		t.Fatal(err)
 	}
-	bold := volume("readable", false)
+	bold := s.volume("readable", false)
 	want(t, "mount a read-only disk writable", c.Mount(s.limit(t), bold), fault.Internal, "volume readable")
 	if err := reconfigure(remove("readable")); err != nil {
 		t.Fatal(err)
@@ -170,7 +170,7 @@ func (s *suite) hotplug(t *testing.T) {
 	if err := c.Mount(s.limit(t), vol); err != nil {
 		t.Fatal(err)
 	}
-	also := volume("first", false)
+	also := s.volume("first", false)
 	also.Target = "/also"
 	want(t, "mount a read-only volume writable as well", c.Mount(s.limit(t), also), fault.Conflict, "volume first")
 	also.ReadOnly = true

@@ -2,7 +2,7 @@
 // promise, with the guest's end of the channel in it, since a machine that cannot be talked to proves nothing.
 //
 // One hypervisor, in one directory, runs through all of it, so that a real one boots few machines (a dozen). The suite ends by looking for what it left: machines,
-// disks and files. It takes disk paths for paths of this host, in order to damage disks.
+// disks and files. It reaches the files of disks on this host, in order to damage them.
 package hypertest
 
 import (
@@ -38,6 +38,10 @@ type Options struct {
 	Memory portlayer.Bytes
 	// Shares says that machines can share directories of this host.
 	Shares bool
+	// Datastore is for a hypervisor whose disk paths are none of this host's: where the suite's directory dir is for it, and where the file of a disk path is on this host.
+	Datastore func(dir string) (root portlayer.DiskPath, local func(portlayer.DiskPath) string)
+	// SizeUnit is what sizes of disks are rounded up to; 0: 512.
+	SizeUnit portlayer.Bytes
 }
 
 // Commands says things in the language of sh -c. Paths and texts have no blanks or quotes. "echo TEXT", "echo TEXT >&2", "exit N", "cat", "sleep N" and a
@@ -53,6 +57,7 @@ type suite struct {
 	root  string             // the test's directory
 	disks portlayer.DiskPath // where the suite's disks are
 	image portlayer.DiskPath
+	local func(portlayer.DiskPath) string // the file of this host that a disk path is
 	h     portlayer.Hypervisor
 
 	seats sync.Map // Machine.Seats of those that were connected to, by *guest.Client
@@ -69,10 +74,17 @@ func Run(t *testing.T, o Options) {
 	if o.Memory == 0 {
 		o.Memory = 256 * portlayer.MiB
 	}
-	s := &suite{Options: o, root: t.TempDir()}
+	if o.SizeUnit == 0 {
+		o.SizeUnit = 512
+	}
+	s := &suite{Options: o, root: t.TempDir(), local: func(p portlayer.DiskPath) string { return string(p) }}
 	s.h = o.New(t, s.state())
 	t.Cleanup(func() { s.clean(t) })
-	s.disks = s.h.Disks().Join(portlayer.DiskPath(s.root), "disks")
+	root := portlayer.DiskPath(s.root)
+	if o.Datastore != nil {
+		root, s.local = o.Datastore(s.root)
+	}
+	s.disks = s.h.Disks().Join(root, "disks")
 	if err := s.h.Disks().MakeDir(t.Context(), s.disks); err != nil {
 		t.Fatal(err)
 	}
@@ -171,8 +183,8 @@ func want(t *testing.T, what string, err error, kind fault.Kind, words ...string
 }
 
 // extent is the file of this host that a disk's bytes are in.
-func extent(p portlayer.DiskPath) string {
-	return strings.TrimSuffix(string(p), ".vmdk") + "-flat.vmdk"
+func (s *suite) extent(p portlayer.DiskPath) string {
+	return strings.TrimSuffix(s.local(p), ".vmdk") + "-flat.vmdk"
 }
 
 func label(name string) portlayer.Label {
@@ -217,8 +229,12 @@ func config(name string, script []string, mounts ...guest.MountSpec) guest.Execu
 }
 
 // volume is the mount of the volume called name.
-func volume(name string, readOnly bool) guest.MountSpec {
-	return guest.MountSpec{Source: "label://" + string(label(name)), Target: "/data", ReadOnly: readOnly, Name: name}
+func (s *suite) volume(name string, readOnly bool) guest.MountSpec {
+	spec := guest.MountSpec{Source: "label://" + string(label(name)), Target: "/data", ReadOnly: readOnly, Name: name}
+	for _, l := range s.h.Disks().Born() {
+		spec.Was = append(spec.Was, string(l))
+	}
+	return spec
 }
 
 func truncate(t *testing.T, path string, size int64) {

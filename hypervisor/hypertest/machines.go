@@ -240,7 +240,7 @@ func (s *suite) definitions(t *testing.T) {
 
 func (s *suite) brokenDisks(t *testing.T) {
 	lost, cut := s.disk(t, "lost"), s.disk(t, "cut")
-	truncate(t, extent(cut), 4096)
+	truncate(t, s.extent(cut), 4096)
 	if err := s.h.Disks().Delete(t.Context(), lost); err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +274,7 @@ func (s *suite) writer(t *testing.T, data portlayer.DiskPath) {
 	if st, err := c.Status(s.limit(t)); err != nil || st.Phase != guest.Waiting {
 		t.Errorf("before its config the guest is %+v, %v", st, err)
 	}
-	cfg := config("writer", []string{"echo out", "echo err >&2", s.Commands.Write("/data/f", "kept"), s.Commands.Write("/own", "mine"), "exit 3"}, volume("data", false))
+	cfg := config("writer", []string{"echo out", "echo err >&2", s.Commands.Write("/data/f", "kept"), s.Commands.Write("/own", "mine"), "exit 3"}, s.volume("data", false))
 	s.configure(t, c, cfg)
 	if stdout, stderr := s.collect(t, c, 0); stdout != "out\n" || stderr != "err\n" {
 		t.Errorf("stdout %q, stderr %q", stdout, stderr)
@@ -392,7 +392,7 @@ func (s *suite) restarted(t *testing.T, data portlayer.DiskPath) {
 	case <-s.limit(t).Done():
 		t.Error("a new connection did not end the old one")
 	}
-	s.configure(t, c, config("holder", []string{"echo one", "sleep 1", "echo two", "cat"}, volume("data", false)))
+	s.configure(t, c, config("holder", []string{"echo one", "sleep 1", "echo two", "cat"}, s.volume("data", false)))
 
 	for _, readOnly := range []bool{false, true} {
 		rival := s.define(t, s.spec("rival", volumeDisk("data", data, readOnly)))
@@ -479,9 +479,9 @@ func (s *suite) readers(t *testing.T, data portlayer.DiskPath) {
 	s.powerOn(t, reader)
 
 	c := s.connect(t, reader)
-	part := volume("data", true)
+	part := s.volume("data", true)
 	part.Target, part.Subpath = "/only", "f"
-	s.configure(t, c, config("reader", []string{s.Commands.Read("/data/f"), s.Commands.Read("/only"), s.Commands.Write("/data/f", "changed")}, volume("data", true), part))
+	s.configure(t, c, config("reader", []string{s.Commands.Read("/data/f"), s.Commands.Read("/only"), s.Commands.Write("/data/f", "changed")}, s.volume("data", true), part))
 	stdout, stderr := s.collect(t, c, 0)
 	if stdout != "keptkept" {
 		t.Errorf("what another machine wrote reads as %q", stdout)
@@ -496,8 +496,8 @@ func (s *suite) readers(t *testing.T, data portlayer.DiskPath) {
 	s.undefine(t, reader)
 
 	sc := s.connect(t, sleeper)
-	s.configure(t, sc, config("sleeper", []string{s.Commands.Read("/data/f"), "sleep 1000"}, volume("data", true)))
-	vol := guest.Place{Source: volume("data", true).Source, Path: "/"}
+	s.configure(t, sc, config("sleeper", []string{s.Commands.Read("/data/f"), "sleep 1000"}, s.volume("data", true)))
+	vol := guest.Place{Source: s.volume("data", true).Source, Path: "/"}
 	if l, err := sc.Stat(s.limit(t), guest.StatRequest{Place: guest.Place{Path: "/data/f"}}); err != nil || !l.ReadOnly || !l.Mounted || l.Stat.Size != 4 {
 		t.Errorf("a file of a read-only volume: %+v, %v", l, err)
 	}
@@ -552,7 +552,7 @@ func (s *suite) refusals(t *testing.T, data portlayer.DiskPath) {
 			m := s.define(t, s.spec(c.name, c.disk))
 			s.powerOn(t, m)
 			client := s.connect(t, m)
-			vol := volume(c.name, false)
+			vol := s.volume(c.name, false)
 			vol.Subpath = c.subpath
 			_, err := client.Configure(s.limit(t), s.seen(client, config(c.name, []string{"echo no"}, vol)))
 			want(t, "configure", err, c.kind, "volume "+c.name)

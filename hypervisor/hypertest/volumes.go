@@ -30,9 +30,9 @@ func (s *suite) volumes(t *testing.T) {
 	}
 	s.powerOn(t, m)
 	c := s.connect(t, m)
-	grown, other := volume("grown", false), volume("copied", false)
+	grown, other := s.volume("grown", false), s.volume("copied", false)
 	other.Target = "/copied"
-	other.Was = []string{string(label("none")), string(label("grown"))}
+	other.Was = append(other.Was, string(label("none")), string(label("grown")))
 	s.configure(t, c, config("volumes", []string{"cat"}, grown, other))
 	total := func(source string) int64 {
 		t.Helper()
@@ -101,7 +101,8 @@ func (s *suite) volumes(t *testing.T) {
 	m = s.define(t, s.spec("volumes", volumeDisk("grown", data, true), volumeDisk("copied", copied, true)))
 	s.powerOn(t, m)
 	c = s.connect(t, m)
-	grown.ReadOnly, other.ReadOnly, other.Was = true, true, nil
+	grown.ReadOnly, other.ReadOnly = true, true
+	grown.Was, other.Was = nil, nil
 	s.configure(t, c, config("volumes", []string{"cat"}, grown, other))
 	if after := total(grown.Source); after < before+50<<20 {
 		t.Errorf("started again it has %d bytes", after)

@@ -74,6 +74,9 @@ func (d Disks) Create(ctx context.Context, path portlayer.DiskPath, spec portlay
 	return nil
 }
 
+// Born is portlayer.Disks.Born: a file system is made with its name.
+func (d Disks) Born() []portlayer.Label { return nil }
+
 // checked is the size and the UUID that spec asks for.
 func checked(spec portlayer.DiskSpec) (size portlayer.Bytes, uuid string, err error) {
 	size = (spec.Size + vmdkfile.Sector - 1) / vmdkfile.Sector * vmdkfile.Sector

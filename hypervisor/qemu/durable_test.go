@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vch/guest"
+	"vch/hypervisor/hypertest"
 	"vch/portlayer"
 )
 
@@ -75,7 +76,7 @@ func newRig(t *testing.T, fork bool) *rig {
 	dir := t.TempDir()
 	ctx, cancel := context.WithTimeout(t.Context(), rigLimit)
 	t.Cleanup(cancel)
-	h, err := New(ctx, Options{StateDir: dir, Tether: buildTether(t), Accel: "tcg", Template: fork})
+	h, err := New(ctx, Options{StateDir: dir, Tether: hypertest.Tether(t), Accel: "tcg", Template: fork})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +100,7 @@ func newRig(t *testing.T, fork bool) *rig {
 		return guest.MountSpec{Source: "label://" + string(labels[name]), Target: "/" + name, Name: name}
 	}
 	made, err := h.Define(ctx, portlayer.MachineSpec{ID: "durable", Memory: suiteMemory, CPUs: 1, Devices: []portlayer.DeviceChange{
-		{Op: portlayer.Add, Disk: portlayer.Disk{Serial: "image", File: busyboxImage(t, h, portlayer.DiskPath(dir)), ReadOnly: true}},
+		{Op: portlayer.Add, Disk: portlayer.Disk{Serial: "image", File: hypertest.Busybox(t, h, portlayer.DiskPath(dir)), ReadOnly: true}},
 		{Op: portlayer.Add, Disk: portlayer.Disk{Serial: own, Size: 128 * portlayer.MiB}}, change("data")}})
 	if err != nil {
 		t.Fatal(err)

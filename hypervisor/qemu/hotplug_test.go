@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"vch/hypervisor/hypertest"
 	"vch/internal/fault"
 	"vch/portlayer"
 )
@@ -17,7 +18,7 @@ func TestInterruptedPlug(t *testing.T) {
 		t.Skip("runs QEMU")
 	}
 	dir := t.TempDir()
-	h, err := New(t.Context(), Options{StateDir: dir, Tether: buildTether(t), Accel: "tcg"})
+	h, err := New(t.Context(), Options{StateDir: dir, Tether: hypertest.Tether(t), Accel: "tcg"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -338,6 +338,9 @@ func (m *machine) last() *process {
 	return m.h.running[m.id]
 }
 
+// Carries is portlayer.Machine.Carries: a config comes by the guest channel.
+func (m *machine) Carries() bool { return false }
+
 // Seats is portlayer.Machine.Seats.
 func (m *machine) Seats() map[string]guest.Seat {
 	if p := m.process(); p != nil {

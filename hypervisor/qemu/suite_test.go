@@ -1,18 +1,12 @@
 package qemu
 
 import (
-	"archive/tar"
 	"context"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
 
 	"vch/hypervisor/hypertest"
 	"vch/portlayer"
@@ -32,7 +26,7 @@ func TestSuite(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots machines")
 	}
-	tether, cache := buildTether(t), t.TempDir()
+	tether, cache := hypertest.Tether(t), t.TempDir()
 	for _, way := range []struct {
 		name  string
 		o     Options
@@ -54,7 +48,7 @@ func TestSuite(t *testing.T) {
 					}
 					return sure{h, t, way.comes}
 				},
-				Image: busyboxImage,
+				Image: hypertest.Busybox,
 				Commands: hypertest.Commands{
 					Write: func(path, text string) string { return "echo -n " + text + " > " + path },
 					Read:  func(path string) string { return "cat " + path },
@@ -144,71 +138,4 @@ func (h sure) awaitWay(ctx context.Context, s shape) {
 			h.t.Fatalf("no template, or no pool, after %v (%v)", 5*time.Minute, ctx.Err())
 		}
 	}
-}
-
-// buildTether compiles the guest's /init.
-func buildTether(t *testing.T) []byte {
-	t.Helper()
-	bin := filepath.Join(t.TempDir(), "tether")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin, "vch/cmd/tether")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the tether: %v\n%s", err, out)
-	}
-	data, err := os.ReadFile(bin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
-}
-
-// busyboxImage makes the disk of a root file system of busybox alone.
-func busyboxImage(t *testing.T, h portlayer.Hypervisor, dir portlayer.DiskPath) portlayer.DiskPath {
-	t.Helper()
-	path, err := exec.LookPath("busybox")
-	if err != nil {
-		t.Fatalf("%v: install Debian's package busybox-static, or run make setup", err)
-	}
-	busybox, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := os.Create(filepath.Join(t.TempDir(), "raw"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer raw.Close()
-	r, w := io.Pipe()
-	go func() {
-		tw := tar.NewWriter(w)
-		add := func(hdr tar.Header, content []byte) error {
-			hdr.Size, hdr.Mode = int64(len(content)), 0o755
-			if err := tw.WriteHeader(&hdr); err != nil {
-				return err
-			}
-			_, err := tw.Write(content)
-			return err
-		}
-		err := add(tar.Header{Name: "bin/", Typeflag: tar.TypeDir}, nil)
-		if err == nil {
-			err = add(tar.Header{Name: "bin/busybox", Typeflag: tar.TypeReg}, busybox)
-		}
-		for _, applet := range []string{"sh", "cat", "sleep", "echo"} {
-			if err == nil {
-				err = add(tar.Header{Name: "bin/" + applet, Typeflag: tar.TypeSymlink, Linkname: "busybox"}, nil)
-			}
-		}
-		if err == nil {
-			err = tw.Close()
-		}
-		w.CloseWithError(err) // which ends the conversion
-	}()
-	if err := tar2ext4.ConvertTarToExt4(r, raw); err != nil {
-		t.Fatal(err)
-	}
-	image := h.Disks().Join(dir, "image.vmdk")
-	if err := h.Disks().Import(t.Context(), raw.Name(), image); err != nil {
-		t.Fatal(err)
-	}
-	return image
 }

@@ -19,6 +19,7 @@ import (
 	"pgregory.net/rapid"
 
 	"vch/guest"
+	"vch/hypervisor/hypertest"
 	"vch/internal/fault"
 	"vch/portlayer"
 )
@@ -114,9 +115,9 @@ func kept(t *testing.T, warm int) (context.Context, sure, portlayer.DiskPath) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	t.Cleanup(cancel)
 	dir := t.TempDir()
-	h, _ := forking(t, dir, "", buildTether(t), warm)
+	h, _ := forking(t, dir, "", hypertest.Tether(t), warm)
 	t.Cleanup(func() { closed(t, h) })
-	image := busyboxImage(t, h.Hypervisor, portlayer.DiskPath(dir))
+	image := hypertest.Busybox(t, h.Hypervisor, portlayer.DiskPath(dir))
 	h.awaitWay(ctx, h.shape(suiteShape))
 	return ctx, h, image
 }
@@ -185,7 +186,7 @@ func TestTemplateOnDisk(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
-	tether, cache := buildTether(t), t.TempDir()
+	tether, cache := hypertest.Tether(t), t.TempDir()
 	var key string
 	use := func(t *testing.T, tether []byte, read, made, broken int) {
 		t.Helper()
@@ -194,7 +195,7 @@ func TestTemplateOnDisk(t *testing.T) {
 		defer closed(t, h)
 		s := h.shape(suiteShape)
 		h.Expect(portlayer.MachineSpec{Memory: suiteMemory, CPUs: 1})
-		image := busyboxImage(t, h.Hypervisor, portlayer.DiskPath(dir))
+		image := hypertest.Busybox(t, h.Hypervisor, portlayer.DiskPath(dir))
 		// At once, as it comes: booted while there is no template.
 		if said, err := h.ran(ctx, image, "first", "echo one"); err != nil || said != "one\n" {
 			t.Errorf("first: %q, %v", said, err)
@@ -285,10 +286,10 @@ func TestTemplateWithoutRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Unmount(templates, unix.MNT_DETACH) }()
-	h, log := forking(t, dir, cache, buildTether(t), 0)
+	h, log := forking(t, dir, cache, hypertest.Tether(t), 0)
 	defer closed(t, h)
 	h.awaitWay(ctx, h.shape(suiteShape))
-	said, err := h.ran(ctx, busyboxImage(t, h.Hypervisor, portlayer.DiskPath(dir)), "full", "echo works")
+	said, err := h.ran(ctx, hypertest.Busybox(t, h.Hypervisor, portlayer.DiskPath(dir)), "full", "echo works")
 	if err != nil || said != "works\n" {
 		t.Errorf("%q, %v", said, err)
 	}

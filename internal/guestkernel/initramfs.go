@@ -9,8 +9,14 @@ import (
 	"github.com/u-root/u-root/pkg/cpio"
 )
 
+// File is another file in the root of an initramfs.
+type File struct {
+	Name string
+	Data []byte
+}
+
 // WriteInitramfs writes the guest's first file system: the tether as /init, the modules with their load orders, a console to complain on.
-func WriteInitramfs(w io.Writer, k Kernel, tether []byte) error {
+func WriteInitramfs(w io.Writer, k Kernel, tether []byte, more ...File) error {
 	rw := cpio.Newc.Writer(w)
 	records := []cpio.Record{
 		cpio.Directory("dev", 0o755),
@@ -33,6 +39,9 @@ func WriteInitramfs(w io.Writer, k Kernel, tether []byte) error {
 			records = append(records, cpio.StaticFile("modules/"+name, string(data), 0o600))
 		}
 		records = append(records, cpio.StaticFile("modules/"+list.name, order.String(), 0o600))
+	}
+	for _, f := range more {
+		records = append(records, cpio.StaticFile(f.Name, string(f.Data), 0o600))
 	}
 	records = append(records, cpio.StaticFile("init", string(tether), 0o755))
 	for _, r := range records {

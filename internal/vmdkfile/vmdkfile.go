@@ -18,18 +18,27 @@ func Extent(path string) string { return strings.TrimSuffix(path, ".vmdk") + "-f
 // Sector is the unit of a VMDK's extents, in bytes (VMware Virtual Disk Format 5.0, "The Extent Description").
 const Sector = 512
 
-// Descriptor is the text of a monolithic flat VMDK whose one extent is a raw file beside it.
+// Descriptor is the text of a monolithic flat VMDK whose one extent is a raw file beside it, of size bytes.
 func Descriptor(extent string, size int64) string {
+	return describe("monolithicFlat", fmt.Sprintf("FLAT \"%s\" 0", extent), size)
+}
+
+// OnDatastore is Descriptor for a disk on a datastore of vSphere, which calls the same thing otherwise.
+func OnDatastore(extent string, size int64) string {
+	return describe("vmfs", fmt.Sprintf("VMFS \"%s\"", extent), size)
+}
+
+func describe(kind, extent string, size int64) string {
 	sectors := size / Sector
 	const heads, track = 255, 63 // what VMware writes for a disk on an lsilogic adapter
 	return fmt.Sprintf(`# Disk DescriptorFile
 version=1
 CID=fffffffe
 parentCID=ffffffff
-createType="monolithicFlat"
+createType="%s"
 
 # Extent description
-RW %d FLAT "%s" 0
+RW %d %s
 
 # The Disk Data Base
 #DDB
@@ -39,7 +48,7 @@ ddb.geometry.cylinders = "%d"
 ddb.geometry.heads = "%d"
 ddb.geometry.sectors = "%d"
 ddb.adapterType = "lsilogic"
-`, sectors, extent, max(1, sectors/(heads*track)), heads, track)
+`, kind, sectors, extent, max(1, sectors/(heads*track)), heads, track)
 }
 
 // vSphere writes VMFS where others write FLAT; both are a raw file.

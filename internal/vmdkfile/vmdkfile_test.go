@@ -9,9 +9,11 @@ import (
 
 func TestDescriptorRoundTrip(t *testing.T) {
 	for _, size := range []int64{4 << 20, 4<<20 + 512, 1 << 30, MaxDisk} {
-		extent, got, err := Parse(Descriptor("data-flat.vmdk", size))
-		if err != nil || extent != "data-flat.vmdk" || got != size {
-			t.Errorf("%d: %q %d %v", size, extent, got, err)
+		for _, text := range []string{Descriptor("data-flat.vmdk", size), OnDatastore("data-flat.vmdk", size)} {
+			extent, got, err := Parse(text)
+			if err != nil || extent != "data-flat.vmdk" || got != size {
+				t.Errorf("%d: %q %d %v", size, extent, got, err)
+			}
 		}
 	}
 }

@@ -104,7 +104,7 @@ func (s *Service) draft(ctx context.Context, id portlayer.ContainerID, version u
 // machineSpec is the machine that a handle asks for.
 func machineSpec(h *portlayer.Handle) portlayer.MachineSpec {
 	spec := MachineFor(h.Spec.Memory, h.Spec.CPUs)
-	spec.ID, spec.Devices, spec.Shares = h.Container, h.Devices, h.Shares
+	spec.ID, spec.Devices, spec.Shares, spec.Name, spec.Config = h.Container, h.Devices, h.Shares, h.Spec.Name, h.Config
 	return spec
 }
 
@@ -515,5 +515,8 @@ func atStart(cfg guest.ExecutorConfig, m portlayer.Machine) guest.ExecutorConfig
 	cfg.Entropy = make([]byte, 64)
 	rand.Read(cfg.Entropy)
 	cfg.Clock = time.Now()
+	if m.Carries() {
+		return cfg.Rest()
+	}
 	return cfg
 }

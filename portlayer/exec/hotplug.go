@@ -277,7 +277,7 @@ func (u *unit) putIn(ctx context.Context, p plan) error {
 		return err
 	}
 	for _, m := range p.add {
-		spec := p.specs[m.Target]
+		spec := seated(p.specs[m.Target], u.run.machine)
 		err := client.Mount(ctx, spec)
 		if err != nil && unclean(ctx, client, spec.Source) {
 			if err = u.mendPlugged(ctx, p, m); err == nil {
@@ -377,13 +377,23 @@ func (u *unit) takeBack(ctx context.Context, e entry) error {
 	for i := len(e.Gone) - 1; i >= 0; i-- {
 		for _, spec := range h.Config.Mounts {
 			if spec.Target == e.Gone[i].Target {
-				if err := client.Mount(ctx, spec); err != nil {
+				if err := client.Mount(ctx, seated(spec, u.run.machine)); err != nil {
 					return err
 				}
 			}
 		}
 	}
 	return nil
+}
+
+// seated is a mount of a disk that has come to a machine that is on, with its place there, if the guest does not see its serial.
+func seated(spec guest.MountSpec, m portlayer.Machine) guest.MountSpec {
+	if label, ok := strings.CutPrefix(spec.Source, "label://"); ok {
+		if seat, ok := m.Seats()[label]; ok && seat.Slot != 0 {
+			spec.Seat = &seat
+		}
+	}
+	return spec
 }
 
 // letGo has the volume service forget those of mounts that are not on record, and volumes of which no mount is.

@@ -366,7 +366,6 @@ func (u *unit) bringUp(ctx context.Context, machine portlayer.Machine, cfg guest
 	if err := u.s.o.Failpoints.Hit("start.configure"); err != nil {
 		return nil, nil, err
 	}
-	cfg = atStart(cfg, machine)
 	if cfg.Process != nil {
 		p := *cfg.Process
 		u.tty.mu.Lock()
@@ -376,7 +375,7 @@ func (u *unit) bringUp(ctx context.Context, machine portlayer.Machine, cfg guest
 		u.tty.mu.Unlock()
 		cfg.Process = &p
 	}
-	st, err := client.Configure(ctx, cfg)
+	st, err := client.Configure(ctx, atStart(cfg, machine))
 	switch {
 	case err != nil && len(st.Unclean) > 0:
 		return nil, nil, &uncleanError{err, st.Unclean}

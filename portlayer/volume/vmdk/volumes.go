@@ -145,6 +145,9 @@ func (s *Store) newRecord(spec portlayer.VolumeSpec) (record, error) {
 	case capacity == 0:
 		capacity = s.o.DefaultCapacity
 	}
+	if spec.From == nil {
+		was = s.o.Disks.Born()
+	}
 	if capacity < 0 || rounded(capacity) < capacity {
 		return record{}, fault.New(fault.Invalid, "a volume cannot have %d bytes", capacity)
 	}

@@ -263,6 +263,9 @@ func (d *Disks) Look(ctx context.Context, dir portlayer.DiskPath, disks []string
 	return looks
 }
 
+// Born is portlayer.Disks.Born: a file system is made with its name.
+func (*Disks) Born() []portlayer.Label { return nil }
+
 // Delete is portlayer.Disks.Delete.
 func (d *Disks) Delete(ctx context.Context, p portlayer.DiskPath) error {
 	d.mu.Lock()

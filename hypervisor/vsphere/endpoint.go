@@ -1,0 +1,324 @@
+package vsphere
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/tls"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"vch/guest"
+	"vch/internal/atomicfile"
+	"vch/internal/fault"
+	"vch/portlayer"
+)
+
+// An endpoint is where guests come to (guest.Contact). It knows a machine's guest by the certificate that came with the machine's token, once; both are on disk, as hashes, so that the
+// guests of machines that run find the next daemon.
+type endpoint struct {
+	listener net.Listener
+	identity tls.Certificate
+	dir      string // of what is known of guests
+	log      *slog.Logger
+	ctx      context.Context
+	work     sync.WaitGroup
+	meeting  chan struct{} // has a value for each guest that is being met
+
+	mu    sync.Mutex // guards below
+	lines map[portlayer.ContainerID]*line
+	open  map[net.Conn]bool
+}
+
+// line is what connects one machine.
+type line struct {
+	known   credential
+	parked  map[guest.Purpose]net.Conn // come, and not asked for yet
+	taken   map[guest.Purpose]net.Conn
+	arrival chan struct{} // closed when one comes
+}
+
+// credential is what a guest is known by.
+type credential struct {
+	Token string `json:"token"`         // SHA-256 of the one that lets a guest in that is not known
+	Key   string `json:"key,omitempty"` // fingerprint of the guest that came with it
+}
+
+// most guests that are met at once: who says nothing keeps nobody out for long.
+const mostMeetings = 256
+
+// idle is how long a connection may be silent before its other end is asked whether it is there.
+const idle = 15 * time.Second
+
+// newEndpoint serves guests on listener, which it closes, until close.
+func newEndpoint(listener net.Listener, dir string, log *slog.Logger) (*endpoint, func(), error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, nil, err
+	}
+	identity, err := keptIdentity(filepath.Join(dir, "endpoint.pem"))
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	e := &endpoint{listener: listener, identity: identity, dir: dir, log: log, ctx: ctx, meeting: make(chan struct{}, mostMeetings), lines: map[portlayer.ContainerID]*line{}, open: map[net.Conn]bool{}}
+	e.work.Go(e.accept)
+	return e, func() {
+		cancel()
+		listener.Close()
+		e.mu.Lock()
+		for conn := range e.open {
+			conn.Close()
+		}
+		e.mu.Unlock()
+		e.work.Wait()
+	}, nil
+}
+
+func (e *endpoint) accept() {
+	for {
+		conn, err := e.listener.Accept()
+		if errors.Is(err, net.ErrClosed) || e.ctx.Err() != nil {
+			return
+		}
+		if err != nil { // out of descriptors, say
+			if pause(e.ctx, backoff) != nil {
+				return
+			}
+			continue
+		}
+		select {
+		case e.meeting <- struct{}{}:
+		case <-e.ctx.Done():
+			conn.Close()
+			return
+		}
+		e.work.Go(func() {
+			defer func() { <-e.meeting }()
+			e.meet(conn)
+		})
+	}
+}
+
+// meet lets a guest in.
+func (e *endpoint) meet(conn net.Conn) {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: idle, Interval: idle / 3, Count: 3})
+	}
+	i, secure, err := guest.Meet(e.ctx, conn, e.identity, e.admit)
+	if err != nil {
+		if e.ctx.Err() == nil {
+			e.log.Warn("who came to the guests' endpoint was not let in", "from", conn.RemoteAddr().String(), "machine", i.Machine, "err", err)
+		}
+		return
+	}
+	e.park(portlayer.ContainerID(i.Machine), i.Purpose, secure)
+}
+
+// admit says whether a guest may come in. The first that has the machine's token is the machine's from then on.
+func (e *endpoint) admit(i guest.Introduction, fingerprint string) error {
+	id := portlayer.ContainerID(i.Machine)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l, err := e.line(id)
+	if err != nil {
+		return err
+	}
+	switch {
+	case l == nil:
+		return fault.New(fault.Denied, "there is no machine %q here", i.Machine)
+	case l.known.Key != "":
+		if subtle.ConstantTimeCompare([]byte(l.known.Key), []byte(fingerprint)) == 1 {
+			return nil
+		}
+		return fault.New(fault.Denied, "another guest is machine %s", i.Machine)
+	case subtle.ConstantTimeCompare([]byte(l.known.Token), []byte(digest(i.Token))) != 1:
+		return fault.New(fault.Denied, "the token of machine %s is another", i.Machine)
+	}
+	known := credential{Token: l.known.Token, Key: fingerprint}
+	if err := e.keep(id, known); err != nil {
+		return err
+	}
+	l.known = known
+	return nil
+}
+
+func digest(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
+}
+
+// line finds what is known of a machine, nil if nothing is. The caller holds mu.
+func (e *endpoint) line(id portlayer.ContainerID) (*line, error) {
+	if l, ok := e.lines[id]; ok {
+		return l, nil
+	}
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	data, err := os.ReadFile(e.file(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	l := newLine()
+	if err == nil {
+		err = json.Unmarshal(data, &l.known)
+	}
+	if err != nil {
+		return nil, fault.New(fault.Internal, "what is known of the guest of machine %s cannot be read: %w", id, err)
+	}
+	e.lines[id] = l
+	return l, nil
+}
+
+func newLine() *line {
+	return &line{parked: map[guest.Purpose]net.Conn{}, taken: map[guest.Purpose]net.Conn{}, arrival: make(chan struct{})}
+}
+
+func (e *endpoint) file(id portlayer.ContainerID) string {
+	return filepath.Join(e.dir, string(id)+".json")
+}
+
+func (e *endpoint) keep(id portlayer.ContainerID, c credential) error {
+	data, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(e.file(id), data, 0o600)
+}
+
+// invite makes a token for the next guest of a machine, and forgets the one before.
+func (e *endpoint) invite(id portlayer.ContainerID) (token string, err error) {
+	var b [32]byte
+	rand.Read(b[:]) // never fails (crypto/rand)
+	token = hex.EncodeToString(b[:])
+	known := credential{Token: digest(token)}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.keep(id, known); err != nil {
+		return "", err
+	}
+	l := e.lines[id]
+	if l == nil {
+		l = newLine()
+		e.lines[id] = l
+	}
+	l.known = known
+	e.hangUp(l)
+	return token, nil
+}
+
+// invited says whether the token with that hash lets the next guest of a machine in.
+func (e *endpoint) invited(id portlayer.ContainerID, hash string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l, err := e.line(id)
+	return err == nil && l != nil && l.known.Key == "" && hash != "" && l.known.Token == hash
+}
+
+// forget ends all that connects a machine, and its guest is nobody's. Again: nothing happens.
+func (e *endpoint) forget(id portlayer.ContainerID) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if l := e.lines[id]; l != nil {
+		e.hangUp(l)
+		delete(e.lines, id)
+	}
+	if err := os.Remove(e.file(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// drop ends the connections of a machine that is off.
+func (e *endpoint) drop(id portlayer.ContainerID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if l := e.lines[id]; l != nil {
+		e.hangUp(l)
+	}
+}
+
+// hangUp closes a line's connections. The caller holds mu.
+func (e *endpoint) hangUp(l *line) {
+	for _, conns := range []map[guest.Purpose]net.Conn{l.parked, l.taken} {
+		for purpose, conn := range conns {
+			conn.Close()
+			delete(e.open, conn)
+			delete(conns, purpose)
+		}
+	}
+}
+
+// park keeps a connection until it is asked for. A guest has one of a kind: with a new one its old ones are dead.
+func (e *endpoint) park(id portlayer.ContainerID, purpose guest.Purpose, conn net.Conn) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l := e.lines[id]
+	if l == nil || e.ctx.Err() != nil { // forgotten meanwhile
+		conn.Close()
+		return
+	}
+	for _, conns := range []map[guest.Purpose]net.Conn{l.parked, l.taken} {
+		if old, ok := conns[purpose]; ok {
+			old.Close()
+			delete(e.open, old)
+			delete(conns, purpose)
+		}
+	}
+	l.parked[purpose] = conn
+	e.open[conn] = true
+	close(l.arrival)
+	l.arrival = make(chan struct{})
+}
+
+// take gives the connection that a guest has made for a purpose. The one that was taken before ends, and its guest makes another.
+func (e *endpoint) take(ctx context.Context, id portlayer.ContainerID, purpose guest.Purpose) (net.Conn, error) {
+	for first := true; ; first = false {
+		e.mu.Lock()
+		l, err := e.line(id)
+		if err != nil || l == nil {
+			e.mu.Unlock()
+			return nil, errors.Join(err, fault.New(fault.Conflict, "machine %s was never told how to reach this host", id))
+		}
+		if old, ok := l.taken[purpose]; ok && first {
+			old.Close()
+			delete(e.open, old)
+			delete(l.taken, purpose)
+		}
+		conn, ok := l.parked[purpose]
+		if ok {
+			delete(l.parked, purpose)
+			l.taken[purpose] = conn
+		}
+		arrival := l.arrival
+		e.mu.Unlock()
+		if ok {
+			return conn, nil
+		}
+		select {
+		case <-arrival:
+		case <-ctx.Done():
+			return nil, fault.New(fault.Unavailable, "the guest of machine %s has not come to %s: %w", id, e.listener.Addr(), ctx.Err())
+		case <-e.ctx.Done():
+			return nil, fault.New(fault.Unavailable, "the guests' endpoint is closed")
+		}
+	}
+}
+
+// checkID refuses an id that could name a file elsewhere.
+func checkID(id portlayer.ContainerID) error {
+	if id == "" || len(id) > 128 || strings.Trim(string(id), "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") != "" || id[0] == '.' {
+		return fault.New(fault.Invalid, "machine id %q has characters that are not letters, digits, dots, dashes or underscores", id)
+	}
+	return nil
+}

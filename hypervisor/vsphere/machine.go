@@ -1,0 +1,772 @@
+package vsphere
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"vch/guest"
+	"vch/internal/fault"
+	"vch/portlayer"
+)
+
+// Keys of the extra configuration that say what the guest was told.
+const (
+	tokenKey = "vch.token"  // hash of the token in the contact
+	carryKey = "vch.config" // hash of the config that the machine carries
+)
+
+// Machine implements portlayer.Machine.
+type Machine struct {
+	h   *Hypervisor
+	id  portlayer.ContainerID
+	ref types.ManagedObjectReference
+}
+
+// ID is portlayer.Machine.ID.
+func (m *Machine) ID() portlayer.ContainerID { return m.id }
+
+// state is what is known of the machine. NotFound if it is gone.
+func (m *Machine) state() (*vmState, error) {
+	vm := m.h.watch.get(m.ref)
+	if vm == nil {
+		return nil, fault.New(fault.NotFound, "no machine %s", m.id)
+	}
+	if vm.connect == types.VirtualMachineConnectionStateInaccessible || vm.connect == types.VirtualMachineConnectionStateOrphaned || vm.connect == types.VirtualMachineConnectionStateDisconnected {
+		return vm, fault.New(fault.Unavailable, "machine %s is %s: vCenter cannot reach its host or its files", vm.name, vm.connect)
+	}
+	return vm, nil
+}
+
+// Define is portlayer.Hypervisor.Define.
+func (h *Hypervisor) Define(ctx context.Context, spec portlayer.MachineSpec) (portlayer.Machine, error) {
+	m, err := h.define(ctx, spec)
+	if err != nil {
+		return nil, fault.Wrap("define machine", string(spec.ID), err)
+	}
+	return m, nil
+}
+
+func (h *Hypervisor) define(ctx context.Context, spec portlayer.MachineSpec) (*Machine, error) {
+	if err := checkID(spec.ID); err != nil {
+		return nil, err
+	}
+	if len(spec.Shares) > 0 {
+		return nil, fault.New(fault.Unsupported, "a machine on vSphere shares no directory of a host: use a volume")
+	}
+	if spec.Memory <= 0 || spec.CPUs < 1 {
+		return nil, fault.New(fault.Invalid, "a machine needs memory and at least one processor; %d bytes and %d were asked for", spec.Memory, spec.CPUs)
+	}
+	disks, err := portlayer.ApplyChanges(nil, spec.Devices)
+	if err != nil {
+		return nil, err
+	}
+	back, err := h.turns.Lock(ctx, spec.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer back()
+	vm := h.watch.find(spec.ID)
+	var old definition
+	if vm != nil {
+		old = vm.def
+	}
+	def, err := old.with(disks)
+	if err != nil {
+		return nil, err
+	}
+	def.ID, def.Memory, def.CPUs = spec.ID, spec.Memory, spec.CPUs
+	if vm == nil {
+		return h.create(ctx, spec, def)
+	}
+	m := &Machine{h, spec.ID, vm.ref}
+	if vm, err = m.state(); err != nil {
+		return nil, err
+	}
+	if vm.on() {
+		return nil, fault.New(fault.Conflict, "the machine is on")
+	}
+	var change types.VirtualMachineConfigSpec
+	changed := def.changeFrom(vm.def, vm.devices, &change)
+	carried, err := carry(&change, vm.extra, spec.Config)
+	if err != nil {
+		return nil, err
+	}
+	if !changed && !carried {
+		return m, nil
+	}
+	if err := m.invite(&change, vm); err != nil {
+		return nil, err
+	}
+	return m, m.apply(ctx, vm, change, def)
+}
+
+// carry puts a config into a machine's definition, or takes it out. It reports whether that is a change.
+func carry(spec *types.VirtualMachineConfigSpec, have map[string]string, cfg guest.ExecutorConfig) (changed bool, err error) {
+	text, hash := "", ""
+	if cfg.ID != "" {
+		if text, err = cfg.Carried().Pack(); err != nil {
+			return false, err
+		}
+		hash = digest(text)
+	}
+	if have[carryKey] == hash {
+		return false, nil
+	}
+	pieces := 0
+	for ; len(text) > 0 || pieces == 0; pieces++ {
+		n := min(len(text), configPiece)
+		setExtra(spec, guest.ConfigKey(pieces), text[:n])
+		text = text[n:]
+	}
+	setExtra(spec, guest.ConfigKey(pieces), "") // what a longer one had there
+	setExtra(spec, carryKey, hash)
+	return true, nil
+}
+
+// configPiece is how much of a config one entry holds, in bytes: a guest reads an entry in one message of at most 64 KiB (open-vm-tools, GUESTMSG_MAX_IN_SIZE).
+const configPiece = 32 << 10
+
+// invite puts a new token into a machine's definition unless the one there is good.
+func (m *Machine) invite(spec *types.VirtualMachineConfigSpec, vm *vmState) error {
+	if vm != nil && m.h.endpoint.invited(m.id, vm.extra[tokenKey]) {
+		return nil
+	}
+	token, err := m.h.endpoint.invite(m.id)
+	if err != nil {
+		return err
+	}
+	contact := guest.Contact{Address: m.h.o.Advertise, Host: guest.Fingerprint(m.h.endpoint.identity.Certificate[0]), Machine: string(m.id), Token: token, Entropy: make([]byte, 64), Management: m.h.o.Management}
+	rand.Read(contact.Entropy) // never fails (crypto/rand)
+	text, err := json.Marshal(contact)
+	if err != nil {
+		return err
+	}
+	setExtra(spec, guest.ContactKey, string(text))
+	setExtra(spec, tokenKey, digest(token))
+	return nil
+}
+
+// nameOf is a machine's name in the inventory, which has at most 80 bytes there.
+func nameOf(spec portlayer.MachineSpec) string {
+	const most = 60
+	short := string(spec.ID)
+	if len(short) > 12 {
+		short = short[:12]
+	}
+	if spec.Name == "" {
+		return short
+	}
+	name := strings.Map(func(r rune) rune {
+		if strings.ContainsRune(`%/\`, r) { // what names in the inventory escape
+			return '-'
+		}
+		return r
+	}, spec.Name)
+	return name[:min(len(name), most)] + "-" + short
+}
+
+// create makes a machine that is not there.
+func (h *Hypervisor) create(ctx context.Context, spec portlayer.MachineSpec, def definition) (*Machine, error) {
+	m := &Machine{h: h, id: spec.ID}
+	boot, err := h.bootDisc(ctx)
+	if err != nil {
+		return nil, err
+	}
+	look := lookout{name: nameOf(spec), store: h.o.Datastore, boot: boot, network: h.network, extension: h.o.Extension,
+		annotation: "container " + string(spec.ID) + " of the virtual container host " + h.o.Name + "; vch makes it, changes it and removes it"}
+	change := def.create(look)
+	if _, err := carry(&change, nil, spec.Config); err != nil {
+		return nil, err
+	}
+	if err := m.invite(&change, nil); err != nil {
+		return nil, err
+	}
+	for n := 1; ; n++ {
+		info, err := h.watch.task(ctx, func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {
+			res, err := methods.CreateVM_Task(ctx, c, &types.CreateVM_Task{This: h.folder, Config: change, Pool: h.pool})
+			if err != nil {
+				return types.ManagedObjectReference{}, err
+			}
+			return res.Returnval, nil
+		}, nil)
+		if err == nil {
+			m.ref = info.Result.(types.ManagedObjectReference)
+			break
+		}
+		// Where no answer came, or a name is taken after that, it may be there all the same.
+		if n > 1 || unreached(err) {
+			if vm := h.awaitMade(ctx, spec.ID); vm != nil {
+				m.ref = vm.ref
+				break
+			}
+		}
+		if !unreached(err) || n == callTries {
+			return nil, h.unmade(ctx, m, translated(h.s.server.address(), err))
+		}
+		if err := pause(ctx, time.Duration(n)*backoff); err != nil {
+			return nil, h.unmade(ctx, m, err)
+		}
+	}
+	h.watch.put(m.ref, func(vm *vmState) {
+		vm.id, vm.def = def.ID, def
+		if vm.name == "" { // the server's word has not come yet
+			vm.name, vm.power, vm.connect, vm.extra = change.Name, types.VirtualMachinePowerStatePoweredOff, types.VirtualMachineConnectionStateConnected, extraOf(change)
+		}
+	})
+	return m, nil
+}
+
+// unmade takes back what a create that failed has left, and gives its error.
+func (h *Hypervisor) unmade(ctx context.Context, m *Machine, err error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelLimit)
+	defer cancel()
+	if vm := h.watch.find(m.id); vm != nil {
+		m.ref = vm.ref
+		_ = m.destroy(ctx)
+	}
+	_ = h.endpoint.forget(m.id)
+	return err
+}
+
+// madeLimit is how long a machine may take to appear of whose making no answer came.
+const madeLimit = 3 * time.Second
+
+// awaitMade waits a while for a machine to appear.
+func (h *Hypervisor) awaitMade(ctx context.Context, id portlayer.ContainerID) *vmState {
+	ctx, cancel := context.WithTimeout(ctx, madeLimit)
+	defer cancel()
+	_ = h.watch.await(ctx, func() bool {
+		for _, vm := range h.watch.vms {
+			if vm.id == id {
+				return true
+			}
+		}
+		return false
+	})
+	return h.watch.find(id)
+}
+
+// extraOf is what of a specification's extra configuration the watcher would see.
+func extraOf(spec types.VirtualMachineConfigSpec) map[string]string {
+	extra := map[string]string{}
+	for _, o := range spec.ExtraConfig {
+		if v := o.GetOptionValue(); ours(v.Key) {
+			extra[v.Key], _ = v.Value.(string)
+		}
+	}
+	return extra
+}
+
+// apply reconfigures a machine as it was seen, to def.
+func (m *Machine) apply(ctx context.Context, vm *vmState, spec types.VirtualMachineConfigSpec, def definition) error {
+	seen := *vm
+	spec.ChangeVersion = seen.version
+	err := m.h.disks.change(ctx, func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {
+		res, err := methods.ReconfigVM_Task(ctx, c, &types.ReconfigVM_Task{This: m.ref, Spec: spec})
+		if err != nil {
+			return types.ManagedObjectReference{}, err
+		}
+		return res.Returnval, nil
+	}, func(err error) bool { return isA(err, new(types.ConcurrentAccess)) && m.has(ctx, def) })
+	if fault.Is(err, fault.Conflict) {
+		err = fault.New(fault.Conflict, "machine %s was changed in vCenter meanwhile: %w; try again", vm.name, err)
+	}
+	if err != nil {
+		return err
+	}
+	extra := extraOf(spec)
+	m.h.watch.put(m.ref, func(now *vmState) {
+		if now.version == seen.version { // the server's word has not come yet
+			now.version = ""
+			now.devices = nil
+		}
+		now.def = def
+		next := map[string]string{}
+		for k, v := range now.extra {
+			next[k] = v
+		}
+		for k, v := range extra {
+			next[k] = v
+		}
+		now.extra = next
+	})
+	return nil
+}
+
+// has says whether a machine has come to be as def says, which the server tells a little later.
+func (m *Machine) has(ctx context.Context, def definition) bool {
+	ctx, cancel := context.WithTimeout(ctx, madeLimit)
+	defer cancel()
+	same := func(vm *vmState) bool {
+		return vm != nil && vm.def.Memory == def.Memory && vm.def.CPUs == def.CPUs && slices.Equal(vm.def.Disks, def.Disks)
+	}
+	return m.h.watch.await(ctx, func() bool { return same(m.h.watch.vms[m.ref]) }) == nil
+}
+
+// settled gives the machine as the server sees it, after what this process has done to it.
+func (m *Machine) settled(ctx context.Context) (*vmState, error) {
+	vm, err := m.state()
+	if err != nil || vm.version != "" {
+		return vm, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, settleLimit)
+	defer cancel()
+	if err := m.h.watch.await(ctx, func() bool { vm := m.h.watch.vms[m.ref]; return vm == nil || vm.version != "" }); err != nil {
+		return nil, err
+	}
+	return m.state()
+}
+
+// settleLimit is how long the server may take to tell of a change that it has made.
+const settleLimit = time.Minute
+
+// Size is portlayer.Machine.Size.
+func (m *Machine) Size(context.Context) (portlayer.Bytes, int, error) {
+	vm, err := m.state()
+	if err != nil {
+		return 0, 0, err
+	}
+	return vm.def.Memory, vm.def.CPUs, nil
+}
+
+// Disks is portlayer.Machine.Disks.
+func (m *Machine) Disks(context.Context) ([]portlayer.Disk, error) {
+	vm, err := m.state()
+	if err != nil {
+		return nil, err
+	}
+	return vm.def.disks(), nil
+}
+
+// Seats is portlayer.Machine.Seats.
+func (m *Machine) Seats() map[string]guest.Seat {
+	if vm := m.h.watch.get(m.ref); vm != nil {
+		return vm.def.seats()
+	}
+	return nil
+}
+
+// Carries is portlayer.Machine.Carries.
+func (m *Machine) Carries() bool {
+	vm := m.h.watch.get(m.ref)
+	return vm != nil && vm.extra[carryKey] != ""
+}
+
+// Reconfigure is portlayer.Machine.Reconfigure.
+func (m *Machine) Reconfigure(ctx context.Context, changes []portlayer.DeviceChange) error {
+	return fault.Wrap("reconfigure machine", string(m.id), m.reconfigure(ctx, changes))
+}
+
+func (m *Machine) reconfigure(ctx context.Context, changes []portlayer.DeviceChange) error {
+	back, err := m.h.turns.Lock(ctx, m.id)
+	if err != nil {
+		return err
+	}
+	defer back()
+	vm, err := m.settled(ctx)
+	if err != nil {
+		return err
+	}
+	disks, err := portlayer.ApplyChanges(vm.def.disks(), changes)
+	if err != nil {
+		return err
+	}
+	if vm.on() {
+		if err := pluggable(vm.def, changes); err != nil {
+			return err
+		}
+	}
+	def, err := vm.def.with(disks)
+	if err != nil {
+		return err
+	}
+	var spec types.VirtualMachineConfigSpec
+	if !def.changeFrom(vm.def, vm.devices, &spec) {
+		return nil
+	}
+	if vm.on() {
+		for _, c := range changes { // a server may find out late, and says less
+			if c.Op == portlayer.Add {
+				if _, err := m.h.disks.Stat(ctx, c.Disk.File); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return m.held(ctx, m.apply(ctx, vm, spec, def), def)
+}
+
+// pluggable refuses what a machine that is on cannot do.
+func pluggable(def definition, changes []portlayer.DeviceChange) error {
+	seen := map[string]bool{}
+	for _, c := range changes {
+		switch {
+		case seen[c.Disk.Serial]:
+			return fault.New(fault.Unsupported, "disk %s is removed and added in one step, which a machine that is on cannot do", c.Disk.Serial)
+		case c.Op == portlayer.Add && c.Disk.File == "", c.Op == portlayer.Remove && def.owns(c.Disk.Serial):
+			return fault.New(fault.Unsupported, "disk %s is the machine's own: it comes and goes only while the machine is off", c.Disk.Serial)
+		}
+		seen[c.Disk.Serial] = true
+	}
+	return nil
+}
+
+// held names the machine of this VCH that has a disk open, in an error that says that one is.
+func (m *Machine) held(_ context.Context, err error, def definition) error {
+	if !fault.Is(err, fault.InUse) {
+		return err
+	}
+	for _, p := range def.Disks {
+		path, perr := parsePath(p.File)
+		if perr != nil || p.File == "" {
+			continue
+		}
+		if vm := m.h.disks.holder(path); vm != nil && vm.ref != m.ref {
+			return fault.New(fault.InUse, "machine %s has disk %s open: %w", vm.name, p.File, err)
+		}
+	}
+	return err
+}
+
+// Grown is portlayer.Machine.Grown: Disks.Grow has told the machine.
+func (m *Machine) Grown(_ context.Context, serial string) error {
+	vm, err := m.state()
+	if err != nil {
+		return err
+	}
+	if vm.on() && !slices.ContainsFunc(vm.def.Disks, func(p place) bool { return p.Serial == serial }) {
+		return fault.New(fault.NotFound, "the machine has no disk with serial %s", serial)
+	}
+	return nil
+}
+
+// power starts a task of a machine's power; one that finds the machine as it should be is done.
+func (m *Machine) power(ctx context.Context, start func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error), reached func(*vmState) bool) error {
+	for n := 1; ; n++ {
+		_, err := m.h.watch.task(ctx, start, nil)
+		switch {
+		case err == nil, isA(err, new(types.InvalidPowerState)):
+			ctx, cancel := context.WithTimeout(ctx, settleLimit)
+			defer cancel()
+			return m.h.watch.await(ctx, func() bool { vm := m.h.watch.vms[m.ref]; return vm == nil || reached(vm) })
+		case isA(err, new(types.ManagedObjectNotFound)):
+			return fault.New(fault.NotFound, "no machine %s", m.id)
+		case !unreached(err) || n == callTries:
+			return translated(m.h.s.server.address(), err)
+		}
+		if err := pause(ctx, time.Duration(n)*backoff); err != nil {
+			return err
+		}
+	}
+}
+
+func (m *Machine) startTask(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {
+	res, err := methods.PowerOnVM_Task(ctx, c, &types.PowerOnVM_Task{This: m.ref})
+	if err != nil {
+		return types.ManagedObjectReference{}, err
+	}
+	return res.Returnval, nil
+}
+
+// PowerOn is portlayer.Machine.PowerOn.
+func (m *Machine) PowerOn(ctx context.Context) error {
+	return fault.Wrap("power on machine", string(m.id), m.powerOn(ctx))
+}
+
+func (m *Machine) powerOn(ctx context.Context) error {
+	back, err := m.h.turns.Lock(ctx, m.id)
+	if err != nil {
+		return err
+	}
+	defer back()
+	vm, err := m.state()
+	if err != nil || vm.on() {
+		return err
+	}
+	if !m.h.endpoint.invited(m.id, vm.extra[tokenKey]) {
+		if vm, err = m.settled(ctx); err != nil {
+			return err
+		}
+		var spec types.VirtualMachineConfigSpec
+		if err := m.invite(&spec, vm); err != nil {
+			return err
+		}
+		if err := m.apply(ctx, vm, spec, vm.def); err != nil {
+			return err
+		}
+	}
+	err = m.power(ctx, m.startTask, func(vm *vmState) bool { return vm.on() })
+	if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Internal) || fault.Is(err, fault.Unavailable) || fault.Is(err, fault.Conflict) {
+		if derr := m.whole(ctx, vm.def); derr != nil { // which says more than vSphere does
+			return derr
+		}
+	}
+	return m.held(ctx, err, vm.def)
+}
+
+// whole looks for what is wrong with the disks that a machine did not make.
+func (m *Machine) whole(ctx context.Context, def definition) error {
+	for _, p := range def.Disks {
+		if p.File == "" {
+			continue
+		}
+		if _, err := m.h.disks.Stat(ctx, p.File); fault.Is(err, fault.NotFound) || fault.Is(err, fault.Conflict) {
+			return err
+		}
+	}
+	return nil
+}
+
+// PowerOff is portlayer.Machine.PowerOff.
+func (m *Machine) PowerOff(ctx context.Context) error {
+	back, err := m.h.turns.Lock(ctx, m.id)
+	if err != nil {
+		return fault.Wrap("power off machine", string(m.id), err)
+	}
+	defer back()
+	return fault.Wrap("power off machine", string(m.id), m.off(ctx))
+}
+
+// off switches the machine off. The caller has the turn.
+func (m *Machine) off(ctx context.Context) error {
+	vm := m.h.watch.get(m.ref)
+	if vm == nil || !vm.on() {
+		return nil
+	}
+	err := m.power(ctx, func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {
+		res, err := methods.PowerOffVM_Task(ctx, c, &types.PowerOffVM_Task{This: m.ref})
+		if err != nil {
+			return types.ManagedObjectReference{}, err
+		}
+		return res.Returnval, nil
+	}, func(vm *vmState) bool { return !vm.on() })
+	if err == nil {
+		m.h.endpoint.drop(m.id)
+	}
+	return err
+}
+
+// State is portlayer.Machine.State.
+func (m *Machine) State(context.Context) (portlayer.PowerState, error) {
+	vm, err := m.state()
+	if err != nil {
+		return "", err
+	}
+	if vm.on() {
+		return portlayer.PoweredOn, nil
+	}
+	return portlayer.PoweredOff, nil
+}
+
+// Pause is portlayer.Machine.Pause: vSphere suspends the machine.
+func (m *Machine) Pause(ctx context.Context) error {
+	return fault.Wrap("pause machine", string(m.id), m.still(ctx, true))
+}
+
+// Resume is portlayer.Machine.Resume.
+func (m *Machine) Resume(ctx context.Context) error {
+	return fault.Wrap("resume machine", string(m.id), m.still(ctx, false))
+}
+
+func (m *Machine) still(ctx context.Context, still bool) error {
+	back, err := m.h.turns.Lock(ctx, m.id)
+	if err != nil {
+		return err
+	}
+	defer back()
+	vm, err := m.state()
+	if err != nil {
+		return err
+	}
+	suspended := vm.power == types.VirtualMachinePowerStateSuspended
+	switch {
+	case !vm.on():
+		return fault.New(fault.Conflict, "the machine is off")
+	case suspended == still:
+		return nil
+	case still:
+		return m.power(ctx, func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {
+			res, err := methods.SuspendVM_Task(ctx, c, &types.SuspendVM_Task{This: m.ref})
+			if err != nil {
+				return types.ManagedObjectReference{}, err
+			}
+			return res.Returnval, nil
+		}, func(vm *vmState) bool { return vm.power == types.VirtualMachinePowerStateSuspended })
+	}
+	return m.power(ctx, m.startTask, func(vm *vmState) bool { return vm.power == types.VirtualMachinePowerStatePoweredOn })
+}
+
+// Channel is portlayer.Machine.Channel.
+func (m *Machine) Channel(ctx context.Context) (net.Conn, error) {
+	return m.connect(ctx, guest.ForChannel, fault.Conflict)
+}
+
+// Frames is portlayer.Machine.Frames.
+func (m *Machine) Frames(ctx context.Context) (net.Conn, error) {
+	return m.connect(ctx, guest.ForFrames, fault.Unavailable)
+}
+
+func (m *Machine) connect(ctx context.Context, purpose guest.Purpose, off fault.Kind) (net.Conn, error) {
+	vm, err := m.state()
+	if err != nil {
+		return nil, err
+	}
+	if !vm.on() {
+		return nil, fault.New(off, "machine %s is off", m.id)
+	}
+	return m.h.endpoint.take(ctx, m.id, purpose)
+}
+
+// WaitOff is portlayer.Machine.WaitOff.
+func (m *Machine) WaitOff(ctx context.Context) error {
+	err := m.h.watch.await(ctx, func() bool { vm := m.h.watch.vms[m.ref]; return vm == nil || !vm.on() })
+	if err == nil {
+		m.h.endpoint.drop(m.id)
+	}
+	return err
+}
+
+// Pid is portlayer.Machine.Pid: the machine is elsewhere.
+func (m *Machine) Pid() int { return 0 }
+
+// Diagnosis is portlayer.Machine.Diagnosis: the end of what the guest said on its console, which is a file beside the machine's.
+func (m *Machine) Diagnosis() string {
+	ctx, cancel := context.WithTimeout(m.h.ctx, diagnosisLimit)
+	defer cancel()
+	vm := m.h.watch.get(m.ref)
+	if vm == nil {
+		return ""
+	}
+	for _, dev := range vm.devices {
+		port, ok := dev.(*types.VirtualSerialPort)
+		if !ok {
+			continue
+		}
+		b, ok := port.Backing.(types.BaseVirtualDeviceFileBackingInfo)
+		if !ok {
+			continue
+		}
+		if p, err := parsePath(portlayer.DiskPath(b.GetVirtualDeviceFileBackingInfo().FileName)); err == nil {
+			if text, err := m.h.disks.getBytes(ctx, p); err == nil {
+				return lastLines(string(text))
+			}
+		}
+	}
+	return ""
+}
+
+// diagnosisLimit bounds how long is looked for what a guest said.
+const diagnosisLimit = 10 * time.Second
+
+// lastLines is the end of a console's text, printable.
+func lastLines(text string) string {
+	const most = 10
+	var lines []string
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(strings.Map(func(r rune) rune {
+			if r < ' ' {
+				return -1
+			}
+			return r
+		}, line))
+		if line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines[max(0, len(lines)-most):], "\n")
+}
+
+// Written is portlayer.Machine.Written.
+func (m *Machine) Written(ctx context.Context) (portlayer.Bytes, error) {
+	vm, err := m.settled(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var sum portlayer.Bytes
+	for _, p := range vm.def.Disks {
+		if p.File != "" {
+			continue
+		}
+		dev := diskAt(vm.devices, p)
+		if dev == nil {
+			continue
+		}
+		info, err := m.h.disks.Stat(ctx, portlayer.DiskPath(fileOf(dev)))
+		if err != nil {
+			return 0, err
+		}
+		sum += info.Allocated
+	}
+	return sum, nil
+}
+
+// Undefine is portlayer.Machine.Undefine.
+func (m *Machine) Undefine(ctx context.Context) error {
+	return fault.Wrap("undefine machine", string(m.id), m.undefine(ctx))
+}
+
+func (m *Machine) undefine(ctx context.Context) error {
+	back, err := m.h.turns.Lock(ctx, m.id)
+	if err != nil {
+		return err
+	}
+	defer back()
+	if m.h.watch.get(m.ref) == nil {
+		return m.h.endpoint.forget(m.id)
+	}
+	if err := m.off(ctx); err != nil {
+		return err
+	}
+	return m.destroy(ctx)
+}
+
+// destroy takes all disks that are not the machine's own away from it, which keeps their files, and then removes it, which removes what is left.
+func (m *Machine) destroy(ctx context.Context) error {
+	vm, err := m.settled(ctx)
+	if fault.Is(err, fault.NotFound) {
+		return m.h.endpoint.forget(m.id)
+	}
+	if err != nil {
+		return err
+	}
+	own := vm.def
+	own.Disks = slices.DeleteFunc(slices.Clone(vm.def.Disks), func(p place) bool { return p.File != "" })
+	// What somebody has attached by hand is not the machine's own either.
+	var spec types.VirtualMachineConfigSpec
+	for _, dev := range vm.devices {
+		if disk, ok := dev.(*types.VirtualDisk); ok && !slices.ContainsFunc(own.Disks, func(p place) bool { return diskAt(vm.devices, p) == disk }) {
+			spec.DeviceChange = append(spec.DeviceChange, &types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationRemove, Device: disk})
+		}
+	}
+	if len(spec.DeviceChange) > 0 {
+		text, err := json.Marshal(own)
+		if err != nil {
+			return err
+		}
+		setExtra(&spec, definitionKey, string(text))
+		if err := m.apply(ctx, vm, spec, own); err != nil && !fault.Is(err, fault.NotFound) {
+			return err
+		}
+	}
+	err = m.h.disks.change(ctx, func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {
+		res, err := methods.Destroy_Task(ctx, c, &types.Destroy_Task{This: m.ref})
+		if err != nil {
+			return types.ManagedObjectReference{}, err
+		}
+		return res.Returnval, nil
+	}, func(err error) bool { return isA(err, new(types.ManagedObjectNotFound)) })
+	if err != nil && !fault.Is(err, fault.NotFound) {
+		return err
+	}
+	m.h.watch.drop(m.ref)
+	return m.h.endpoint.forget(m.id)
+}

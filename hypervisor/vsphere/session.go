@@ -1,0 +1,241 @@
+package vsphere
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vmware/govmomi/property"
+	vimsession "github.com/vmware/govmomi/session"
+	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"vch/internal/fault"
+)
+
+// Server is a vCenter, or an ESX host, and who logs in there.
+type Server struct {
+	URL        string // https://HOST[:PORT][/sdk]; the scheme may be left out
+	User       string
+	Password   string
+	Thumbprint string // of its certificate, SHA-256 or SHA-1, hex with colons; "": a certificate authority of this host has to know it
+}
+
+// address is the server's as the user knows it.
+func (s Server) address() string {
+	if u, err := s.parsed(); err == nil {
+		return u.Host
+	}
+	return s.URL
+}
+
+func (s Server) parsed() (*url.URL, error) {
+	u, err := soap.ParseURL(s.URL)
+	if err != nil || u == nil || u.Host == "" {
+		return nil, fault.New(fault.Invalid, "target %q is not an address of vSphere: https://HOST", s.URL)
+	}
+	u.User = nil
+	return u, nil
+}
+
+// session is who is logged in. An operation that finds that it is not any more logs in again, and is done once more: sessions end by idleness, by an administrator, or with the server.
+type session struct {
+	server Server
+	log    *slog.Logger
+
+	login sync.Mutex // held by the one who logs in
+
+	mu     sync.Mutex // guards below
+	client *vim25.Client
+	epoch  int // counts logins
+	in     bool
+}
+
+// agent is what the server's list of sessions shows.
+const agent = "vch"
+
+// callTries is how often a call that only reads is made when no answer comes.
+const callTries = 3
+
+func newSession(s Server, log *slog.Logger) *session { return &session{server: s, log: log} }
+
+// ready gives the client of a session, logging in where there is none. epoch names the session.
+func (s *session) ready(ctx context.Context) (client *vim25.Client, epoch int, err error) {
+	if client, epoch, ok := s.now(); ok {
+		return client, epoch, nil
+	}
+	s.login.Lock()
+	defer s.login.Unlock()
+	if client, epoch, ok := s.now(); ok {
+		return client, epoch, nil
+	}
+	s.mu.Lock()
+	client = s.client
+	s.mu.Unlock()
+	if client == nil {
+		if client, err = s.dial(ctx); err != nil {
+			return nil, 0, err
+		}
+	}
+	if err := vimsession.NewManager(client).Login(ctx, url.UserPassword(s.server.User, s.server.Password)); err != nil {
+		err = translated(s.server.address(), err)
+		if fault.Is(err, fault.Denied) {
+			err = fault.New(fault.Denied, "%s does not let user %s in: %w; check the user and the password", s.server.address(), s.server.User, err)
+		}
+		return nil, 0, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.client, s.in = client, true
+	s.epoch++
+	if s.epoch > 1 {
+		s.log.Info("logged in to vSphere again", "server", s.server.address())
+	}
+	return client, s.epoch, nil
+}
+
+func (s *session) now() (*vim25.Client, int, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.client, s.epoch, s.in
+}
+
+// dial finds the server and checks its certificate.
+func (s *session) dial(ctx context.Context) (*vim25.Client, error) {
+	u, err := s.server.parsed()
+	if err != nil {
+		return nil, err
+	}
+	sc := soap.NewClient(u, s.server.Thumbprint != "")
+	sc.UserAgent = agent
+	if s.server.Thumbprint != "" {
+		sc.DefaultTransport().TLSClientConfig.VerifyConnection = func(c tls.ConnectionState) error { return hasThumbprint(c.PeerCertificates[0], s.server.Thumbprint) }
+	}
+	client, err := vim25.NewClient(ctx, sc)
+	switch {
+	case err == nil:
+		return client, nil
+	case soap.IsCertificateUntrusted(err):
+		return nil, fault.New(fault.Denied, "no certificate authority of this host knows the certificate of %s; compare its thumbprint (vch thumbprint %s), and give it with --thumbprint: %w", u.Host, u.Host, plain(err))
+	}
+	var other *otherCertificate
+	if errors.As(err, &other) {
+		return nil, fault.New(fault.Denied, "the certificate of %s is not the one that was given by --thumbprint: it has %w", u.Host, other)
+	}
+	return nil, translated(u.Host, err)
+}
+
+// otherCertificate is a certificate that has another thumbprint.
+type otherCertificate struct{ has string }
+
+func (o *otherCertificate) Error() string { return o.has }
+
+// hasThumbprint compares a certificate's thumbprint, SHA-256 or SHA-1, in any spelling.
+func hasThumbprint(cert *x509.Certificate, want string) error {
+	plain := func(t string) string { return strings.ToUpper(strings.ReplaceAll(t, ":", "")) }
+	for _, has := range []string{soap.ThumbprintSHA256(cert), soap.ThumbprintSHA1(cert)} {
+		if plain(has) == plain(want) {
+			return nil
+		}
+	}
+	return &otherCertificate{soap.ThumbprintSHA256(cert)}
+}
+
+// expired notes that the session of that epoch has ended.
+func (s *session) expired(epoch int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.epoch == epoch {
+		s.in = false
+	}
+}
+
+// do does op, again after a new login where the session has ended. What op does must be able to be done twice: with a session that has ended the server does nothing.
+func (s *session) do(ctx context.Context, op func(ctx context.Context, c *vim25.Client) error) error {
+	for again := false; ; again = true {
+		c, epoch, err := s.ready(ctx)
+		if err != nil {
+			return err
+		}
+		err = op(ctx, c)
+		if err == nil || !loggedOut(err) || again {
+			if cerr := ctx.Err(); err != nil && cerr != nil {
+				return cerr
+			}
+			return err
+		}
+		s.expired(epoch)
+	}
+}
+
+// read is do for what changes nothing: it is tried again when no answer comes. Its error has a kind.
+func (s *session) read(ctx context.Context, op func(ctx context.Context, c *vim25.Client) error) error {
+	for n := 1; ; n++ {
+		err := s.do(ctx, op)
+		if err == nil || n == callTries || !unreached(err) {
+			return translated(s.server.address(), err)
+		}
+		if err := pause(ctx, time.Duration(n)*backoff); err != nil {
+			return err
+		}
+	}
+}
+
+// backoff is how long a call waits before it is made again the first time.
+const backoff = 200 * time.Millisecond
+
+// pause waits.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// close logs out.
+func (s *session) close(ctx context.Context) {
+	if c, _, in := s.now(); in {
+		_ = vimsession.NewManager(c).Logout(ctx) // the server forgets it by itself, too
+		c.CloseIdleConnections()
+	}
+}
+
+// properties reads properties of one object into dst, a struct of package mo.
+func (s *session) properties(ctx context.Context, obj types.ManagedObjectReference, names []string, dst any) error {
+	return s.read(ctx, func(ctx context.Context, c *vim25.Client) error {
+		res, err := methods.RetrieveProperties(ctx, c, &types.RetrieveProperties{
+			This: property.DefaultCollector(c).Reference(),
+			SpecSet: []types.PropertyFilterSpec{{
+				PropSet:   []types.PropertySpec{{Type: obj.Type, PathSet: names}},
+				ObjectSet: []types.ObjectSpec{{Obj: obj}},
+			}},
+		})
+		if err != nil {
+			return err
+		}
+		if len(res.Returnval) == 0 {
+			return soap.WrapVimFault(&types.ManagedObjectNotFound{Obj: obj})
+		}
+		for _, missing := range res.Returnval[0].MissingSet { // a session that has ended shows here, too
+			return soap.WrapVimFault(missing.Fault.Fault)
+		}
+		if err := mo.LoadObjectContent(res.Returnval, dst); err != nil {
+			return fmt.Errorf("properties of %s: %w", obj.Value, err)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,118 @@
+package vsphere
+
+import (
+	"context"
+	"time"
+
+	vimtask "github.com/vmware/govmomi/task"
+	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"vch/portlayer"
+)
+
+// cancelLimit is how long a task may take to end that nobody wants any more.
+const cancelLimit = 30 * time.Second
+
+// task starts a task and waits for its end. progress may be nil; it hears percents. A start of which no answer came is an error for which unreached is true: the task may run.
+func (w *watcher) task(ctx context.Context, start func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error), progress portlayer.Progressed) (*types.TaskInfo, error) {
+	var ref types.ManagedObjectReference
+	err := w.s.do(ctx, func(ctx context.Context, c *vim25.Client) (err error) {
+		ref, err = start(ctx, c)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return w.wait(ctx, ref, progress)
+}
+
+// wait waits for a task. When ctx ends, the task is told to, and waited for: what it leaves is not changed by it later.
+func (w *watcher) wait(ctx context.Context, ref types.ManagedObjectReference, progress portlayer.Progressed) (*types.TaskInfo, error) {
+	w.mu.Lock()
+	w.tasks[ref] = nil
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		delete(w.tasks, ref)
+		w.ended = append(w.ended, ref)
+		w.mu.Unlock()
+	}()
+	if err := w.list(ctx); err != nil && ctx.Err() == nil {
+		return nil, err
+	}
+	info, err := w.end(ctx, ref, progress)
+	if err != nil && ctx.Err() != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelLimit)
+		defer cancel()
+		_ = w.s.do(ctx, func(ctx context.Context, c *vim25.Client) error {
+			_, err := methods.CancelTask(ctx, c, &types.CancelTask{This: ref})
+			return err
+		})
+		_, _ = w.end(ctx, ref, nil)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if info.State == types.TaskInfoStateError {
+		return info, vimtask.Error{LocalizedMethodFault: info.Error, Description: info.Description}
+	}
+	return info, nil
+}
+
+// end waits for the news of a task's end.
+func (w *watcher) end(ctx context.Context, ref types.ManagedObjectReference, progress portlayer.Progressed) (info *types.TaskInfo, err error) {
+	var told int32 = -1
+	err = w.await(ctx, func() bool {
+		info = w.tasks[ref]
+		if info == nil {
+			return false
+		}
+		if progress != nil && info.Progress != told && info.State == types.TaskInfoStateRunning {
+			told = info.Progress
+			progress(portlayer.Bytes(told), 100)
+		}
+		return info.State == types.TaskInfoStateSuccess || info.State == types.TaskInfoStateError
+	})
+	return info, err
+}
+
+// list brings the server's list of the tasks that are waited for up to date. Those who come while one call is on its way share the next.
+func (w *watcher) list(ctx context.Context) error {
+	w.adding.Lock()
+	defer w.adding.Unlock()
+	if err := w.await(ctx, func() bool { return w.tasking != nil }); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	list := w.tasking
+	var add []types.ManagedObjectReference
+	for ref, info := range w.tasks {
+		if info == nil && !w.listed[ref] {
+			add = append(add, ref)
+		}
+	}
+	remove := w.ended
+	w.mu.Unlock()
+	if len(add) == 0 || list == nil {
+		return nil
+	}
+	err := w.s.do(ctx, func(ctx context.Context, c *vim25.Client) error {
+		_, err := methods.ModifyListView(ctx, c, &types.ModifyListView{This: list.Reference(), Add: add, Remove: remove})
+		return err
+	})
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.tasking != list { // the next question has them from its beginning
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	w.ended = w.ended[len(remove):]
+	for _, ref := range add {
+		w.listed[ref] = true
+	}
+	return nil
+}

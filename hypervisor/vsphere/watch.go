@@ -1,0 +1,426 @@
+package vsphere
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vmware/govmomi/property"
+	"github.com/vmware/govmomi/view"
+	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"vch/internal/fault"
+	"vch/portlayer"
+)
+
+// A watcher has one question open at the server at all times, which the server answers when a machine in the VCH's folder, a task that is waited for, or a datastore has changed
+// (PropertyCollector.WaitForUpdatesEx). So what a machine is costs no call, and a task that ends is heard of at once, by one call for however many.
+type watcher struct {
+	s      *session
+	log    *slog.Logger
+	folder types.ManagedObjectReference // whose machines are watched, those in folders below too
+	stores []types.ManagedObjectReference
+
+	adding sync.Mutex // held by the one who changes the list of tasks
+
+	mu      sync.Mutex // guards below
+	news    chan struct{}
+	synced  bool  // all that was there is known
+	broken  error // why nothing is heard now; nil: it is
+	vms     map[types.ManagedObjectReference]*vmState
+	gone    map[types.ManagedObjectReference]bool // destroyed by this process: late news of them is none
+	tasks   map[types.ManagedObjectReference]*types.TaskInfo
+	listed  map[types.ManagedObjectReference]bool // tasks that are on the list of tasking
+	ended   []types.ManagedObjectReference        // tasks that nobody waits for any more, still on the server's list
+	tasking *view.ListView                        // of the session's; nil: there is none now
+	space   map[types.ManagedObjectReference]storeState
+	behind  func(old, new *vmState) // hears of every change; old or new may be nil
+}
+
+// vmState is what is known of one machine. It is not changed: another takes its place.
+type vmState struct {
+	ref     types.ManagedObjectReference
+	id      portlayer.ContainerID // "" : it is none of vch's
+	name    string
+	power   types.VirtualMachinePowerState
+	connect types.VirtualMachineConnectionState
+	version string // config.changeVersion; "" : not known
+	def     definition
+	devices []types.BaseVirtualDevice
+	home    datastorePath // of its .vmx
+	extra   map[string]string
+}
+
+// on says whether the machine is on; one that is suspended is.
+func (v *vmState) on() bool { return v.power != types.VirtualMachinePowerStatePoweredOff }
+
+// storeState is a datastore as the server sees it.
+type storeState struct {
+	name       string
+	accessible bool
+	total      int64
+	free       int64
+}
+
+// The properties that are watched.
+var (
+	vmProperties = []string{"name", "config.changeVersion", "config.extraConfig", "config.hardware.device", "config.files.vmPathName", "runtime.powerState", "runtime.connectionState"}
+	taskWatched  = []string{"info"}
+	storeWatched = []string{"name", "summary.accessible", "summary.capacity", "summary.freeSpace"}
+)
+
+// maxUpdates bounds an answer, in objects.
+const maxUpdates = 200
+
+// longPoll is how long the server keeps a question open, in seconds: a proxy between might not for ever.
+const longPoll = 300
+
+func newWatcher(s *session, log *slog.Logger, folder types.ManagedObjectReference, stores []types.ManagedObjectReference, behind func(old, new *vmState)) *watcher {
+	return &watcher{s: s, log: log, folder: folder, stores: stores, behind: behind, news: make(chan struct{}),
+		vms: map[types.ManagedObjectReference]*vmState{}, gone: map[types.ManagedObjectReference]bool{}, tasks: map[types.ManagedObjectReference]*types.TaskInfo{}, space: map[types.ManagedObjectReference]storeState{}}
+}
+
+// run asks until ctx ends.
+func (w *watcher) run(ctx context.Context) {
+	for wait := backoff; ; wait = min(2*wait, maxBackoff) {
+		began := time.Now()
+		err := w.s.do(ctx, w.listen)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) > maxBackoff {
+			wait = backoff
+		}
+		err = translated(w.s.server.address(), err)
+		w.mu.Lock()
+		told := w.broken != nil
+		w.broken = err
+		w.tasking, w.listed = nil, nil
+		w.tell()
+		w.mu.Unlock()
+		if !told {
+			w.log.Warn("nothing is heard from vSphere; asking again", "err", err)
+		}
+		if pause(ctx, wait) != nil {
+			return
+		}
+	}
+}
+
+// maxBackoff is the longest that a watcher waits before it asks again.
+const maxBackoff = 5 * time.Second
+
+// tell wakes all who wait for news. The caller holds mu.
+func (w *watcher) tell() {
+	close(w.news)
+	w.news = make(chan struct{})
+}
+
+// listen sets the question up and asks it until something fails.
+func (w *watcher) listen(ctx context.Context, c *vim25.Client) error {
+	w.mu.Lock()
+	w.tasking, w.listed = nil, nil
+	w.mu.Unlock()
+	pc, err := property.DefaultCollector(c).Create(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		_ = pc.Destroy(ctx) // it goes with the session, too
+	}()
+	m := view.NewManager(c)
+	vms, err := m.CreateContainerView(ctx, w.folder, []string{"VirtualMachine"}, true)
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.ended = nil
+	open := slices.Collect(maps.Keys(w.tasks))
+	w.mu.Unlock()
+	tasks, err := m.CreateListView(ctx, open)
+	if err != nil {
+		return err
+	}
+	members := func(v types.ManagedObjectReference, path string) types.ObjectSpec {
+		return types.ObjectSpec{Obj: v, Skip: types.NewBool(true), SelectSet: []types.BaseSelectionSpec{&types.TraversalSpec{Type: v.Type, Path: path}}}
+	}
+	filters := []types.PropertyFilterSpec{
+		{PropSet: []types.PropertySpec{{Type: "VirtualMachine", PathSet: vmProperties}}, ObjectSet: []types.ObjectSpec{members(vms.Reference(), "view")}},
+		{PropSet: []types.PropertySpec{{Type: "Task", PathSet: taskWatched}}, ObjectSet: []types.ObjectSpec{members(tasks.Reference(), "view")}},
+	}
+	if len(w.stores) > 0 {
+		spec := types.PropertyFilterSpec{PropSet: []types.PropertySpec{{Type: "Datastore", PathSet: storeWatched}}}
+		for _, ref := range w.stores {
+			spec.ObjectSet = append(spec.ObjectSet, types.ObjectSpec{Obj: ref})
+		}
+		filters = append(filters, spec)
+	}
+	for _, spec := range filters {
+		if _, err := methods.CreateFilter(ctx, c, &types.CreateFilter{This: pc.Reference(), Spec: spec, PartialUpdates: false}); err != nil {
+			return err
+		}
+	}
+	first := true
+	known := map[types.ManagedObjectReference]bool{} // in this question
+	var version string
+	for {
+		res, err := methods.WaitForUpdatesEx(ctx, c, &types.WaitForUpdatesEx{This: pc.Reference(), Version: version, Options: &types.WaitOptions{MaxWaitSeconds: types.NewInt32(longPoll), MaxObjectUpdates: maxUpdates}})
+		if err != nil {
+			return err
+		}
+		set := res.Returnval
+		if set == nil {
+			continue // nothing for a while
+		}
+		version = set.Version
+		if err := w.take(set, known); err != nil {
+			return err
+		}
+		if first && (set.Truncated == nil || !*set.Truncated) {
+			first = false
+			w.mu.Lock()
+			for ref, vm := range w.vms { // what has gone while nobody listened
+				if !known[ref] {
+					delete(w.vms, ref)
+					w.hear(vm, nil)
+				}
+			}
+			w.tasking, w.synced, w.broken = tasks, true, nil
+			w.listed = map[types.ManagedObjectReference]bool{}
+			for _, ref := range open {
+				w.listed[ref] = true
+			}
+			w.tell()
+			w.mu.Unlock()
+		}
+	}
+}
+
+// hear passes a change on. The caller holds mu.
+func (w *watcher) hear(old, new *vmState) {
+	if w.behind != nil {
+		w.behind(old, new)
+	}
+}
+
+// take notes a set of updates.
+func (w *watcher) take(set *types.UpdateSet, known map[types.ManagedObjectReference]bool) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	defer w.tell()
+	for _, f := range set.FilterSet {
+		for _, u := range f.ObjectSet {
+			for _, missing := range u.MissingSet {
+				if err := soap.WrapVimFault(missing.Fault.Fault); loggedOut(err) {
+					return err
+				}
+			}
+			switch u.Obj.Type {
+			case "VirtualMachine":
+				w.takeVM(u, known)
+			case "Task":
+				w.takeTask(u)
+			case "Datastore":
+				w.takeStore(u)
+			}
+		}
+	}
+	return nil
+}
+
+func (w *watcher) takeVM(u types.ObjectUpdate, known map[types.ManagedObjectReference]bool) {
+	old := w.vms[u.Obj]
+	if u.Kind == types.ObjectUpdateKindLeave {
+		delete(w.vms, u.Obj)
+		delete(w.gone, u.Obj)
+		if old != nil {
+			w.hear(old, nil)
+		}
+		return
+	}
+	if w.gone[u.Obj] {
+		return
+	}
+	known[u.Obj] = true
+	var next vmState
+	if old != nil {
+		next = *old
+	}
+	next.ref = u.Obj
+	for _, c := range u.ChangeSet {
+		next.set(c)
+	}
+	w.vms[u.Obj] = &next
+	w.hear(old, &next)
+}
+
+// set notes one property.
+func (v *vmState) set(c types.PropertyChange) {
+	switch val := c.Val.(type) {
+	case string:
+		switch c.Name {
+		case "name":
+			v.name = val
+		case "config.changeVersion":
+			v.version = val
+		case "config.files.vmPathName":
+			v.home, _ = parsePath(portlayer.DiskPath(val)) // one that cannot be read is nowhere
+		}
+	case types.VirtualMachinePowerState:
+		v.power = val
+	case types.VirtualMachineConnectionState:
+		v.connect = val
+	case types.ArrayOfVirtualDevice:
+		v.devices = val.VirtualDevice
+	case types.ArrayOfOptionValue:
+		v.extra = map[string]string{}
+		for _, o := range val.OptionValue {
+			if text, ok := o.GetOptionValue().Value.(string); ok && ours(o.GetOptionValue().Key) {
+				v.extra[o.GetOptionValue().Key] = text
+			}
+		}
+		v.def, v.id = definition{}, ""
+		if text, ok := v.extra[definitionKey]; ok && json.Unmarshal([]byte(text), &v.def) == nil {
+			v.id = v.def.ID
+		}
+	}
+}
+
+// ours says whether vch has written an entry of a machine's extra configuration.
+func ours(key string) bool { return strings.HasPrefix(key, ownPrefix) }
+
+func (w *watcher) takeTask(u types.ObjectUpdate) {
+	if _, waited := w.tasks[u.Obj]; !waited {
+		return
+	}
+	for _, c := range u.ChangeSet {
+		if info, ok := c.Val.(types.TaskInfo); ok && c.Name == "info" {
+			w.tasks[u.Obj] = &info
+		}
+	}
+}
+
+func (w *watcher) takeStore(u types.ObjectUpdate) {
+	s := w.space[u.Obj]
+	for _, c := range u.ChangeSet {
+		switch val := c.Val.(type) {
+		case string:
+			s.name = val
+		case bool:
+			s.accessible = val
+		case int64:
+			if c.Name == "summary.capacity" {
+				s.total = val
+			} else {
+				s.free = val
+			}
+		}
+	}
+	w.space[u.Obj] = s
+}
+
+// await waits until ok says so, which is asked under the lock after every change. A question that is not heard is no reason to give up: ctx is.
+func (w *watcher) await(ctx context.Context, ok func() bool) error {
+	for {
+		w.mu.Lock()
+		done, news, broken := ok(), w.news, w.broken
+		w.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			if broken != nil {
+				return broken
+			}
+			return ctx.Err()
+		}
+	}
+}
+
+// sync waits until all that was there at the beginning is known.
+func (w *watcher) sync(ctx context.Context) error {
+	return w.await(ctx, func() bool { return w.synced })
+}
+
+// find gives the machine called id, nil if there is none.
+func (w *watcher) find(id portlayer.ContainerID) *vmState {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, vm := range w.vms { // of two, which cannot be, the first made
+		if vm.id == id {
+			return vm
+		}
+	}
+	return nil
+}
+
+// get gives what is known of a machine, nil if it is gone.
+func (w *watcher) get(ref types.ManagedObjectReference) *vmState {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.vms[ref]
+}
+
+// all gives all machines of vch.
+func (w *watcher) all() []*vmState {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var list []*vmState
+	for _, vm := range w.vms {
+		if vm.id != "" {
+			list = append(list, vm)
+		}
+	}
+	return list
+}
+
+// put notes what this process has done to a machine before the server says so; change gets a copy of what is known.
+func (w *watcher) put(ref types.ManagedObjectReference, change func(*vmState)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	next := vmState{ref: ref}
+	if old := w.vms[ref]; old != nil {
+		next = *old
+	}
+	change(&next)
+	w.vms[ref] = &next
+	w.tell()
+}
+
+// drop notes that this process has destroyed a machine.
+func (w *watcher) drop(ref types.ManagedObjectReference) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, there := w.vms[ref]; there {
+		w.gone[ref] = true
+		delete(w.vms, ref)
+	}
+	w.tell()
+}
+
+// store gives a datastore by its name.
+func (w *watcher) store(name string) (ref types.ManagedObjectReference, s storeState, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.broken != nil {
+		return ref, s, w.broken
+	}
+	for ref, s := range w.space {
+		if s.name == name {
+			return ref, s, nil
+		}
+	}
+	return ref, s, fault.New(fault.NotFound, "this VCH knows no datastore %s", name)
+}
