@@ -15,6 +15,8 @@ type Machines interface {
 type Running interface {
 	// Stop ends it at once, as pulling the plug; its disks are free when it returns. Again: nothing happens.
 	Stop() error
+	// Fail ends it at once as if it had ended by itself: off is called.
+	Fail()
 	Suspend(ctx context.Context) error
 	Resume(ctx context.Context) error
 	// Plug adds a disk; the guest hears of it some time after.
@@ -62,18 +64,21 @@ type Card struct {
 type Null struct{}
 
 // Start starts nothing.
-func (Null) Start(context.Context, Machine, func()) (Running, error) { return nullMachine{}, nil }
+func (Null) Start(_ context.Context, _ Machine, off func()) (Running, error) {
+	return &nullMachine{off}, nil
+}
 
 // Close does nothing.
 func (Null) Close() error { return nil }
 
-type nullMachine struct{}
+type nullMachine struct{ off func() }
 
-func (nullMachine) Stop() error                        { return nil }
-func (nullMachine) Suspend(context.Context) error      { return nil }
-func (nullMachine) Resume(context.Context) error       { return nil }
-func (nullMachine) Plug(context.Context, Disk) error   { return nil }
-func (nullMachine) Unplug(context.Context, Disk) error { return nil }
-func (nullMachine) Resize(context.Context, Disk) error { return nil }
-func (nullMachine) Console() []byte                    { return nil }
-func (nullMachine) Pid() int                           { return 0 }
+func (*nullMachine) Stop() error                        { return nil }
+func (m *nullMachine) Fail()                            { m.off() }
+func (*nullMachine) Suspend(context.Context) error      { return nil }
+func (*nullMachine) Resume(context.Context) error       { return nil }
+func (*nullMachine) Plug(context.Context, Disk) error   { return nil }
+func (*nullMachine) Unplug(context.Context, Disk) error { return nil }
+func (*nullMachine) Resize(context.Context, Disk) error { return nil }
+func (*nullMachine) Console() []byte                    { return nil }
+func (*nullMachine) Pid() int                           { return 0 }

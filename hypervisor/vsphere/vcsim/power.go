@@ -36,12 +36,12 @@ func (m machine) powerOn(w *work, st *machineState, req *types.PowerOnVM_Task) t
 			return f
 		}
 	}
-	body, ok := m.VirtualMachine.PowerOnVMTask(w.ctx, req).(*methods.PowerOnVM_TaskBody)
-	if !ok || body.Res == nil {
-		m.s.end(m.Self.Value, st)
-		return &types.InvalidState{}
-	}
-	_, f := w.await(body.Res.Returnval)
+	_, f := w.inner(func() *types.ManagedObjectReference {
+		if body, ok := m.VirtualMachine.PowerOnVMTask(w.ctx, req).(*methods.PowerOnVM_TaskBody); ok && body.Res != nil {
+			return &body.Res.Returnval
+		}
+		return nil
+	})
 	if f != nil {
 		m.s.end(m.Self.Value, st)
 	}
@@ -306,11 +306,12 @@ func (m machine) PowerOffVMTask(ctx *simulator.Context, req *types.PowerOffVM_Ta
 			return nil, &types.InvalidPowerState{RequestedState: state, ExistingState: state}
 		}
 		m.s.end(m.Self.Value, st)
-		body, ok := m.VirtualMachine.PowerOffVMTask(w.ctx, req).(*methods.PowerOffVM_TaskBody)
-		if !ok || body.Res == nil {
-			return nil, &types.InvalidState{}
-		}
-		return w.await(body.Res.Returnval)
+		return w.inner(func() *types.ManagedObjectReference {
+			if body, ok := m.VirtualMachine.PowerOffVMTask(w.ctx, req).(*methods.PowerOffVM_TaskBody); ok && body.Res != nil {
+				return &body.Res.Returnval
+			}
+			return nil
+		})
 	})
 	return &methods.PowerOffVM_TaskBody{Res: &types.PowerOffVM_TaskResponse{Returnval: ref}}
 }
@@ -324,11 +325,12 @@ func (m machine) SuspendVMTask(ctx *simulator.Context, req *types.SuspendVM_Task
 		if err := st.running.Suspend(w.done); err != nil {
 			return nil, machineFault(err.Error())
 		}
-		body, ok := m.VirtualMachine.SuspendVMTask(w.ctx, req).(*methods.SuspendVM_TaskBody)
-		if !ok || body.Res == nil {
-			return nil, &types.InvalidState{}
-		}
-		return w.await(body.Res.Returnval)
+		return w.inner(func() *types.ManagedObjectReference {
+			if body, ok := m.VirtualMachine.SuspendVMTask(w.ctx, req).(*methods.SuspendVM_TaskBody); ok && body.Res != nil {
+				return &body.Res.Returnval
+			}
+			return nil
+		})
 	})
 	return &methods.SuspendVM_TaskBody{Res: &types.SuspendVM_TaskResponse{Returnval: ref}}
 }
@@ -436,7 +438,12 @@ func (m machine) reconfigure(w *work, st *machineState, req *types.ReconfigVM_Ta
 			return f
 		}
 	}
-	if f = m.inner(w, req); f != nil {
+	if _, f = w.inner(func() *types.ManagedObjectReference {
+		if body, ok := m.VirtualMachine.ReconfigVMTask(w.ctx, req).(*methods.ReconfigVM_TaskBody); ok && body.Res != nil {
+			return &body.Res.Returnval
+		}
+		return nil
+	}); f != nil {
 		return f
 	}
 	m.rekey(w, st)
@@ -446,16 +453,6 @@ func (m machine) reconfigure(w *work, st *machineState, req *types.ReconfigVM_Ta
 		}
 	}
 	return nil
-}
-
-// inner has the simulator change what it keeps of the VM.
-func (m machine) inner(w *work, req *types.ReconfigVM_Task) types.BaseMethodFault {
-	body, ok := m.VirtualMachine.ReconfigVMTask(w.ctx, req).(*methods.ReconfigVM_TaskBody)
-	if !ok || body.Res == nil {
-		return &types.InvalidRequest{}
-	}
-	_, f := w.await(body.Res.Returnval)
-	return f
 }
 
 // rekey learns the keys of disks that were plugged in before the simulator gave them one.

@@ -268,6 +268,12 @@ func (p *process) Stop() error {
 	return nil
 }
 
+// Fail kills it as if it had ended by itself.
+func (p *process) Fail() {
+	_ = p.cmd.Process.Kill() // ended already
+	<-p.done
+}
+
 // Suspend has it stand still.
 func (p *process) Suspend(ctx context.Context) error { return p.qmp.call(ctx, "stop", nil, nil) }
 

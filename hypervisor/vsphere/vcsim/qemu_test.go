@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -146,11 +147,13 @@ func TestRealMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	for _, name := range []string{"image", "data", "hot"} {
+	for _, name := range []string{"image", "data", "hot", "second"} {
 		r.newDisk("[datastore1] v/"+name+".vmdk", 64<<10)
 		write(t, r.Path("[datastore1] v/"+name+"-flat.vmdk"), "this-is-"+name, 4096)
 	}
-	const slot = "160"
+	const slot, slot2 = "160", "192"
+	second := newDisk("[datastore1] v/second.vmdk", 15, 0, types.VirtualDiskModePersistent)
+	second.ControllerKey = 1001
 	devices := []types.BaseVirtualDevice{
 		&types.VirtualAHCIController{VirtualSATAController: types.VirtualSATAController{VirtualController: types.VirtualController{VirtualDevice: types.VirtualDevice{Key: 15000}}}},
 		&types.VirtualCdrom{VirtualDevice: types.VirtualDevice{Key: -10, ControllerKey: 15000, UnitNumber: types.NewInt32(0),
@@ -164,7 +167,8 @@ func TestRealMachine(t *testing.T) {
 	}
 	var vms []*object.VirtualMachine
 	for _, name := range []string{"one", "two"} {
-		mine := devices
+		mine := append(slices.Clone(devices), &types.ParaVirtualSCSIController{VirtualSCSIController: types.VirtualSCSIController{SharedBus: types.VirtualSCSISharingNoSharing,
+			VirtualController: types.VirtualController{BusNumber: 1, VirtualDevice: types.VirtualDevice{Key: 1001}}}}, second)
 		if name == "two" { // shares the image alone
 			mine = []types.BaseVirtualDevice{devices[0], devices[1], newDisk("[datastore1] v/image.vmdk", 0, 0, types.VirtualDiskModeIndependent_nonpersistent), devices[4]}
 		}
@@ -208,6 +212,9 @@ func TestRealMachine(t *testing.T) {
 	}
 	if got := one.ask("slots"); !strings.Contains(" "+got, " "+slot+"=0000:") {
 		t.Errorf("PCI slots: %s", got)
+	}
+	if got := one.ask("read %s 15 4096 14", slot2); got != "this-is-second" {
+		t.Errorf("on the second adapter: %q", got)
 	}
 	if got := one.ask("links"); got != "00:50:56:00:00:42=vmxnet3" {
 		t.Errorf("cards: %s", got)

@@ -78,6 +78,17 @@ func (w *work) finish(result types.AnyType, f types.BaseMethodFault) {
 	})
 }
 
+// inner runs a task of the simulator's that begin begins; nil if it could not.
+func (w *work) inner(begin func() *types.ManagedObjectReference) (types.AnyType, types.BaseMethodFault) {
+	w.s.inner.Lock()
+	defer w.s.inner.Unlock()
+	ref := begin()
+	if ref == nil {
+		return nil, &types.InvalidState{}
+	}
+	return w.await(*ref)
+}
+
 // await waits for a task of the simulator's.
 func (w *work) await(ref types.ManagedObjectReference) (types.AnyType, types.BaseMethodFault) {
 	t, ok := w.ctx.Map.Get(ref).(*simulator.Task)
