@@ -24,7 +24,11 @@ type Datastore struct {
 	ref  types.ManagedObjectReference
 	sim  *Sim
 	lost atomic.Bool
+	told atomic.Int64 // free space that watchers have heard of
 }
+
+// worthTelling is the change of free space, in bytes, that those who wait for changes hear of: it changes all the time.
+const worthTelling = 64 << 20
 
 // Lose takes the datastore from the hosts, as a cut cable does. Machines that run go on.
 func (d *Datastore) Lose() { d.turn(true) }
@@ -78,7 +82,10 @@ func (d *Datastore) refresh(ctx *simulator.Context) {
 			info := ds.Info.GetDatastoreInfo()
 			info.FreeSpace, info.MaxFileSize = free, capacity
 			ds.Summary.Capacity, ds.Summary.FreeSpace = capacity, free
-			changes = append(changes, types.PropertyChange{Name: "summary.capacity", Val: capacity}, types.PropertyChange{Name: "summary.freeSpace", Val: free})
+			if off := free - d.told.Load(); off > worthTelling || off < -worthTelling {
+				d.told.Store(free)
+				changes = append(changes, types.PropertyChange{Name: "summary.capacity", Val: capacity}, types.PropertyChange{Name: "summary.freeSpace", Val: free})
+			}
 		}
 		if ds.Summary.Accessible != accessible {
 			hosts := append([]types.DatastoreHostMount(nil), ds.Host...)

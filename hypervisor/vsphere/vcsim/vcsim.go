@@ -77,6 +77,7 @@ type Sim struct {
 	closed   bool
 	machines map[string]*machineState // by the VM's reference's value
 	tasks    int                      // counts them
+	cards    int                      // counts addresses that were given
 	consoles map[string][]byte        // by VM name, of machines that have ended
 }
 

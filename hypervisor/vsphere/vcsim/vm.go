@@ -116,7 +116,7 @@ func (m folder) create(w *work, req *types.CreateVM_Task) (result types.AnyType,
 	if f != nil {
 		return nil, f
 	}
-	result, f = w.inner(func() *types.ManagedObjectReference {
+	result, f = w.inner(m.Self, func() *types.ManagedObjectReference {
 		if body, ok := m.Folder.CreateVMTask(w.ctx, req).(*methods.CreateVM_TaskBody); ok && body.Res != nil {
 			return &body.Res.Returnval
 		}
@@ -244,6 +244,9 @@ func (s *Sim) prepareDevice(c *types.VirtualDeviceConfigSpec, vmx place, adapter
 		return &types.InvalidDeviceSpec{InvalidVmConfig: types.InvalidVmConfig{Property: property}}
 	}
 	base := c.Device.GetVirtualDevice()
+	if card, ok := c.Device.(types.BaseVirtualEthernetCard); ok && card.GetVirtualEthernetCard().MacAddress == "" {
+		card.GetVirtualEthernetCard().MacAddress = s.address() // the simulator's own are the same for one VM in four thousand
+	}
 	switch b := base.Backing.(type) {
 	case *types.VirtualEthernetCardNetworkBackingInfo:
 		var networks []types.ManagedObjectReference
@@ -261,6 +264,12 @@ func (s *Sim) prepareDevice(c *types.VirtualDeviceConfigSpec, vmx place, adapter
 		p, f := s.resolve(info.FileName)
 		if f != nil {
 			return nil, f
+		}
+		if _, ok := c.Device.(*types.VirtualSerialPort); ok {
+			if p.rel == "" {
+				info.FileName = vmx.sibling("serial1.txt").String()
+			}
+			return nil, nil // it comes when the VM is powered on
 		}
 		d, isDisk := c.Device.(*types.VirtualDisk)
 		if !isDisk {
@@ -296,6 +305,14 @@ func (s *Sim) prepareDevice(c *types.VirtualDeviceConfigSpec, vmx place, adapter
 		}
 	}
 	return nil, nil
+}
+
+// address is a MAC address of those that vCenter gives (VMware's OUI allocation, 00:50:56:80 to bf), another each time.
+func (s *Sim) address() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cards++
+	return fmt.Sprintf("00:50:56:%02x:%02x:%02x", 0x80+s.cards>>16&0x3f, s.cards>>8&0xff, s.cards&0xff)
 }
 
 // freeDisk is a name for a disk beside vmx that nothing has.
