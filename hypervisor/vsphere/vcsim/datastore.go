@@ -24,15 +24,43 @@ type Datastore struct {
 	ref  types.ManagedObjectReference
 	sim  *Sim
 	lost atomic.Bool
+	told atomic.Int64 // free space that watchers have heard of
 }
 
+// worthTelling is the change of free space, in bytes, that those who wait for changes hear of: it changes all the time.
+const worthTelling = 64 << 20
+
 // Lose takes the datastore from the hosts, as a cut cable does. Machines that run go on.
-func (d *Datastore) Lose() { d.lost.Store(true); d.refresh(d.sim.context()) }
+func (d *Datastore) Lose() { d.turn(true) }
 
 // Restore gives it back.
-func (d *Datastore) Restore() { d.lost.Store(false); d.refresh(d.sim.context()) }
+func (d *Datastore) Restore() { d.turn(false) }
 
-// refresh tells the inventory the datastore's space and whether it is there.
+func (d *Datastore) turn(lost bool) {
+	d.sim.inner.Lock()
+	defer d.sim.inner.Unlock()
+	d.lost.Store(lost)
+	ctx := d.sim.context()
+	d.refresh(ctx)
+	state := types.VirtualMachineConnectionStateConnected
+	if lost {
+		state = types.VirtualMachineConnectionStateInaccessible
+	}
+	for _, e := range ctx.Map.All("VirtualMachine") {
+		vm, ok := e.(*simulator.VirtualMachine)
+		if !ok {
+			continue
+		}
+		ctx.WithLock(vm, func() {
+			p, f := d.sim.parse(vm.Config.Files.VmPathName)
+			if f == nil && p.store == d && (vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOn || !lost) && vm.Runtime.ConnectionState != state {
+				ctx.Update(vm, []types.PropertyChange{{Name: "runtime.connectionState", Val: state}, {Name: "summary.runtime.connectionState", Val: state}})
+			}
+		})
+	}
+}
+
+// refresh tells the inventory the datastore's space and whether it is there; Sim.inner is held.
 func (d *Datastore) refresh(ctx *simulator.Context) {
 	ds, ok := ctx.Map.Get(d.ref).(*simulator.Datastore)
 	if !ok {
@@ -45,11 +73,19 @@ func (d *Datastore) refresh(ctx *simulator.Context) {
 	capacity, free := int64(st.Blocks)*st.Bsize, int64(st.Bavail)*st.Bsize
 	accessible := !d.lost.Load()
 	ctx.WithLock(ds, func() {
+		// The simulator reads a datastore's URL without its lock, and Update writes all of the summary: it is given another object, of the same reference, and
+		// tells those who wait of that.
+		told := &simulator.Datastore{}
+		told.Self = ds.Self
 		var changes []types.PropertyChange
 		if ds.Summary.Capacity != capacity || ds.Summary.FreeSpace != free {
 			info := ds.Info.GetDatastoreInfo()
 			info.FreeSpace, info.MaxFileSize = free, capacity
-			changes = append(changes, types.PropertyChange{Name: "summary.capacity", Val: capacity}, types.PropertyChange{Name: "summary.freeSpace", Val: free})
+			ds.Summary.Capacity, ds.Summary.FreeSpace = capacity, free
+			if off := free - d.told.Load(); off > worthTelling || off < -worthTelling {
+				d.told.Store(free)
+				changes = append(changes, types.PropertyChange{Name: "summary.capacity", Val: capacity}, types.PropertyChange{Name: "summary.freeSpace", Val: free})
+			}
 		}
 		if ds.Summary.Accessible != accessible {
 			hosts := append([]types.DatastoreHostMount(nil), ds.Host...)
@@ -59,10 +95,11 @@ func (d *Datastore) refresh(ctx *simulator.Context) {
 					hosts[i].MountInfo.InaccessibleReason = string(types.HostMountInfoInaccessibleReasonAllPathsDown_Start)
 				}
 			}
+			ds.Summary.Accessible, ds.Host = accessible, hosts
 			changes = append(changes, types.PropertyChange{Name: "summary.accessible", Val: accessible}, types.PropertyChange{Name: "host", Val: hosts})
 		}
 		if len(changes) > 0 {
-			ctx.Update(ds, changes)
+			ctx.Update(told, changes)
 		}
 	})
 }

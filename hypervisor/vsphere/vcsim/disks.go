@@ -14,7 +14,6 @@ import (
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 
-	"vch/internal/atomicfile"
 	"vch/internal/vmdkfile"
 )
 
@@ -69,7 +68,7 @@ func (s *Sim) createDisk(p place, size int64) types.BaseMethodFault {
 	}
 	err = errors.Join(f.Truncate(size), f.Close())
 	if err == nil {
-		err = atomicfile.Write(p.local, []byte(vmdkfile.Descriptor(filepath.Base(extent.local), size)), 0o600)
+		err = replace(p.local, vmdkfile.Descriptor(filepath.Base(extent.local), size))
 	}
 	if err != nil {
 		return fileFault(p, errors.Join(err, os.Remove(extent.local)))
@@ -113,7 +112,7 @@ func (s *Sim) extend(d disk, size int64) types.BaseMethodFault {
 	sectors := size / vmdkfile.Sector
 	text := extentSize.ReplaceAllString(d.text, "${1}"+strconv.FormatInt(sectors, 10)+"${2}")
 	text = cylinders.ReplaceAllString(text, "${1}"+strconv.FormatInt(max(1, sectors/(255*63)), 10)+"${2}")
-	if err := atomicfile.Write(d.descriptor.local, []byte(text), 0o600); err != nil {
+	if err := replace(d.descriptor.local, text); err != nil {
 		return fileFault(d.descriptor, err)
 	}
 	return nil
@@ -202,7 +201,7 @@ func (m diskManager) MoveVirtualDiskTask(ctx *simulator.Context, req *types.Move
 		if f := m.s.move(d.extent, extent, force); f != nil {
 			return nil, f
 		}
-		if err := atomicfile.Write(to.local, []byte(renamed(d, extent)), 0o600); err != nil {
+		if err := replace(to.local, renamed(d, extent)); err != nil {
 			return nil, fileFault(to, err)
 		}
 		if from.local != to.local {
@@ -267,7 +266,7 @@ func (s *Sim) copyDisk(w *work, from, to place, force bool) (f types.BaseMethodF
 		}
 		return f
 	}
-	if err := atomicfile.Write(to.local, []byte(renamed(d, extent)), 0o600); err != nil {
+	if err := replace(to.local, renamed(d, extent)); err != nil {
 		return fileFault(to, errors.Join(err, os.Remove(extent.local)))
 	}
 	return nil

@@ -147,6 +147,22 @@ func (s *Sim) move(from, to place, force bool) types.BaseMethodFault {
 	return nil
 }
 
+// replace writes a small file: who reads it finds the old or the new one. It is not durable, as nothing of a test's needs to be.
+func replace(path, text string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		err = errors.Join(err, os.Remove(f.Name()))
+	}
+	return err
+}
+
 // CopyDatastoreFileTask copies one file, or a directory with all in it.
 func (m fileManager) CopyDatastoreFileTask(ctx *simulator.Context, req *types.CopyDatastoreFile_Task) soap.HasFault {
 	ref := m.s.run(ctx, m, "CopyDatastoreFile_Task", func(w *work) (types.AnyType, types.BaseMethodFault) {

@@ -9,7 +9,7 @@ import (
 // handle is called by the simulator before each method (simulator.Registry.Handler): it may refuse the call, or give another object to call.
 func (s *Sim) handle(ctx *simulator.Context, m *simulator.Method) (mo.Reference, types.BaseMethodFault) {
 	obj := ctx.Map.Get(m.This)
-	h := s.wrap(obj)
+	h := s.wrap(obj, m.Name)
 	if h == nil || !ownTasks[m.Name] {
 		if f := s.control.fault(m.Name); f != nil {
 			return nil, f
@@ -17,8 +17,11 @@ func (s *Sim) handle(ctx *simulator.Context, m *simulator.Method) (mo.Reference,
 	}
 	switch m.Name {
 	case "RetrieveProperties", "RetrievePropertiesEx", "CreateFilter":
-		for _, d := range s.stores {
-			d.refresh(ctx)
+		if s.inner.TryLock() { // what goes on may have changed it anyway
+			for _, d := range s.stores {
+				d.refresh(ctx)
+			}
+			s.inner.Unlock()
 		}
 	case "WaitForUpdatesEx":
 		if ctx.Session != nil {

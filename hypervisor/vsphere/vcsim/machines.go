@@ -1,6 +1,9 @@
 package vcsim
 
-import "context"
+import (
+	"context"
+	"os"
+)
 
 // Machines are what VMs that are powered on run on.
 type Machines interface {
@@ -15,8 +18,12 @@ type Machines interface {
 type Running interface {
 	// Stop ends it at once, as pulling the plug; its disks are free when it returns. Again: nothing happens.
 	Stop() error
+	// Fail ends it at once as if it had ended by itself: off is called.
+	Fail()
 	Suspend(ctx context.Context) error
 	Resume(ctx context.Context) error
+	// PlugAdapter adds a SCSI adapter in a PCI slot; the guest hears of it some time after.
+	PlugAdapter(ctx context.Context, slot int) error
 	// Plug adds a disk; the guest hears of it some time after.
 	Plug(ctx context.Context, d Disk) error
 	// Unplug takes a disk away, whatever the guest does with it; its file is free when it returns.
@@ -39,6 +46,7 @@ type Machine struct {
 	Adapters  []int  // PCI slot numbers of the SCSI adapters
 	Disks     []Disk
 	Cards     []Card
+	Serial    *os.File          // where what its first serial port says goes, beside Running.Console; nil: nowhere. It is the machine's, which closes it
 	GuestInfo map[string]string // extraConfig's guestinfo.*
 }
 
@@ -56,24 +64,29 @@ type Disk struct {
 type Card struct {
 	MAC     string
 	Network string
+	Slot    int // PCI slot number; 0: any
 }
 
 // Null are machines of which nothing runs: VMs have a power state alone.
 type Null struct{}
 
 // Start starts nothing.
-func (Null) Start(context.Context, Machine, func()) (Running, error) { return nullMachine{}, nil }
+func (Null) Start(_ context.Context, _ Machine, off func()) (Running, error) {
+	return &nullMachine{off}, nil
+}
 
 // Close does nothing.
 func (Null) Close() error { return nil }
 
-type nullMachine struct{}
+type nullMachine struct{ off func() }
 
-func (nullMachine) Stop() error                        { return nil }
-func (nullMachine) Suspend(context.Context) error      { return nil }
-func (nullMachine) Resume(context.Context) error       { return nil }
-func (nullMachine) Plug(context.Context, Disk) error   { return nil }
-func (nullMachine) Unplug(context.Context, Disk) error { return nil }
-func (nullMachine) Resize(context.Context, Disk) error { return nil }
-func (nullMachine) Console() []byte                    { return nil }
-func (nullMachine) Pid() int                           { return 0 }
+func (*nullMachine) Stop() error                            { return nil }
+func (m *nullMachine) Fail()                                { m.off() }
+func (*nullMachine) Suspend(context.Context) error          { return nil }
+func (*nullMachine) Resume(context.Context) error           { return nil }
+func (*nullMachine) PlugAdapter(context.Context, int) error { return nil }
+func (*nullMachine) Plug(context.Context, Disk) error       { return nil }
+func (*nullMachine) Unplug(context.Context, Disk) error     { return nil }
+func (*nullMachine) Resize(context.Context, Disk) error     { return nil }
+func (*nullMachine) Console() []byte                        { return nil }
+func (*nullMachine) Pid() int                               { return 0 }

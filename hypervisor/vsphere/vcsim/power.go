@@ -1,6 +1,8 @@
 package vcsim
 
 import (
+	"errors"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -36,12 +38,12 @@ func (m machine) powerOn(w *work, st *machineState, req *types.PowerOnVM_Task) t
 			return f
 		}
 	}
-	body, ok := m.VirtualMachine.PowerOnVMTask(w.ctx, req).(*methods.PowerOnVM_TaskBody)
-	if !ok || body.Res == nil {
-		m.s.end(m.Self.Value, st)
-		return &types.InvalidState{}
-	}
-	_, f := w.await(body.Res.Returnval)
+	_, f := w.inner(m.Self, func() *types.ManagedObjectReference {
+		if body, ok := m.VirtualMachine.PowerOnVMTask(w.ctx, req).(*methods.PowerOnVM_TaskBody); ok && body.Res != nil {
+			return &body.Res.Returnval
+		}
+		return nil
+	})
 	if f != nil {
 		m.s.end(m.Self.Value, st)
 	}
@@ -82,6 +84,10 @@ func (m machine) start(w *work, st *machineState) types.BaseMethodFault {
 			return lockFault(m.s.shown(disk.File))
 		}
 	}
+	if f := m.serial(w, &d); f != nil {
+		m.s.end(vm, st)
+		return f
+	}
 	ready := make(chan struct{}) // closed when running is known
 	var running Running
 	running, err := m.s.o.Machines.Start(w.done, d, func() { m.s.ended(m, st, ready, &running) })
@@ -96,6 +102,53 @@ func (m machine) start(w *work, st *machineState) types.BaseMethodFault {
 	}
 	m.s.mu.Unlock()
 	close(ready)
+	return nil
+}
+
+// serial opens the file of the first serial port. One that is there makes ESX ask whether to replace it, and the VM waits in the middle of its start, unless
+// its configuration has the answer.
+func (m machine) serial(w *work, d *Machine) (f types.BaseMethodFault) {
+	name, answer := "", ""
+	w.ctx.WithLock(m.VirtualMachine, func() {
+		for _, device := range m.Config.Hardware.Device {
+			if _, ok := device.(*types.VirtualSerialPort); ok && name == "" {
+				if b, ok := device.GetVirtualDevice().Backing.(*types.VirtualSerialPortFileBackingInfo); ok {
+					name = b.FileName
+				}
+			}
+		}
+		for _, o := range m.Config.ExtraConfig {
+			if o := o.GetOptionValue(); o.Key == "answer.msg.serial.file.open" {
+				answer, _ = o.Value.(string)
+			}
+		}
+	})
+	if name == "" {
+		return nil
+	}
+	p, f := m.s.resolve(name)
+	if f != nil {
+		return f
+	}
+	flags := os.O_WRONLY | os.O_CREATE | os.O_APPEND
+	switch strings.ToLower(answer) {
+	case "append":
+	case "replace":
+		flags |= os.O_TRUNC
+	default:
+		flags |= os.O_EXCL
+	}
+	file, err := os.OpenFile(p.local, flags, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		f := &types.GenericVmConfigFault{Reason: "msg.serial.file.open"}
+		f.FaultMessage = []types.LocalizableMessage{{Key: "msg.serial.file.open", Message: "Serial port output file '" + p.String() +
+			"' already exists: a real VM asks whether to replace it or append to it and waits, unless answer.msg.serial.file.open says so"}}
+		return f
+	}
+	if err != nil {
+		return fileFault(p, err)
+	}
+	d.Serial = file
 	return nil
 }
 
@@ -240,6 +293,9 @@ func (m machine) describeLocked(w *work) (Machine, types.BaseMethodFault) {
 			if b, ok := base.Backing.(*types.VirtualEthernetCardNetworkBackingInfo); ok {
 				card.Network = b.DeviceName
 			}
+			if slot, ok := base.SlotInfo.(*types.VirtualDevicePciBusSlotInfo); ok {
+				card.Slot = int(slot.PciSlotNumber)
+			}
 			d.Cards = append(d.Cards, card)
 		}
 	}
@@ -306,11 +362,12 @@ func (m machine) PowerOffVMTask(ctx *simulator.Context, req *types.PowerOffVM_Ta
 			return nil, &types.InvalidPowerState{RequestedState: state, ExistingState: state}
 		}
 		m.s.end(m.Self.Value, st)
-		body, ok := m.VirtualMachine.PowerOffVMTask(w.ctx, req).(*methods.PowerOffVM_TaskBody)
-		if !ok || body.Res == nil {
-			return nil, &types.InvalidState{}
-		}
-		return w.await(body.Res.Returnval)
+		return w.inner(m.Self, func() *types.ManagedObjectReference {
+			if body, ok := m.VirtualMachine.PowerOffVMTask(w.ctx, req).(*methods.PowerOffVM_TaskBody); ok && body.Res != nil {
+				return &body.Res.Returnval
+			}
+			return nil
+		})
 	})
 	return &methods.PowerOffVM_TaskBody{Res: &types.PowerOffVM_TaskResponse{Returnval: ref}}
 }
@@ -324,11 +381,12 @@ func (m machine) SuspendVMTask(ctx *simulator.Context, req *types.SuspendVM_Task
 		if err := st.running.Suspend(w.done); err != nil {
 			return nil, machineFault(err.Error())
 		}
-		body, ok := m.VirtualMachine.SuspendVMTask(w.ctx, req).(*methods.SuspendVM_TaskBody)
-		if !ok || body.Res == nil {
-			return nil, &types.InvalidState{}
-		}
-		return w.await(body.Res.Returnval)
+		return w.inner(m.Self, func() *types.ManagedObjectReference {
+			if body, ok := m.VirtualMachine.SuspendVMTask(w.ctx, req).(*methods.SuspendVM_TaskBody); ok && body.Res != nil {
+				return &body.Res.Returnval
+			}
+			return nil
+		})
 	})
 	return &methods.SuspendVM_TaskBody{Res: &types.SuspendVM_TaskResponse{Returnval: ref}}
 }
@@ -397,8 +455,8 @@ func (m machine) reconfigure(w *work, st *machineState, req *types.ReconfigVM_Ta
 		c := c.GetVirtualDeviceConfigSpec()
 		x, isDisk := c.Device.(*types.VirtualDisk)
 		if !isDisk {
-			if _, other := c.Device.(types.BaseVirtualController); other && st.running != nil && c.Operation == types.VirtualDeviceConfigSpecOperationAdd {
-				return &types.InvalidPowerState{RequestedState: types.VirtualMachinePowerStatePoweredOff, ExistingState: types.VirtualMachinePowerStatePoweredOn}
+			if f = m.plugOther(w, st, c, adapters); f != nil {
+				return f
 			}
 			continue
 		}
@@ -436,7 +494,12 @@ func (m machine) reconfigure(w *work, st *machineState, req *types.ReconfigVM_Ta
 			return f
 		}
 	}
-	if f = m.inner(w, req); f != nil {
+	if _, f = w.inner(m.Self, func() *types.ManagedObjectReference {
+		if body, ok := m.VirtualMachine.ReconfigVMTask(w.ctx, req).(*methods.ReconfigVM_TaskBody); ok && body.Res != nil {
+			return &body.Res.Returnval
+		}
+		return nil
+	}); f != nil {
 		return f
 	}
 	m.rekey(w, st)
@@ -448,14 +511,26 @@ func (m machine) reconfigure(w *work, st *machineState, req *types.ReconfigVM_Ta
 	return nil
 }
 
-// inner has the simulator change what it keeps of the VM.
-func (m machine) inner(w *work, req *types.ReconfigVM_Task) types.BaseMethodFault {
-	body, ok := m.VirtualMachine.ReconfigVMTask(w.ctx, req).(*methods.ReconfigVM_TaskBody)
-	if !ok || body.Res == nil {
-		return &types.InvalidRequest{}
+// plugOther gives a machine that is on what is no disk: SCSI adapters alone. It keeps one if the rest of what is asked for fails.
+func (m machine) plugOther(w *work, st *machineState, c *types.VirtualDeviceConfigSpec, adapters map[int32]int) types.BaseMethodFault {
+	if st.running == nil || c.Operation == types.VirtualDeviceConfigSpecOperationEdit {
+		return nil
 	}
-	_, f := w.await(body.Res.Returnval)
-	return f
+	adapter, ok := c.Device.(types.BaseVirtualSCSIController)
+	if !ok || c.Operation != types.VirtualDeviceConfigSpecOperationAdd {
+		return &types.InvalidPowerState{RequestedState: types.VirtualMachinePowerStatePoweredOff, ExistingState: types.VirtualMachinePowerStatePoweredOn}
+	}
+	base := c.Device.GetVirtualDevice()
+	slot, ok := base.SlotInfo.(*types.VirtualDevicePciBusSlotInfo)
+	if !ok || slot.PciSlotNumber <= 0 {
+		slot = &types.VirtualDevicePciBusSlotInfo{PciSlotNumber: slots[adapter.GetVirtualSCSIController().BusNumber&3]}
+		base.SlotInfo = slot
+	}
+	if err := st.running.PlugAdapter(w.done, int(slot.PciSlotNumber)); err != nil {
+		return machineFault(err.Error())
+	}
+	adapters[base.Key] = int(slot.PciSlotNumber)
+	return nil
 }
 
 // rekey learns the keys of disks that were plugged in before the simulator gave them one.

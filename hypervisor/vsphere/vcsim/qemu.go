@@ -68,6 +68,11 @@ func (m QEMU) Start(ctx context.Context, machine Machine, off func()) (Running, 
 }
 
 func (m QEMU) start(ctx context.Context, dir string, machine Machine, off func()) (*process, error) {
+	defer func() {
+		if machine.Serial != nil {
+			machine.Serial.Close()
+		}
+	}()
 	args, err := arguments(dir, machine)
 	if err != nil {
 		return nil, err
@@ -99,7 +104,9 @@ func (m QEMU) start(ctx context.Context, dir string, machine Machine, off func()
 		return nil, err
 	}
 	p.wg.Go(p.qmp.read)
-	p.wg.Go(func() { p.listen(console) })
+	serial := machine.Serial
+	machine.Serial = nil // the listener closes it
+	p.wg.Go(func() { p.listen(console, serial) })
 	go p.await(control, console, off)
 	if err := p.qmp.call(ctx, "qmp_capabilities", nil, nil); err != nil {
 		err = errors.Join(err, p.Stop())
@@ -141,10 +148,16 @@ func (w stderrOf) Write(b []byte) (int, error) {
 // consoleSize is how much of a console is kept, in bytes.
 const consoleSize = 256 << 10
 
-func (p *process) listen(console io.Reader) {
+func (p *process) listen(console io.Reader, serial *os.File) {
+	if serial != nil {
+		defer serial.Close()
+	}
 	buf := make([]byte, 4096)
 	for {
 		n, err := console.Read(buf)
+		if serial != nil {
+			_, _ = serial.Write(buf[:n]) // a full disk is no reason for a machine to stop
+		}
 		p.mu.Lock()
 		p.console = append(p.console, buf[:n]...)
 		if over := len(p.console) - consoleSize; over > 0 {
@@ -195,9 +208,28 @@ func arguments(dir string, m Machine) ([]string, error) {
 		args = append(args, "-blockdev", asJSON(map[string]any{"driver": "raw", "node-name": "cd", "read-only": true, "file": map[string]any{"driver": "file", "filename": m.ISO}}),
 			"-device", "ide-cd,bus=ide.0,drive=cd,bootindex=0")
 	}
-	for i, slot := range m.Adapters {
-		args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=port%d,bus=pcie.0,chassis=%d,slot=%d", slot, i+1, slot),
-			"-device", fmt.Sprintf("pvscsi,id=scsi%d,bus=port%d", slot, slot))
+	// A port is there for every adapter that may come, too: none can be made while the machine runs.
+	ports := map[int]bool{}
+	port := func(slot int) {
+		if !ports[slot] {
+			ports[slot] = true
+			args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=port%d,bus=pcie.0,chassis=%d,slot=%d", slot, len(ports), slot))
+		}
+	}
+	for _, slot := range m.Adapters {
+		port(slot)
+		args = append(args, "-device", fmt.Sprintf("pvscsi,id=scsi%d,bus=port%d", slot, slot))
+	}
+	for i, c := range m.Cards {
+		place := "pcie.0"
+		if c.Slot > 0 && !ports[c.Slot] {
+			port(c.Slot)
+			place = fmt.Sprintf("port%d", c.Slot)
+		}
+		args = append(args, "-netdev", fmt.Sprintf("user,id=net%d,ipv6=off", i), "-device", fmt.Sprintf("vmxnet3,netdev=net%d,mac=%s,bus=%s,romfile=", i, c.MAC, place))
+	}
+	for _, slot := range spareSlots {
+		port(slot)
 	}
 	for _, d := range m.Disks {
 		if d.Discard {
@@ -206,9 +238,6 @@ func arguments(dir string, m Machine) ([]string, error) {
 			args = append(args, "-blockdev", asJSON(d.block()))
 		}
 		args = append(args, "-device", asJSON(d.device()))
-	}
-	for i, c := range m.Cards {
-		args = append(args, "-netdev", fmt.Sprintf("user,id=net%d,ipv6=off", i), "-device", fmt.Sprintf("vmxnet3,netdev=net%d,mac=%s,romfile=", i, c.MAC))
 	}
 	for i, key := range slices.Sorted(maps.Keys(m.GuestInfo)) {
 		if len(fwPrefix+key) > maxName {
@@ -222,6 +251,9 @@ func arguments(dir string, m Machine) ([]string, error) {
 	}
 	return args, nil
 }
+
+// spareSlots are those that ESX gives adapters, and that vch asks for.
+var spareSlots = []int{160, 192, 224, 256, 1184}
 
 // comma is a text as it stands in an option (QEMU docs, "-drive": a comma is doubled).
 func comma(s string) string { return strings.ReplaceAll(s, ",", ",,") }
@@ -268,11 +300,22 @@ func (p *process) Stop() error {
 	return nil
 }
 
+// Fail kills it as if it had ended by itself.
+func (p *process) Fail() {
+	_ = p.cmd.Process.Kill() // ended already
+	<-p.done
+}
+
 // Suspend has it stand still.
 func (p *process) Suspend(ctx context.Context) error { return p.qmp.call(ctx, "stop", nil, nil) }
 
 // Resume has it go on.
 func (p *process) Resume(ctx context.Context) error { return p.qmp.call(ctx, "cont", nil, nil) }
+
+// PlugAdapter adds an adapter, in one of the slots that were there from the beginning.
+func (p *process) PlugAdapter(ctx context.Context, slot int) error {
+	return p.qmp.call(ctx, "device_add", map[string]any{"driver": "pvscsi", "id": fmt.Sprintf("scsi%d", slot), "bus": fmt.Sprintf("port%d", slot)}, nil)
+}
 
 // Plug adds a disk, on an adapter that it has.
 func (p *process) Plug(ctx context.Context, d Disk) error {

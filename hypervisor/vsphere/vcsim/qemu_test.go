@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -146,27 +147,32 @@ func TestRealMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	for _, name := range []string{"image", "data", "hot"} {
+	for _, name := range []string{"image", "data", "hot", "second"} {
 		r.newDisk("[datastore1] v/"+name+".vmdk", 64<<10)
 		write(t, r.Path("[datastore1] v/"+name+"-flat.vmdk"), "this-is-"+name, 4096)
 	}
-	const slot = "160"
+	const slot, slot2 = "160", "192"
+	second := newDisk("[datastore1] v/second.vmdk", 15, 0, types.VirtualDiskModePersistent)
+	second.ControllerKey = 1001
 	devices := []types.BaseVirtualDevice{
 		&types.VirtualAHCIController{VirtualSATAController: types.VirtualSATAController{VirtualController: types.VirtualController{VirtualDevice: types.VirtualDevice{Key: 15000}}}},
 		&types.VirtualCdrom{VirtualDevice: types.VirtualDevice{Key: -10, ControllerKey: 15000, UnitNumber: types.NewInt32(0),
 			Connectable: &types.VirtualDeviceConnectInfo{StartConnected: true},
 			Backing:     &types.VirtualCdromIsoBackingInfo{VirtualDeviceFileBackingInfo: types.VirtualDeviceFileBackingInfo{FileName: "[datastore1] iso/guest.iso"}}}},
+		&types.VirtualSerialPort{YieldOnPoll: true, VirtualDevice: types.VirtualDevice{Key: -30,
+			Backing: &types.VirtualSerialPortFileBackingInfo{VirtualDeviceFileBackingInfo: types.VirtualDeviceFileBackingInfo{FileName: "[datastore1]"}}}},
 		newDisk("[datastore1] v/image.vmdk", 0, 0, types.VirtualDiskModeIndependent_nonpersistent),
 		newDisk("[datastore1] v/data.vmdk", 3, 0, types.VirtualDiskModePersistent),
 		&types.VirtualVmxnet3{VirtualVmxnet: types.VirtualVmxnet{VirtualEthernetCard: types.VirtualEthernetCard{MacAddress: "00:50:56:00:00:42", AddressType: "manual",
-			VirtualDevice: types.VirtualDevice{Key: -20, Backing: &types.VirtualEthernetCardNetworkBackingInfo{
+			VirtualDevice: types.VirtualDevice{Key: -20, SlotInfo: &types.VirtualDevicePciBusSlotInfo{PciSlotNumber: 224}, Backing: &types.VirtualEthernetCardNetworkBackingInfo{
 				VirtualDeviceDeviceBackingInfo: types.VirtualDeviceDeviceBackingInfo{DeviceName: "containers"}}}}}},
 	}
 	var vms []*object.VirtualMachine
 	for _, name := range []string{"one", "two"} {
-		mine := devices
+		mine := append(slices.Clone(devices), &types.ParaVirtualSCSIController{VirtualSCSIController: types.VirtualSCSIController{SharedBus: types.VirtualSCSISharingNoSharing,
+			VirtualController: types.VirtualController{BusNumber: 1, VirtualDevice: types.VirtualDevice{Key: 1001}}}}, second)
 		if name == "two" { // shares the image alone
-			mine = []types.BaseVirtualDevice{devices[0], devices[1], newDisk("[datastore1] v/image.vmdk", 0, 0, types.VirtualDiskModeIndependent_nonpersistent), devices[4]}
+			mine = []types.BaseVirtualDevice{devices[0], devices[1], newDisk("[datastore1] v/image.vmdk", 0, 0, types.VirtualDiskModeIndependent_nonpersistent), devices[5]}
 		}
 		vm, err := r.machine(name, mine...)
 		if err != nil {
@@ -206,8 +212,11 @@ func TestRealMachine(t *testing.T) {
 	if got := one.ask("info guestinfo.vch.name"); got != "one" {
 		t.Errorf("guestinfo: %q", got)
 	}
-	if got := one.ask("slots"); !strings.Contains(" "+got, " "+slot+"=0000:") {
+	if got := one.ask("slots"); !strings.Contains(" "+got, " "+slot+"=0000:") || !strings.Contains(" "+got, " 224=0000:") {
 		t.Errorf("PCI slots: %s", got)
+	}
+	if got := one.ask("read %s 15 4096 14", slot2); got != "this-is-second" {
+		t.Errorf("on the second adapter: %q", got)
 	}
 	if got := one.ask("links"); got != "00:50:56:00:00:42=vmxnet3" {
 		t.Errorf("cards: %s", got)
@@ -264,6 +273,17 @@ func TestRealMachine(t *testing.T) {
 		t.Error(err)
 	}
 
+	// An adapter comes with a disk on it.
+	r.newDisk("[datastore1] v/third.vmdk", 64<<10)
+	third := newDisk("[datastore1] v/third.vmdk", 0, 0, types.VirtualDiskModePersistent)
+	third.ControllerKey, third.Key = -300, -301
+	r.must(vms[0].Reconfigure(r.ctx, types.VirtualMachineConfigSpec{DeviceChange: []types.BaseVirtualDeviceConfigSpec{
+		&types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationAdd, Device: &types.ParaVirtualSCSIController{VirtualSCSIController: types.VirtualSCSIController{
+			SharedBus: types.VirtualSCSISharingNoSharing, VirtualController: types.VirtualController{BusNumber: 2, VirtualDevice: types.VirtualDevice{Key: -300, ControllerKey: 100,
+				SlotInfo: &types.VirtualDevicePciBusSlotInfo{PciSlotNumber: 1184}}}}}},
+		&types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationAdd, Device: third}}}))
+	one.until("131072", "disk 1184 0")
+
 	// It stands still, and goes on.
 	r.must(vms[0].Suspend(r.ctx))
 	r.must(vms[0].PowerOn(r.ctx))
@@ -284,6 +304,13 @@ func TestRealMachine(t *testing.T) {
 	if !bytes.Contains(r.Console("one"), []byte("guest: told to go")) {
 		t.Errorf("its console: %s", r.Console("one"))
 	}
+	if text, err := os.ReadFile(r.Path("[datastore1] one/serial1.txt")); err != nil || !bytes.Contains(text, []byte("guest: told to go")) {
+		t.Errorf("the file of its serial port: %v, %q", err, text)
+	}
+	if err := r.wait(vms[0].PowerOn(r.ctx)); err == nil || !strings.Contains(err.Error(), "answer.msg.serial.file.open") {
+		t.Errorf("powered on over a file of its serial port: %v", err)
+	}
+	r.must(vms[0].Reconfigure(r.ctx, types.VirtualMachineConfigSpec{ExtraConfig: []types.BaseOptionValue{&types.OptionValue{Key: "answer.msg.serial.file.open", Value: "Append"}}}))
 	again := boot(vms[0])
 	if got := again.ask("read %s 0 4096 13", slot); got != "this-is-image" {
 		t.Errorf("after the next power-on the image holds %q", got)

@@ -47,12 +47,13 @@ type server struct {
 
 	mu       sync.Mutex // guards below
 	closed   bool
+	over     chan struct{}                           // closed when all sessions end; a new one from then on
 	sessions map[string]string                       // who is logged in, by the cookie's value
 	waiting  map[string]*simulator.PropertyCollector // that somebody waits on, by session and reference
 }
 
 func (s *Sim) serve() (*server, error) {
-	v := &server{s: s, served: make(chan struct{}), sessions: map[string]string{}, waiting: map[string]*simulator.PropertyCollector{}}
+	v := &server{s: s, served: make(chan struct{}), over: make(chan struct{}), sessions: map[string]string{}, waiting: map[string]*simulator.PropertyCollector{}}
 	cert, err := v.certificate()
 	if err != nil {
 		return nil, err
@@ -194,7 +195,7 @@ func (v *server) soap(w http.ResponseWriter, r *http.Request) {
 	lost := v.s.control.lost(method)
 	a := &answer{header: http.Header{}}
 	if method == "WaitForUpdatesEx" {
-		v.wait(a, r, this)
+		v.wait(a, r, this, body)
 	} else {
 		v.mux.ServeHTTP(a, r)
 	}
@@ -246,15 +247,19 @@ func (v *server) waits(session, this string, pc *simulator.PropertyCollector) {
 
 // wait is a WaitForUpdatesEx: it ends when its client goes away, which the simulator's own would not notice, and its updates would be lost to the
 // client's next.
-func (v *server) wait(a *answer, r *http.Request, this string) {
+func (v *server) wait(a *answer, r *http.Request, this string, body []byte) {
 	key := session(r) + " " + this
 	done := make(chan struct{})
+	v.mu.Lock()
+	over := v.over
+	v.mu.Unlock()
 	var watch sync.WaitGroup
 	watch.Go(func() {
 		select {
 		case <-done:
 			return
 		case <-r.Context().Done():
+		case <-over:
 		case <-v.s.ctx.Done():
 		}
 		// The call may not have come to where it can be cancelled.
@@ -279,6 +284,13 @@ func (v *server) wait(a *answer, r *http.Request, this string) {
 	v.mu.Lock()
 	delete(v.waiting, key)
 	v.mu.Unlock()
+	select {
+	case <-over: // asked once more, it is told why
+		*a = answer{header: http.Header{}}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		v.mux.ServeHTTP(a, r)
+	default:
+	}
 }
 
 // EndSessions ends every session: what comes next from any client is NotAuthenticated.
@@ -290,17 +302,15 @@ func (s *Sim) EndSessions() {
 		ids = append(ids, id)
 	}
 	clear(v.sessions)
-	waiting := v.waiting
-	v.waiting = map[string]*simulator.PropertyCollector{}
+	over := v.over
+	v.over = make(chan struct{})
 	v.mu.Unlock()
 	ctx := s.context()
 	ctx.Session = &simulator.Session{}
 	for _, id := range ids { // one that has logged out is NotFound, and would stop the others
 		ctx.Map.SessionManager().TerminateSession(ctx, &types.TerminateSession{SessionId: []string{id}})
 	}
-	for _, pc := range waiting {
-		pc.CancelWaitForUpdates(&types.CancelWaitForUpdates{})
-	}
+	close(over)
 }
 
 // active says whether a request comes from somebody who is logged in, or gives name and password, which /folder takes as well.

@@ -32,7 +32,8 @@ func (s *Sim) run(ctx *simulator.Context, of mo.Reference, method string, do fun
 	s.mu.Unlock()
 	now := time.Now()
 	t.Info.Key, t.Info.Task, t.Info.StartTime, t.Info.State = t.Self.Value, t.Self, &now, types.TaskInfoStateRunning
-	c.Map.Put(t)
+	// The registry's task manager notes the task with its object, without a lock.
+	ctx.WithLock(of.Reference(), func() { c.Map.Put(t) })
 	w := &work{s: s, ctx: &c, task: t}
 	if !s.enter() {
 		w.finish(nil, &types.RequestCanceled{})
@@ -76,6 +77,18 @@ func (w *work) finish(result types.AnyType, f types.BaseMethodFault) {
 			w.ctx.Update(w.task, changes)
 		}
 	})
+}
+
+// inner runs a task of the simulator's on an object that begin begins; it gives nil if it could not.
+func (w *work) inner(on types.ManagedObjectReference, begin func() *types.ManagedObjectReference) (types.AnyType, types.BaseMethodFault) {
+	w.s.inner.Lock()
+	defer w.s.inner.Unlock()
+	var ref *types.ManagedObjectReference
+	w.ctx.WithLock(on, func() { ref = begin() })
+	if ref == nil {
+		return nil, &types.InvalidState{}
+	}
+	return w.await(*ref)
 }
 
 // await waits for a task of the simulator's.

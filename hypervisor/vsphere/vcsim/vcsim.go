@@ -69,10 +69,15 @@ type Sim struct {
 
 	names sync.Mutex // held while a name on a datastore is looked for and taken; the holder does file operations that take no time
 
+	// inner is held while the simulator changes VMs, which are no more than fields of its own and small files: it copies a whole datastore without a lock
+	// then, and another VM's change of the datastore would be a race.
+	inner sync.Mutex
+
 	mu       sync.Mutex // guards below
 	closed   bool
 	machines map[string]*machineState // by the VM's reference's value
 	tasks    int                      // counts them
+	cards    int                      // counts addresses that were given
 	consoles map[string][]byte        // by VM name, of machines that have ended
 }
 
@@ -169,7 +174,7 @@ func (s *Sim) furnish() error {
 		ds := s.model.Map().Get(d.ref).(*simulator.Datastore)
 		several := o2b(len(hosts) > 1)
 		ds.Summary.Type, ds.Summary.MultipleHostAccess = "VMFS", several
-		d.refresh(s.context())
+		d.turn(false)
 	}
 	for _, name := range s.o.PortGroups {
 		system, err := hosts[0].ConfigManager().NetworkSystem(s.ctx)
@@ -220,28 +225,41 @@ func (s *Sim) Path(dsPath string) string {
 // Datastore is one of the datastores; nil if there is none of that name.
 func (s *Sim) Datastore(name string) *Datastore { return s.stores[name] }
 
-// Console is what the console of the VM's machine has said last; of one that has ended, too.
-func (s *Sim) Console(vm string) []byte {
+// machine is what the VM of a name runs on; nil if it is off.
+func (s *Sim) machine(vm string) Running {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, m := range s.machines {
-		if m.name == vm && m.running != nil {
-			return m.running.Console()
+		if m.name == vm {
+			return m.running
 		}
 	}
+	return nil
+}
+
+// Console is what the console of the VM's machine has said last; of one that has ended, too.
+func (s *Sim) Console(vm string) []byte {
+	if m := s.machine(vm); m != nil {
+		return m.Console()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return s.consoles[vm]
 }
 
 // Pid is the process of the VM's machine; 0 if there is none.
 func (s *Sim) Pid(vm string) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, m := range s.machines {
-		if m.name == vm && m.running != nil {
-			return m.running.Pid()
-		}
+	if m := s.machine(vm); m != nil {
+		return m.Pid()
 	}
 	return 0
+}
+
+// Fail ends the VM's machine as if it had ended by itself. What follows in the inventory comes a moment after.
+func (s *Sim) Fail(vm string) {
+	if m := s.machine(vm); m != nil {
+		m.Fail()
+	}
 }
 
 // Close ends every machine and the server, and waits for all that goes on. The files stay.

@@ -557,6 +557,15 @@ func TestLostDatastore(t *testing.T) {
 		t.Errorf("an upload: %v", err)
 	}
 	r.Datastore("other").Restore()
+	r.Datastore("datastore1").Lose() // its own
+	if o := r.config(vm); o.Runtime.ConnectionState != types.VirtualMachineConnectionStateInaccessible {
+		t.Errorf("a VM on a datastore that is lost: %s", o.Runtime.ConnectionState)
+	}
+	is[*types.InvalidState](t, r.wait(vm.PowerOn(r.ctx)))
+	r.Datastore("datastore1").Restore()
+	if o := r.config(vm); o.Runtime.ConnectionState != types.VirtualMachineConnectionStateConnected {
+		t.Errorf("a VM on a datastore that is back: %s", o.Runtime.ConnectionState)
+	}
 	r.must(vm.PowerOn(r.ctx))
 }
 
@@ -607,7 +616,15 @@ func TestFaults(t *testing.T) {
 		t.Errorf("a call with a delay took %v", d)
 	}
 
+	waits := make(chan error, 1)
+	go func() {
+		waits <- property.Wait(r.ctx, property.DefaultCollector(r.c.Client), vm.Reference(), []string{"name"}, func([]types.PropertyChange) bool { return false })
+	}()
+	for r.Calls(false)["WaitForUpdatesEx"] < 2 {
+		time.Sleep(time.Millisecond)
+	}
 	r.EndSessions()
+	is[*types.NotAuthenticated](t, <-waits)
 	_, err = vm.PowerOff(r.ctx)
 	is[*types.NotAuthenticated](t, err)
 	if err := r.ds.Upload(r.ctx, bytes.NewReader(nil), "a/file", nil); err == nil || !strings.Contains(err.Error(), "401") {
@@ -622,6 +639,65 @@ func TestFaults(t *testing.T) {
 	}
 	if _, err := methods.GetCurrentTime(r.ctx, r.c.Client); err != nil {
 		t.Error(err)
+	}
+}
+
+// A machine that ends by itself is off, and its files are free.
+func TestFail(t *testing.T) {
+	r := start(t, vcsim.Options{})
+	vm, err := r.machine("one", newDisk("", 0, 1<<20, types.VirtualDiskModePersistent))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.must(vm.PowerOn(r.ctx))
+	r.Fail("one")
+	if err := property.Wait(r.ctx, property.DefaultCollector(r.c.Client), vm.Reference(), []string{"runtime.powerState"}, func(all []types.PropertyChange) bool {
+		return all[0].Val == types.VirtualMachinePowerStatePoweredOff
+	}); err != nil {
+		t.Fatal(err)
+	}
+	r.must(r.disks.ExtendVirtualDisk(r.ctx, "[datastore1] one/one.vmdk", r.dc, 2<<20, nil))
+	r.must(vm.PowerOn(r.ctx))
+}
+
+// Many at once do not get into each other's way.
+func TestMany(t *testing.T) {
+	r := start(t, vcsim.Options{Datastores: []string{"datastore1", "other"}, Hosts: 2})
+	var wg sync.WaitGroup
+	for i := range 6 {
+		wg.Go(func() {
+			for j := range 3 {
+				name := fmt.Sprintf("vm%d-%d", i, j)
+				err := func() error {
+					file := "[other] " + name + ".vmdk"
+					if err := r.wait(r.disks.CreateVirtualDisk(r.ctx, file, r.dc, thin(1<<20))); err != nil {
+						return err
+					}
+					vm, err := r.machine(name, newDisk("", 0, 1<<20, types.VirtualDiskModePersistent))
+					if err != nil {
+						return err
+					}
+					for _, step := range []func() error{
+						func() error { return r.wait(vm.PowerOn(r.ctx)) },
+						func() error { return r.attach(vm, newDisk(file, 1, 0, types.VirtualDiskModePersistent)) },
+						func() error { return r.wait(vm.PowerOff(r.ctx)) },
+						func() error { return r.wait(vm.Destroy(r.ctx)) },
+					} {
+						if err := step(); err != nil {
+							return err
+						}
+					}
+					return nil
+				}()
+				if err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if left := r.Left(); len(left) > 0 {
+		t.Errorf("left: %q", left)
 	}
 }
 

@@ -29,6 +29,13 @@ type machine struct {
 	s *Sim
 }
 
+// Lock does nothing: the simulator is not to hold the VM's own lock while a method of this type is called, which takes others first. It locks only what
+// has no such methods (Registry.AcquireLock).
+func (machine) Lock() {}
+
+// Unlock does nothing.
+func (machine) Unlock() {}
+
 // machineState is what the rig knows of a VM beside the inventory. It is changed by who holds Sim.busy for the VM, under Sim.mu.
 type machineState struct {
 	name    string
@@ -109,11 +116,12 @@ func (m folder) create(w *work, req *types.CreateVM_Task) (result types.AnyType,
 	if f != nil {
 		return nil, f
 	}
-	body, ok := m.Folder.CreateVMTask(w.ctx, req).(*methods.CreateVM_TaskBody)
-	if !ok || body.Res == nil {
-		return nil, &types.InvalidRequest{}
-	}
-	result, f = w.await(body.Res.Returnval)
+	result, f = w.inner(m.Self, func() *types.ManagedObjectReference {
+		if body, ok := m.Folder.CreateVMTask(w.ctx, req).(*methods.CreateVM_TaskBody); ok && body.Res != nil {
+			return &body.Res.Returnval
+		}
+		return nil
+	})
 	if ref, ok := result.(types.ManagedObjectReference); ok {
 		st := s.state(ref.Value)
 		s.mu.Lock()
@@ -236,6 +244,9 @@ func (s *Sim) prepareDevice(c *types.VirtualDeviceConfigSpec, vmx place, adapter
 		return &types.InvalidDeviceSpec{InvalidVmConfig: types.InvalidVmConfig{Property: property}}
 	}
 	base := c.Device.GetVirtualDevice()
+	if card, ok := c.Device.(types.BaseVirtualEthernetCard); ok && card.GetVirtualEthernetCard().MacAddress == "" {
+		card.GetVirtualEthernetCard().MacAddress = s.address() // the simulator's own are the same for one VM in four thousand
+	}
 	switch b := base.Backing.(type) {
 	case *types.VirtualEthernetCardNetworkBackingInfo:
 		var networks []types.ManagedObjectReference
@@ -253,6 +264,12 @@ func (s *Sim) prepareDevice(c *types.VirtualDeviceConfigSpec, vmx place, adapter
 		p, f := s.resolve(info.FileName)
 		if f != nil {
 			return nil, f
+		}
+		if _, ok := c.Device.(*types.VirtualSerialPort); ok {
+			if p.rel == "" {
+				info.FileName = vmx.sibling("serial1.txt").String()
+			}
+			return nil, nil // it comes when the VM is powered on
 		}
 		d, isDisk := c.Device.(*types.VirtualDisk)
 		if !isDisk {
@@ -288,6 +305,14 @@ func (s *Sim) prepareDevice(c *types.VirtualDeviceConfigSpec, vmx place, adapter
 		}
 	}
 	return nil, nil
+}
+
+// address is a MAC address of those that vCenter gives (VMware's OUI allocation, 00:50:56:80 to bf), another each time.
+func (s *Sim) address() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cards++
+	return fmt.Sprintf("00:50:56:%02x:%02x:%02x", 0x80+s.cards>>16&0x3f, s.cards>>8&0xff, s.cards&0xff)
 }
 
 // freeDisk is a name for a disk beside vmx that nothing has.
@@ -343,7 +368,7 @@ func (m machine) destroy(w *work, st *machineState) types.BaseMethodFault {
 			return f
 		}
 	}
-	if f := m.unregister(w); f != nil {
+	if f := m.unregister(w.ctx); f != nil {
 		return f
 	}
 	for _, p := range disks {
@@ -356,9 +381,11 @@ func (m machine) destroy(w *work, st *machineState) types.BaseMethodFault {
 }
 
 // unregister takes the VM out of the inventory; its files stay.
-func (m machine) unregister(w *work) (f types.BaseMethodFault) {
-	w.ctx.WithLock(m.VirtualMachine, func() {
-		if r := m.VirtualMachine.UnregisterVM(w.ctx, &types.UnregisterVM{This: m.Self}); r.Fault() != nil {
+func (m machine) unregister(ctx *simulator.Context) (f types.BaseMethodFault) {
+	m.s.inner.Lock()
+	defer m.s.inner.Unlock()
+	ctx.WithLock(m.VirtualMachine, func() {
+		if r := m.VirtualMachine.UnregisterVM(ctx, &types.UnregisterVM{This: m.Self}); r.Fault() != nil {
 			f, _ = r.Fault().VimFault().(types.BaseMethodFault)
 		}
 	})
@@ -371,18 +398,22 @@ func (m machine) unregister(w *work) (f types.BaseMethodFault) {
 }
 
 // UnregisterVM takes a VM out of the inventory, and with it the machine of one that is suspended.
-func (m machine) UnregisterVM(ctx *simulator.Context, req *types.UnregisterVM) soap.HasFault {
-	st := m.s.state(m.Self.Value)
-	if m.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOn {
-		m.s.end(m.Self.Value, st)
+func (m machine) UnregisterVM(ctx *simulator.Context, _ *types.UnregisterVM) soap.HasFault {
+	unlock, err := m.s.busy.Lock(m.s.ctx, m.Self.Value)
+	if err != nil {
+		return &methods.UnregisterVMBody{Fault_: simulator.Fault("", &types.RequestCanceled{})}
 	}
-	body := m.VirtualMachine.UnregisterVM(ctx, req)
-	if body.Fault() == nil {
-		m.s.mu.Lock()
-		delete(m.s.machines, m.Self.Value)
-		m.s.mu.Unlock()
+	defer unlock()
+	c := *ctx
+	state := types.VirtualMachinePowerState("")
+	c.WithLock(m.VirtualMachine, func() { state = m.Runtime.PowerState })
+	if state == types.VirtualMachinePowerStateSuspended {
+		m.s.end(m.Self.Value, m.s.state(m.Self.Value))
 	}
-	return body
+	if f := m.unregister(&c); f != nil {
+		return &methods.UnregisterVMBody{Fault_: simulator.Fault(textOf(f), f)}
+	}
+	return &methods.UnregisterVMBody{Res: &types.UnregisterVMResponse{}}
 }
 
 // end stops a VM's machine, if it has one, and closes its files.
@@ -419,18 +450,24 @@ func diskFile(d types.BaseVirtualDevice) string {
 }
 
 // wrap is the object to call in place of the simulator's; nil for one that does what it should.
-func (s *Sim) wrap(obj mo.Reference) mo.Reference {
+func (s *Sim) wrap(obj mo.Reference, method string) mo.Reference {
 	switch obj := obj.(type) {
 	case *simulator.FileManager:
 		return &fileManager{obj, s}
 	case *simulator.VirtualDiskManager:
 		return &diskManager{obj, s}
 	case *simulator.Folder:
-		return &folder{obj, s}
+		if method == "CreateVM_Task" {
+			return &folder{obj, s}
+		}
 	case *simulator.VirtualMachine:
-		return &machine{obj, s}
+		if ownTasks[method] || method == "UnregisterVM" || method == "ShutdownGuest" {
+			return &machine{obj, s}
+		}
 	case *simulator.Datastore:
-		return &datastore{obj, s}
+		if method == "RefreshDatastore" {
+			return &datastore{obj, s}
+		}
 	}
 	return nil
 }
@@ -441,10 +478,18 @@ type datastore struct {
 	s *Sim
 }
 
+// Lock does nothing, as a machine's.
+func (datastore) Lock() {}
+
+// Unlock does nothing.
+func (datastore) Unlock() {}
+
 // RefreshDatastore looks at the space anew.
 func (d datastore) RefreshDatastore(ctx *simulator.Context, _ *types.RefreshDatastore) soap.HasFault {
 	if store := d.s.stores[d.Name]; store != nil {
+		d.s.inner.Lock()
 		store.refresh(ctx)
+		d.s.inner.Unlock()
 		if store.lost.Load() {
 			return &methods.RefreshDatastoreBody{Fault_: simulator.Fault("", &types.HostConfigFault{})}
 		}
