@@ -45,8 +45,8 @@ type HypervisorInfo struct {
 type Hypervisor interface {
 	Info(ctx context.Context) (HypervisorInfo, error)
 	// Define ensures that a machine spec.ID exists as spec says, powered off, and that its own disks are made. Again with the same ID it changes the
-	// definition of a machine that is off (its own disk keeps its content) and is a Conflict for one that is on. After an error a machine that was
-	// not there before is not there.
+	// definition of a machine that is off (its own disk keeps its content) and is a Conflict for one that is on. A disk that is missing is NotFound here or when it is powered on. After an
+	// error a machine that was not there before is not there.
 	Define(ctx context.Context, spec MachineSpec) (Machine, error)
 	// Machine finds a defined machine: NotFound if there is none.
 	Machine(ctx context.Context, id ContainerID) (Machine, error)

@@ -120,7 +120,6 @@ const (
 	ahciKey       = -200
 	cdromKey      = -201
 	cardKey       = -202
-	consoleKey    = -203
 )
 
 // lookout is what a machine is made with beside its definition.
@@ -165,15 +164,11 @@ func (d definition) create(l lookout) types.VirtualMachineConfigSpec {
 		VirtualDevice: types.VirtualDevice{Key: cardKey, Backing: l.network, SlotInfo: slot(cardSlot), Connectable: &types.VirtualDeviceConnectInfo{StartConnected: true, Connected: true, AllowGuestControl: false}},
 		AddressType:   string(types.VirtualEthernetCardMacTypeGenerated),
 	}}})
-	add(&types.VirtualSerialPort{YieldOnPoll: true, VirtualDevice: types.VirtualDevice{
-		Key:     consoleKey,
-		Backing: &types.VirtualSerialPortFileBackingInfo{VirtualDeviceFileBackingInfo: types.VirtualDeviceFileBackingInfo{FileName: "[" + l.store + "]"}},
-	}})
 	d.changeFrom(definition{}, nil, &spec)
 	for key, value := range l.extra {
 		setExtra(&spec, key, value)
 	}
-	setExtra(&spec, "svga.present", "FALSE") // a container has no screen
+	setExtra(&spec, "monitor_control.restrict_backdoor", "TRUE") // no process of a container reads what the tether was told
 	return spec
 }
 

@@ -638,51 +638,12 @@ func (m *Machine) WaitOff(ctx context.Context) error {
 // Pid is portlayer.Machine.Pid: the machine is elsewhere.
 func (m *Machine) Pid() int { return 0 }
 
-// Diagnosis is portlayer.Machine.Diagnosis: the end of what the guest said on its console, which is a file beside the machine's.
+// Diagnosis is portlayer.Machine.Diagnosis: where to look. What a console has said is a picture to vSphere.
 func (m *Machine) Diagnosis() string {
-	ctx, cancel := context.WithTimeout(m.h.ctx, diagnosisLimit)
-	defer cancel()
-	vm := m.h.watch.get(m.ref)
-	if vm == nil {
-		return ""
-	}
-	for _, dev := range vm.devices {
-		port, ok := dev.(*types.VirtualSerialPort)
-		if !ok {
-			continue
-		}
-		b, ok := port.Backing.(types.BaseVirtualDeviceFileBackingInfo)
-		if !ok {
-			continue
-		}
-		if p, err := parsePath(portlayer.DiskPath(b.GetVirtualDeviceFileBackingInfo().FileName)); err == nil {
-			if text, err := m.h.disks.getBytes(ctx, p); err == nil {
-				return lastLines(string(text))
-			}
-		}
+	if vm := m.h.watch.get(m.ref); vm != nil {
+		return "look at the console of machine " + vm.name + " in vCenter, and whether its network reaches " + m.h.o.Advertise
 	}
 	return ""
-}
-
-// diagnosisLimit bounds how long is looked for what a guest said.
-const diagnosisLimit = 10 * time.Second
-
-// lastLines is the end of a console's text, printable.
-func lastLines(text string) string {
-	const most = 10
-	var lines []string
-	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(strings.Map(func(r rune) rune {
-			if r < ' ' {
-				return -1
-			}
-			return r
-		}, line))
-		if line != "" {
-			lines = append(lines, line)
-		}
-	}
-	return strings.Join(lines[max(0, len(lines)-most):], "\n")
 }
 
 // Written is portlayer.Machine.Written.
@@ -757,6 +718,7 @@ func (m *Machine) destroy(ctx context.Context) error {
 			return err
 		}
 	}
+	m.h.watch.leave(m.ref)
 	err = m.h.disks.change(ctx, func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {
 		res, err := methods.Destroy_Task(ctx, c, &types.Destroy_Task{This: m.ref})
 		if err != nil {

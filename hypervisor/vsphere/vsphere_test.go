@@ -106,7 +106,7 @@ func TestSuite(t *testing.T) {
 		},
 		Image:    hypertest.Busybox,
 		Commands: hypertest.Commands{Write: func(p, text string) string { return "echo -n " + text + " > " + p }, Read: func(p string) string { return "cat " + p }},
-		Limit:    4 * time.Minute,
+		Limit:    40 * time.Second,
 		Memory:   192 * portlayer.MiB,
 		SizeUnit: sizeUnit,
 		Datastore: func(string) (portlayer.DiskPath, func(portlayer.DiskPath) string) {

@@ -37,6 +37,7 @@ type watcher struct {
 	broken  error // why nothing is heard now; nil: it is
 	vms     map[types.ManagedObjectReference]*vmState
 	gone    map[types.ManagedObjectReference]bool // destroyed by this process: late news of them is none
+	leaving map[types.ManagedObjectReference]bool // being destroyed by it
 	tasks   map[types.ManagedObjectReference]*types.TaskInfo
 	listed  map[types.ManagedObjectReference]bool // tasks that are on the list of tasking
 	ended   []types.ManagedObjectReference        // tasks that nobody waits for any more, still on the server's list
@@ -85,7 +86,7 @@ const longPoll = 300
 
 func newWatcher(s *session, log *slog.Logger, folder types.ManagedObjectReference, stores []types.ManagedObjectReference, behind func(old, new *vmState)) *watcher {
 	return &watcher{s: s, log: log, folder: folder, stores: stores, behind: behind, news: make(chan struct{}),
-		vms: map[types.ManagedObjectReference]*vmState{}, gone: map[types.ManagedObjectReference]bool{}, tasks: map[types.ManagedObjectReference]*types.TaskInfo{}, space: map[types.ManagedObjectReference]storeState{}}
+		vms: map[types.ManagedObjectReference]*vmState{}, gone: map[types.ManagedObjectReference]bool{}, leaving: map[types.ManagedObjectReference]bool{}, tasks: map[types.ManagedObjectReference]*types.TaskInfo{}, space: map[types.ManagedObjectReference]storeState{}}
 }
 
 // run asks until ctx ends.
@@ -243,9 +244,10 @@ func (w *watcher) takeVM(u types.ObjectUpdate, known map[types.ManagedObjectRefe
 	if u.Kind == types.ObjectUpdateKindLeave {
 		delete(w.vms, u.Obj)
 		delete(w.gone, u.Obj)
-		if old != nil {
+		if old != nil && !w.leaving[u.Obj] {
 			w.hear(old, nil)
 		}
+		delete(w.leaving, u.Obj)
 		return
 	}
 	if w.gone[u.Obj] {
@@ -397,6 +399,13 @@ func (w *watcher) put(ref types.ManagedObjectReference, change func(*vmState)) {
 	change(&next)
 	w.vms[ref] = &next
 	w.tell()
+}
+
+// leave notes that this process is about to destroy a machine.
+func (w *watcher) leave(ref types.ManagedObjectReference) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.leaving[ref] = true
 }
 
 // drop notes that this process has destroyed a machine.
