@@ -165,4 +165,5 @@ func (c *control) taskFault(method string) types.BaseMethodFault { return c.faul
 // ownTasks are the methods whose tasks the rig runs.
 var ownTasks = map[string]bool{"CreateVM_Task": true, "Destroy_Task": true, "PowerOnVM_Task": true, "PowerOffVM_Task": true, "SuspendVM_Task": true, "ResetVM_Task": true,
 	"ReconfigVM_Task": true, "CreateVirtualDisk_Task": true, "ExtendVirtualDisk_Task": true, "DeleteVirtualDisk_Task": true, "MoveVirtualDisk_Task": true,
-	"CopyVirtualDisk_Task": true, "DeleteDatastoreFile_Task": true, "MoveDatastoreFile_Task": true, "CopyDatastoreFile_Task": true}
+	"CopyVirtualDisk_Task": true, "DeleteDatastoreFile_Task": true, "MoveDatastoreFile_Task": true, "CopyDatastoreFile_Task": true,
+	"SearchDatastore_Task": true, "SearchDatastoreSubFolders_Task": true}

@@ -2,6 +2,7 @@ package vcsim
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -32,7 +33,7 @@ type disk struct {
 
 // disk reads the descriptor at p and looks at the extent.
 func (s *Sim) disk(p place) (disk, types.BaseMethodFault) {
-	text, err := os.ReadFile(p.local)
+	text, err := readSmall(p.local)
 	if err != nil {
 		return disk{}, fileFault(p, err)
 	}
@@ -46,6 +47,16 @@ func (s *Sim) disk(p place) (disk, types.BaseMethodFault) {
 		return d, fileFault(d.extent, err)
 	}
 	return d, nil
+}
+
+// readSmall reads the beginning of a file, which is all of a descriptor: an extent may be named instead, and have terabytes.
+func readSmall(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, 64<<10))
 }
 
 // createDisk makes a thin disk, or nothing. One of many who ask for it at once gets it.

@@ -29,7 +29,7 @@ import (
 //   - extraConfig's guestinfo.* as /sys/firmware/qemu_fw_cfg/by_name/opt/vch/KEY/raw, KEY with the guestinfo.: as it was when the machine was powered on.
 type QEMU struct {
 	Program string // default qemu-system-x86_64 of PATH
-	Dir     string // for what machines need while they run; default the directory for temporary files
+	Dir     string // for what machines need while they run; default Options.Dir
 }
 
 // fwPrefix stands before guestinfo keys; a name of fw_cfg has 55 characters at most (QEMU docs/specs/fw_cfg).

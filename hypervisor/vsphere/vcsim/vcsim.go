@@ -46,6 +46,7 @@ type Options struct {
 	Password   string                   // default "vch"
 	Latency    time.Duration            // of each SOAP call
 	Latencies  map[string]time.Duration // of calls by their names, "PowerOnVM_Task"; beside Latency
+	Extents    bool                     // the browser lists disks' extents as files of their own; a vCenter that is asked for types shows a disk as one
 	Machines   Machines                 // default Null{}; Close closes it
 	Log        *slog.Logger             // default: nowhere
 }
@@ -111,6 +112,10 @@ func start(o Options) (s *Sim, err error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s = &Sim{o: o, stores: map[string]*Datastore{}, machines: map[string]*machineState{}, consoles: map[string][]byte{}}
+	if q, ok := o.Machines.(QEMU); ok && q.Dir == "" {
+		q.Dir = o.Dir
+		s.o.Machines = q
+	}
 	s.control.init(o)
 	s.locks.open = map[string]*opened{}
 	s.ctx, s.cancel = context.WithCancel(context.Background())

@@ -308,6 +308,62 @@ func TestFiles(t *testing.T) {
 	is[*types.InvalidDatastorePath](t, r.wait(r.files.DeleteDatastoreFile(r.ctx, "[datastore1]", r.dc)))
 }
 
+// A disk is one file to who asks for types.
+func TestBrowser(t *testing.T) {
+	for _, extents := range []bool{false, true} {
+		r := start(t, vcsim.Options{Extents: extents})
+		r.mkdir("[datastore1] a/b")
+		r.newDisk("[datastore1] a/b/d.vmdk", 1<<20)
+		write(t, r.Path("[datastore1] a/b/d-flat.vmdk"), strings.Repeat("x", 4096), 1<<20)
+		if err := r.ds.Upload(r.ctx, strings.NewReader("{}"), "a/b/volume.json", nil); err != nil {
+			t.Fatal(err)
+		}
+		b, err := r.ds.Browser(r.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec := &types.HostDatastoreBrowserSearchSpec{MatchPattern: []string{"*.vmdk", "volume.json"}, Details: &types.FileQueryFlags{FileType: true, FileSize: true, Modification: true}}
+		list := func(all []types.HostDatastoreBrowserSearchResults) string {
+			var out []string
+			for _, in := range all {
+				for _, f := range in.File {
+					size := f.GetFileInfo().FileSize
+					if d, ok := f.(*types.VmDiskFileInfo); ok && (size == 0 || size > 1<<20 || d.CapacityKb != 1<<20) {
+						t.Errorf("%+v", d)
+					}
+					out = append(out, fmt.Sprintf("%s %s %T", in.FolderPath, f.GetFileInfo().Path, f))
+				}
+			}
+			return strings.Join(out, "\n")
+		}
+		result := func(task *object.Task, err error) any {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+			info, err := task.WaitForResult(r.ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return info.Result
+		}
+		want := "[datastore1] a/b/ d.vmdk *types.VmDiskFileInfo\n[datastore1] a/b/ volume.json *types.FileInfo"
+		if extents {
+			want = "[datastore1] a/b/ d-flat.vmdk *types.FileInfo\n" + want
+		}
+		if got := list(result(b.SearchDatastoreSubFolders(r.ctx, "[datastore1] a", spec)).(types.ArrayOfHostDatastoreBrowserSearchResults).HostDatastoreBrowserSearchResults); got != want {
+			t.Errorf("%s", got)
+		}
+		one := result(b.SearchDatastore(r.ctx, "[datastore1] a/b", spec)).(types.HostDatastoreBrowserSearchResults)
+		if got := list([]types.HostDatastoreBrowserSearchResults{one}); got != strings.ReplaceAll(want, "b/ ", "b ") {
+			t.Errorf("%s", got)
+		}
+		is[*types.FileNotFound](t, r.wait(b.SearchDatastore(r.ctx, "[datastore1] no", spec)))
+		r.Datastore("datastore1").Lose()
+		is[*types.InaccessibleDatastore](t, r.wait(b.SearchDatastore(r.ctx, "[datastore1] a", spec)))
+	}
+}
+
 // What is put comes back, byte for byte.
 func TestFolder(t *testing.T) {
 	r := start(t, vcsim.Options{})

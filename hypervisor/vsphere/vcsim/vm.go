@@ -454,6 +454,8 @@ func (s *Sim) wrap(obj mo.Reference, method string) mo.Reference {
 	switch obj := obj.(type) {
 	case *simulator.FileManager:
 		return &fileManager{obj, s}
+	case *simulator.HostDatastoreBrowser:
+		return &browser{obj, s}
 	case *simulator.VirtualDiskManager:
 		return &diskManager{obj, s}
 	case *simulator.Folder:
