@@ -25,6 +25,13 @@ func (s *suite) hotplug(t *testing.T) {
 	m := s.define(t, spec)
 	s.powerOn(t, m)
 	reconfigure := func(changes ...portlayer.DeviceChange) error { return m.Reconfigure(s.limit(t), changes) }
+	// seated says where the machine has a disk that its guest does not know by its serial.
+	seated := func(v guest.MountSpec) guest.MountSpec {
+		if seat, ok := m.Seats()[strings.TrimPrefix(v.Source, "label://")]; ok && seat.Slot != 0 {
+			v.Seat = &seat
+		}
+		return v
+	}
 	// disks checks the definition's, beside the root's.
 	disks := func(want ...string) {
 		t.Helper()
@@ -94,13 +101,13 @@ func (s *suite) hotplug(t *testing.T) {
 	deep.Target = "/data/second"
 	for range 2 { // the second time nothing happens
 		for _, v := range []guest.MountSpec{vol, deep} {
-			if err := c.Mount(s.limit(t), v); err != nil {
+			if err := c.Mount(s.limit(t), seated(v)); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	other := s.volume("second", false)
-	want(t, "mount where something is mounted", c.Mount(s.limit(t), other), fault.Conflict, "/data")
+	want(t, "mount where something is mounted", c.Mount(s.limit(t), seated(other)), fault.Conflict, "/data")
 	if out := s.exec(t, c, "/", s.Commands.Write("/data/f", "plugged"), s.Commands.Write("/data/second/f", "too"), s.Commands.Read("/data/f")); out != "plugged" {
 		t.Errorf("what was written to a plugged disk reads as %q", out)
 	}
@@ -162,19 +169,19 @@ func (s *suite) hotplug(t *testing.T) {
 		t.Fatal(err)
 	}
 	bold := s.volume("readable", false)
-	want(t, "mount a read-only disk writable", c.Mount(s.limit(t), bold), fault.Internal, "volume readable")
+	want(t, "mount a read-only disk writable", c.Mount(s.limit(t), seated(bold)), fault.Internal, "volume readable")
 	if err := reconfigure(remove("readable")); err != nil {
 		t.Fatal(err)
 	}
 	vol.ReadOnly = true
-	if err := c.Mount(s.limit(t), vol); err != nil {
+	if err := c.Mount(s.limit(t), seated(vol)); err != nil {
 		t.Fatal(err)
 	}
 	also := s.volume("first", false)
 	also.Target = "/also"
-	want(t, "mount a read-only volume writable as well", c.Mount(s.limit(t), also), fault.Conflict, "volume first")
+	want(t, "mount a read-only volume writable as well", c.Mount(s.limit(t), seated(also)), fault.Conflict, "volume first")
 	also.ReadOnly = true
-	if err := c.Mount(s.limit(t), also); err != nil {
+	if err := c.Mount(s.limit(t), seated(also)); err != nil {
 		t.Error(err)
 	}
 	if out := s.exec(t, c, "/", s.Commands.Read("/data/f"), s.Commands.Read("/also/f"), s.Commands.Write("/data/f", "changed")); !strings.HasPrefix(out, "pluggedplugged") || !strings.Contains(out, "Read-only file system") {
