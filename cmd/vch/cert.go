@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"vch/internal/atomicfile"
 	"vch/internal/fault"
@@ -42,13 +43,14 @@ const (
 // tlsFiles are the certificates of a server, and those that made its clients'.
 type tlsFiles struct {
 	CA, Cert, Key string
-	Own           string // the directory of what vch makes itself; "": they are given
+	Own           string   // the directory of what vch makes itself; "": they are given
+	Names         []string // that its server's certificate is to hold beside those of the machine
 }
 
 // config reads them, making vch's own first where they are missing, for the addresses where it listens.
 func (f tlsFiles) config(listen []address) (*tls.Config, error) {
 	if f.Own != "" {
-		if _, err := (authority{f.Own}).server(listenNames(listen)); err != nil {
+		if _, err := (authority{f.Own}).server(append(listenNames(listen), f.Names...)); err != nil {
 			return nil, err
 		}
 	}
@@ -232,6 +234,8 @@ func certCommand(stdout io.Writer) *cobra.Command {
 	var w words
 	var names []string
 	var client, user string
+	settings := pflag.NewFlagSet("", pflag.ContinueOnError) // a configuration file may hold them all; the command line says two of them
+	w.flags(settings)
 	cmd := &cobra.Command{
 		Use:   "cert",
 		Short: "Make the certificates for reaching vch serve over TCP",
@@ -245,7 +249,7 @@ To take a client's right away again, remove the directory tls, and make all cert
   DOCKER_HOST=tcp://vch.example.org:2376 DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH=~/laptop docker ps`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := w.resolve(cmd.Flags())
+			s, err := w.resolve(settings)
 			if err != nil {
 				return err
 			}
@@ -255,8 +259,9 @@ To take a client's right away again, remove the directory tls, and make all cert
 	cmd.Flags().StringArrayVar(&names, "name", nil, "a `NAME` or address that clients know this machine by, beside its own; may be given several times")
 	cmd.Flags().StringVar(&client, "client", "", "make a certificate for a client in this `DIRECTORY`")
 	cmd.Flags().StringVar(&user, "user", "client", "`WHO` the client is, for those who read its certificate")
-	w.flags(cmd.Flags())
-	w.hide(cmd.Flags(), "state", configFlag)
+	for _, name := range []string{"state", configFlag} {
+		cmd.Flags().AddFlag(settings.Lookup(name))
+	}
 	return cmd
 }
 

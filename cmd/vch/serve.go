@@ -193,10 +193,13 @@ func openStores(ctx context.Context, s settings, id string, hypervisor portlayer
 		} else {
 			store, err := vmdk.Open(ctx, vmdk.Options{
 				Name: place.Name, Location: place.Path, Root: portlayer.DiskPath(place.Path),
-				Disks: hypervisor.Disks(), Driver: driver, DefaultCapacity: s.DefaultCapacity,
+				Disks: hypervisor.Disks(), Driver: driver, DefaultCapacity: s.DefaultCapacity, MayBeAway: s.Degrade,
 			})
 			if err != nil {
 				return nil, close, err
+			}
+			if why := store.Status(ctx).Degraded; why != "" {
+				log.Warn("volume store is degraded", "name", place.Name, "why", why)
 			}
 			stores = append(stores, store)
 		}
@@ -216,7 +219,7 @@ func connect(ctx context.Context, s settings, id string, db *record.DB, hypervis
 	// Images ask who uses them, and containers are made of images: the answer comes a little later than the question.
 	var users atomic.Pointer[exec.Service]
 	images, err := image.New(ctx, image.Options{
-		Dir: filepath.Join(s.State, "images"), Disks: hypervisor.Disks(), DB: db, Publish: events.Publish, Log: log, Mirrors: s.Mirrors, Insecure: s.Insecure,
+		Dir: s.Images, Disks: hypervisor.Disks(), DB: db, Publish: events.Publish, Log: log, Mirrors: s.Mirrors, Insecure: s.Insecure,
 		InUse: func(id portlayer.ImageID) []portlayer.ContainerID {
 			if containers := users.Load(); containers != nil {
 				return containers.InUse(id)
@@ -290,7 +293,7 @@ func preflight(ctx context.Context, s settings, log *slog.Logger) (host qemu.Hos
 	for _, place := range s.Stores {
 		named = append(named, place.Name)
 		found, err := lookAtStore(place)
-		if err != nil {
+		if err != nil && !s.Degrade {
 			return host, err
 		}
 		if found.warning != "" {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -18,6 +19,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 
+	"vch/machine"
 	"vch/personality/mountspec"
 	"vch/portlayer"
 	"vch/portlayer/image"
@@ -36,6 +38,9 @@ type settings struct {
 	Listen            []address
 	TLS               *tlsFiles // nil: no TCP address has TLS
 	Stores            []storePlace
+	Degrade           bool   // a store that is not there keeps no daemon from starting, and nothing is made in its place
+	Images            string // absolute: the directory of images
+	VSphere           *vsphere
 	NFSTimeout        time.Duration
 	BindAllow         []string // absolute
 	Bridges           bool     // networks are the kernel's
@@ -98,6 +103,9 @@ type words struct {
 	networkBackend                                                                 string
 	tlsVerify                                                                      bool
 	tlsCA, tlsCert, tlsKey                                                         string
+	tlsNames                                                                       []string
+	imageStore, absentStores                                                       string
+	vsphereWords
 }
 
 // configFlag is the one flag that a configuration file cannot hold.
@@ -112,8 +120,11 @@ func (w *words) flags(f *pflag.FlagSet) {
 	f.StringVar(&w.tlsCA, "tlscacert", "", "check clients' certificates by those in this `FILE` (default: what vch cert makes)")
 	f.StringVar(&w.tlsCert, "tlscert", "", "the server's certificate, a `FILE`")
 	f.StringVar(&w.tlsKey, "tlskey", "", "its key, a `FILE`")
+	f.StringArrayVar(&w.tlsNames, "tls-cname", nil, "a `NAME` or address that the server's certificate that vch makes is to hold, beside this machine's own; may be given several times")
 	f.StringArrayVar(&w.plain, "plain-tcp", nil, "have a TCP `ADDRESS` of --listen plain: whoever reaches it can do everything")
 	f.StringArrayVar(&w.stores, "volume-store", nil, "keep volumes in the directory PATH, as the store NAME: `PATH:NAME`, or on an NFS server: 'nfs://HOST[:PORT]/EXPORT?OPTIONS:NAME'; may be given several times; the one called default takes anonymous volumes and those that name no store")
+	f.StringVar(&w.absentStores, "absent-stores", "refuse", "`WHAT` to do with a volume store that cannot be used at the start: refuse to start; or degrade: start without it, make nothing in its place, and use it when it is there")
+	f.StringVar(&w.imageStore, "image-store", "", "keep images in this `DIRECTORY` (default: images in the state directory)")
 	f.StringVar(&w.nfsTimeout, "nfs-timeout", "10s", "how long an NFS server may take to answer before that is an error, a `DURATION` from 1s to 10m")
 	f.StringArrayVar(&w.bindAllow, "bind-allow", nil, "let containers mount what is in this `DIRECTORY` of the host (docker run -v /path:/path); may be given several times (default: none)")
 	f.StringArrayVar(&w.mirrors, "registry-mirror", nil, "ask the registry at this `URL`, http[s]://HOST[:PORT], for Docker Hub's images first; may be given several times")
@@ -133,6 +144,7 @@ func (w *words) flags(f *pflag.FlagSet) {
 	f.StringVar(&w.kernel, "kernel", "", "the guests' kernel, a `FILE` whose modules are in /lib/modules (default: the newest in /boot that has them)")
 	f.StringVar(&w.logLevel, "log-level", "info", "`LEVEL` to log from: debug, info, warn, error")
 	f.StringVar(&w.logFormat, "log-format", "text", "`FORMAT` of the log: text, json")
+	w.vsphereWords.flags(f)
 	f.StringVar(&w.config, configFlag, "", "a TOML `FILE` with the same names; flags win")
 }
 
@@ -233,6 +245,21 @@ func (w words) settings(at surroundings) (settings, error) {
 	}
 	if s.TLS, err = w.tls(s, at); err != nil {
 		return s, err
+	}
+	if s.VSphere, err = w.vsphereWords.parse(); err != nil {
+		return s, err
+	}
+	if s.VSphere != nil {
+		return s, usagef("--target %s: targets of vSphere are not supported yet; leave it out, or say --target %s", s.VSphere.URL, machine.Local)
+	}
+	switch w.absentStores {
+	case "refuse", "degrade":
+		s.Degrade = w.absentStores == "degrade"
+	default:
+		return s, usagef("--absent-stores %q is none of refuse, degrade", w.absentStores)
+	}
+	if s.Images = filepath.Join(s.State, "images"); w.imageStore != "" {
+		s.Images = absolute(w.imageStore, at)
 	}
 	if s.NFSTimeout, err = time.ParseDuration(w.nfsTimeout); err != nil || s.NFSTimeout < time.Second || s.NFSTimeout > 10*time.Minute {
 		return s, usagef("--nfs-timeout %q is not a duration from 1s to 10m, such as 10s or 1m30s", w.nfsTimeout)
@@ -365,14 +392,21 @@ func (w words) tls(s settings, at surroundings) (*tlsFiles, error) {
 			given++
 		}
 	}
+	for _, name := range w.tlsNames {
+		if net.ParseIP(name) == nil && !hostName.MatchString(name) {
+			return nil, usagef("--tls-cname %q is neither a host's name nor an address", name)
+		}
+	}
 	switch {
 	case !w.tlsVerify && given > 0:
 		return nil, usagef("--tlscacert, --tlscert and --tlskey have a meaning with --tlsverify only")
+	case len(w.tlsNames) > 0 && (!w.tlsVerify || given > 0):
+		return nil, usagef("--tls-cname is for the certificate that vch makes: with --tlsverify, and without --tlscert")
 	case !w.tlsVerify:
 		return nil, nil
 	case given == 0:
 		own := filepath.Join(s.State, "tls")
-		return &tlsFiles{CA: filepath.Join(own, caFile), Cert: filepath.Join(own, serverFile), Key: filepath.Join(own, serverKeyFile), Own: own}, nil
+		return &tlsFiles{CA: filepath.Join(own, caFile), Cert: filepath.Join(own, serverFile), Key: filepath.Join(own, serverKeyFile), Own: own, Names: w.tlsNames}, nil
 	case given < 3:
 		return nil, usagef("--tlscacert, --tlscert and --tlskey are given together, or none of them")
 	}
@@ -390,6 +424,9 @@ func (w *words) hide(f *pflag.FlagSet, but ...string) {
 		}
 	})
 }
+
+// hostName is a name as certificates hold it (RFC 6125), a wildcard in its first place.
+var hostName = regexp.MustCompile(`^(\*\.)?[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*$`)
 
 // storeName is portlayer.StoreName's rule.
 var storeName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_-]*$`)

@@ -48,7 +48,7 @@ func TestDefaults(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			want := common
-			want.State, want.Listen, want.Cache = tc.state, []address{{"unix", tc.socket}}, tc.state+"/cache"
+			want.State, want.Listen, want.Cache, want.Images = tc.state, []address{{"unix", tc.socket}}, tc.state+"/cache", tc.state+"/images"
 			got, err := parse(tc.at, "")
 			if err != nil {
 				t.Fatal(err)
@@ -68,11 +68,11 @@ func TestEverySetting(t *testing.T) {
 			{Name: "nas", NFS: &nfs.Location{Host: "h", Port: 2050, Path: "/e", Options: nfs.Options{Soft: true, UID: 5, Allow: "sync,retrans"}}}, {Name: "again", NFS: &nfs.Location{Host: "h", Port: 2050, Path: "/e", Options: nfs.Options{ReadOnly: true}}}},
 		NFSTimeout:      90 * time.Second,
 		DefaultCapacity: 2 * portlayer.GiB, AnonymousCapacity: 64 * portlayer.MiB, Memory: portlayer.GiB, CPUs: 15e8,
-		Accel: "tcg", Warm: 3, Cache: "/work/kept", QEMU: "/opt/qemu", Kernel: "/k", LogLevel: slog.LevelDebug, LogJSON: true,
+		Accel: "tcg", Warm: 3, Cache: "/work/kept", Images: "/work/pictures", Degrade: true, QEMU: "/opt/qemu", Kernel: "/k", LogLevel: slog.LevelDebug, LogJSON: true,
 	}
 	byFlags := []string{"--state", "st", "--listen", "unix:///run/a", "--listen", "tcp://[::1]", "--listen", "unix:///run/./b", "--tlsverify", "--tlscacert", "c", "--tlscert", "/s", "--tlskey", "/k2", "--volume-store", "/disks:with colon:default", "--volume-store", "rel/:fast-1",
 		"--volume-store", "nfs://h:2050/e?soft&uid=5&allow=retrans,sync:nas", "--volume-store", "NFS://H/e?port=2050&ro:again", "--nfs-timeout", "1m30s",
-		"--default-capacity", "2G", "--anonymous-capacity", "64m", "--memory", "1g", "--cpus", "1.5", "--accel", "tcg", "--template", "off", "--warm", "3", "--cache", "kept", "--qemu", "/opt/qemu", "--kernel", "/k", "--log-level", "debug", "--log-format", "json"}
+		"--default-capacity", "2G", "--anonymous-capacity", "64m", "--memory", "1g", "--cpus", "1.5", "--accel", "tcg", "--template", "off", "--warm", "3", "--cache", "kept", "--image-store", "pictures", "--absent-stores", "degrade", "--qemu", "/opt/qemu", "--kernel", "/k", "--log-level", "debug", "--log-format", "json"}
 	const byFile = `
 state = "st"
 listen = ["unix:///run/a", "tcp://[::1]:2376", "unix:///run/b"]
@@ -90,6 +90,9 @@ accel = "tcg"
 template = "off"
 warm = 3
 cache = "kept"
+image-store = "pictures"
+absent-stores = "degrade"
+target = "local"
 qemu = "/opt/qemu"
 kernel = "/k"
 log-level = "debug"

@@ -78,8 +78,9 @@ var rooms = []struct {
 	may  []string
 }{
 	{"cmd/tether", []string{"tether", "guest", "internal/..."}},
-	{"cmd/vch", []string{"personality/...", "portlayer/...", "hypervisor/qemu", "guest", "internal/..."}},
+	{"cmd/vch", []string{"personality/...", "machine", "portlayer/...", "hypervisor/qemu", "guest", "internal/..."}},
 	{"personality/...", []string{"personality/...", "portlayer", "guest", "internal/..."}},
+	{"machine", []string{"portlayer", "internal/..."}},
 	{"portlayer", []string{"guest", "internal/..."}},
 	{"portlayer/record", []string{"portlayer", "internal/..."}},
 	{"portlayer/exec", []string{"portlayer", "portlayer/record", "guest", "internal/..."}},
@@ -204,6 +205,9 @@ func TestImportTableRefuses(t *testing.T) {
 		{"hypervisor/fake", "vch/tether", true},
 		{"cmd/vch", "vch/hypervisor/fake", false},
 		{"cmd/vch", "vch/hypervisor/qemu", true},
+		{"cmd/vch", "vch/machine", true},
+		{"machine", "vch/personality", false},
+		{"machine", "net/http", false},
 		{"tether", "vch/portlayer", false},
 		{"guest", "vch/portlayer", false},
 		{"internal/undo", "vch/portlayer", false},

@@ -248,3 +248,54 @@ func TestFullSaysHowMuchIsFree(t *testing.T) {
 		t.Errorf("err = %v, want %s…", err, want)
 	}
 }
+
+// A store that may be away is opened whatever is at its place, in which it makes nothing; it is degraded, and comes by itself when it is there, without what an
+// interrupted Ensure has left in it.
+func TestOpenOfWhatMayBeAway(t *testing.T) {
+	for name, spoil := range map[string]func(*volumetest.Disks){
+		"nothing":       func(*volumetest.Disks) {},
+		"a mount point": func(d *volumetest.Disks) { d.Put("/m/s/x", nil) },
+		"a file":        func(d *volumetest.Disks) { d.Put("/m/s", nil) },
+		"read-only":     func(d *volumetest.Disks) { d.Put("/m/s/volumes/x", nil); d.SetReadOnly(true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := volumetest.NewDisks()
+			spoil(d)
+			o := options(d, "/m/s")
+			o.MayBeAway = true
+			before := d.Tree()
+			s, err := Open(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if st := s.Status(t.Context()); !strings.Contains(st.Degraded, "/m/s/volumes ") {
+				t.Errorf("status %+v", st)
+			}
+			if _, _, err := s.Ensure(t.Context(), portlayer.VolumeSpec{Name: "data"}); !fault.Is(err, fault.Unavailable) {
+				t.Errorf("a volume in it: %v", err)
+			}
+			if after := d.Tree(); !slices.Equal(before, after) {
+				t.Errorf("before %v, after %v", before, after)
+			}
+		})
+	}
+	d := volumetest.NewDisks()
+	o := options(d, "/m/s")
+	o.MayBeAway = true
+	s, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustEnsure(t, mustOpen(t, d, "/m"), "other") // the medium comes
+	d.Put("/m/s/volumes/half/x", nil)
+	if err := d.MakeDir(t.Context(), "/m/s/volumes/empty"); err != nil {
+		t.Fatal(err)
+	}
+	mustEnsure(t, s, "data")
+	if st := s.Status(t.Context()); st.Degraded != "" {
+		t.Errorf("status %+v", st)
+	}
+	if tree := d.Tree(); slices.ContainsFunc(tree, func(p string) bool { return strings.Contains(p, "/empty") }) {
+		t.Errorf("what was half made is there: %v", tree)
+	}
+}

@@ -16,9 +16,11 @@ import (
 	"context"
 	"crypto/md5"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/docker/go-units"
 
@@ -37,6 +39,7 @@ type Options struct {
 	Disks           portlayer.Disks
 	Driver          string          // what its volumes are called: "qemu-vmdk"
 	DefaultCapacity portlayer.Bytes // of a volume that asks for none; 0: 1 GiB, as VIC had it
+	MayBeAway       bool            // Open makes nothing, and does not fail for what Root is: the store is degraded until volumes/ is there and can be written
 }
 
 // Store implements portlayer.VolumeStore.
@@ -46,6 +49,9 @@ type Store struct {
 	busy    keylock.Set[portlayer.VolumeName] // held by whoever reads or changes the directory of that volume
 
 	surveys coalesce.Call[survey] // of all volumes, for all who list them
+
+	ready  atomic.Bool          // its directories are there, and what an interrupted Ensure left is gone
+	coming coalesce.Call[error] // of a store that may be away: is it there by now?
 
 	mu   sync.Mutex // guards below; not held while the medium works
 	seen map[portlayer.VolumeName]sight
@@ -67,10 +73,34 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		o.DefaultCapacity = defaultCapacity
 	}
 	s := &Store{o: o, volumes: o.Disks.Join(o.Root, "volumes")}
+	if o.MayBeAway {
+		_ = s.come(ctx) // Status says so
+		return s, ctx.Err()
+	}
 	if err := s.prepare(ctx); err != nil {
 		return nil, fault.Wrap("open volume store", string(o.Name), err)
 	}
+	s.ready.Store(true)
 	return s, nil
+}
+
+// come makes a store ready that may have been away, once its directory is there; before that it is Unavailable with the reason.
+func (s *Store) come(ctx context.Context) error {
+	if s.ready.Load() {
+		return nil
+	}
+	found, err := s.coming.Do(ctx, func(ctx context.Context) error {
+		if s.ready.Load() {
+			return nil
+		}
+		err := s.reach(ctx)
+		if err == nil {
+			err = s.clean(ctx)
+		}
+		s.ready.Store(err == nil)
+		return err
+	})
+	return errors.Join(found, err)
 }
 
 // prepare makes the store's directories where they are missing and cleans up.
@@ -140,6 +170,17 @@ func (s *Store) Location() string { return s.o.Location }
 
 // Status is portlayer.VolumeStore.Status.
 func (s *Store) Status(ctx context.Context) portlayer.StoreStatus {
+	if err := s.come(ctx); err != nil {
+		if status := s.medium(ctx); status.Degraded != "" {
+			return status
+		}
+		return portlayer.StoreStatus{Degraded: err.Error()}
+	}
+	return s.medium(ctx)
+}
+
+// medium is Status, but for what an interrupted Ensure left.
+func (s *Store) medium(ctx context.Context) portlayer.StoreStatus {
 	total, free, err := s.o.Disks.Space(ctx, s.volumes)
 	if err != nil {
 		return portlayer.StoreStatus{Degraded: s.why(err)}
@@ -152,7 +193,7 @@ func (s *Store) space(ctx context.Context) (portlayer.StoreStatus, error) {
 	if err := ctx.Err(); err != nil {
 		return portlayer.StoreStatus{}, err
 	}
-	status := s.Status(ctx)
+	status := s.medium(ctx)
 	if status.Degraded != "" {
 		return status, fault.New(fault.Unavailable, "volume store %s is degraded: %s", s.o.Name, status.Degraded)
 	}
@@ -189,6 +230,9 @@ func (s *Store) blame(ctx context.Context, err error) error {
 
 // enter begins a call that needs volume name: it checks the medium and takes the volume's lock.
 func (s *Store) enter(ctx context.Context, name portlayer.VolumeName) (leave func(), err error) {
+	if err := s.come(ctx); err != nil {
+		return nil, err
+	}
 	if err := s.reach(ctx); err != nil {
 		return nil, err
 	}

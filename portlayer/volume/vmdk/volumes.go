@@ -254,6 +254,9 @@ type survey struct {
 }
 
 func (s *Store) survey(ctx context.Context) survey {
+	if err := s.come(ctx); err != nil {
+		return survey{err: err}
+	}
 	if err := s.reach(ctx); err != nil {
 		return survey{err: err}
 	}
