@@ -38,8 +38,9 @@ type settings struct {
 	Listen            []address
 	TLS               *tlsFiles // nil: no TCP address has TLS
 	Stores            []storePlace
-	Degrade           bool   // a store that is not there keeps no daemon from starting, and nothing is made in its place
-	Images            string // absolute: the directory of images
+	Degrade           bool               // a store that is not there keeps no daemon from starting, and nothing is made in its place
+	Images            string             // absolute: the directory of images
+	ImageDisks        portlayer.DiskPath // of their disks, with VSphere: a directory of a datastore
 	VSphere           *vsphere
 	NFSTimeout        time.Duration
 	BindAllow         []string // absolute
@@ -63,9 +64,10 @@ type settings struct {
 
 // storePlace is one --volume-store.
 type storePlace struct {
-	Path string // absolute, clean; "" with NFS
-	Name portlayer.StoreName
-	NFS  *nfs.Location // nil: it is a directory of this host
+	Path      string // absolute, clean, or a datastore's; "" with NFS
+	Name      portlayer.StoreName
+	Datastore bool          // Path is "[DATASTORE] PATH"
+	NFS       *nfs.Location // nil: it is a directory of this host
 }
 
 // String is where the store is, for messages.
@@ -249,22 +251,27 @@ func (w words) settings(at surroundings) (settings, error) {
 	if s.VSphere, err = w.vsphereWords.parse(); err != nil {
 		return s, err
 	}
-	if s.VSphere != nil {
-		return s, usagef("--target %s: targets of vSphere are not supported yet; leave it out, or say --target %s", s.VSphere.URL, machine.Local)
-	}
 	switch w.absentStores {
 	case "refuse", "degrade":
 		s.Degrade = w.absentStores == "degrade"
 	default:
 		return s, usagef("--absent-stores %q is none of refuse, degrade", w.absentStores)
 	}
-	if s.Images = filepath.Join(s.State, "images"); w.imageStore != "" {
+	s.Images = filepath.Join(s.State, "images")
+	switch {
+	case s.VSphere != nil:
+		place, err := parseDatastore(w.imageStore)
+		if err != nil {
+			return s, usagef("--image-store %q: with --target it says on which datastore images and machines are: ds://DATASTORE/PATH", w.imageStore)
+		}
+		s.ImageDisks = place
+	case w.imageStore != "":
 		s.Images = absolute(w.imageStore, at)
 	}
 	if s.NFSTimeout, err = time.ParseDuration(w.nfsTimeout); err != nil || s.NFSTimeout < time.Second || s.NFSTimeout > 10*time.Minute {
 		return s, usagef("--nfs-timeout %q is not a duration from 1s to 10m, such as 10s or 1m30s", w.nfsTimeout)
 	}
-	if s.Stores, err = storePlaces(w.stores, at); err != nil {
+	if s.Stores, err = storePlaces(w.stores, at, s.VSphere != nil); err != nil {
 		return s, err
 	}
 	for _, dir := range w.bindAllow {
@@ -431,9 +438,9 @@ var hostName = regexp.MustCompile(`^(\*\.)?[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])
 // storeName is portlayer.StoreName's rule.
 var storeName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_-]*$`)
 
-func storePlaces(texts []string, at surroundings) (places []storePlace, err error) {
+func storePlaces(texts []string, at surroundings, datastores bool) (places []storePlace, err error) {
 	for _, text := range texts {
-		place, err := parseStorePlace(text, at)
+		place, err := parseStorePlace(text, at, datastores)
 		if err != nil {
 			return nil, err
 		}
@@ -460,10 +467,14 @@ func sameExport(a, b nfs.Location) bool {
 	return a.Host == b.Host && a.Port == b.Port && a.Path == b.Path && !a.Options.ReadOnly && !b.Options.ReadOnly
 }
 
-func parseStorePlace(text string, at surroundings) (place storePlace, err error) {
+func parseStorePlace(text string, at surroundings, datastores bool) (place storePlace, err error) {
 	scheme, _, remote := strings.Cut(text, "://")
+	onDatastore := strings.EqualFold(scheme, "ds") || datastores && (!remote || strings.HasPrefix(text, "["))
+	if onDatastore {
+		return parseDatastoreStore(text, datastores)
+	}
 	if remote && !strings.EqualFold(scheme, "nfs") {
-		return place, usagef("--volume-store %s: stores of the kind %s:// are not supported yet; use a directory of this host, PATH:NAME, or an NFS export, nfs://HOST/EXPORT:NAME", text, scheme)
+		return place, usagef("--volume-store %s: there are no stores of the kind %s://; use a directory of this host, PATH:NAME, an NFS export, nfs://HOST/EXPORT:NAME, or, with --target, a datastore, ds://DATASTORE/PATH:NAME", text, scheme)
 	}
 	// The name stands after the last colon: a path may hold others.
 	colon := strings.LastIndexByte(text, ':')
@@ -476,7 +487,7 @@ func parseStorePlace(text string, at surroundings) (place storePlace, err error)
 	}
 	place.Name = portlayer.StoreName(text[colon+1:])
 	if strings.HasPrefix(text, "[") {
-		return place, usagef("--volume-store %s: datastores are not supported yet; use a directory of this host: PATH:NAME", text)
+		return place, usagef("--volume-store %s: a datastore keeps volumes of a VCH with --target only; use a directory of this host: PATH:NAME", text)
 	}
 	if !storeName.MatchString(string(place.Name)) {
 		return place, usagef("--volume-store %s: %q cannot be a store's name: it begins with a letter or a digit, and holds letters, digits, _ and - only", text, place.Name)
@@ -494,6 +505,49 @@ func parseStorePlace(text string, at surroundings) (place storePlace, err error)
 		return place, usagef("--volume-store %q: a path with a line break or a quotation mark cannot be written into a disk's descriptor", text)
 	}
 	return place, nil
+}
+
+// parseDatastoreStore reads ds://DATASTORE/PATH:NAME, or the same without ds://, or [DATASTORE] PATH:NAME.
+func parseDatastoreStore(text string, datastores bool) (place storePlace, err error) {
+	if !datastores {
+		return place, usagef("--volume-store %s: a datastore keeps volumes of a VCH with --target only; use a directory of this host: PATH:NAME", text)
+	}
+	colon := strings.LastIndexByte(text, ':')
+	if colon <= 0 || colon == len(text)-1 || strings.ContainsAny(text[colon:], "/]") {
+		return place, usagef("--volume-store %q is not ds://DATASTORE/PATH:NAME", text)
+	}
+	place.Name = portlayer.StoreName(text[colon+1:])
+	if !storeName.MatchString(string(place.Name)) {
+		return place, usagef("--volume-store %s: %q cannot be a store's name: it begins with a letter or a digit, and holds letters, digits, _ and - only", text, place.Name)
+	}
+	at, err := parseDatastore(text[:colon])
+	if err != nil {
+		return place, usagef("--volume-store %s: %w", text, err)
+	}
+	place.Path, place.Datastore = string(at), true
+	return place, nil
+}
+
+// parseDatastore reads ds://DATASTORE/PATH, or the same without ds://, or [DATASTORE] PATH.
+func parseDatastore(text string) (portlayer.DiskPath, error) {
+	store, path, bracketed := strings.Cut(strings.TrimPrefix(text, "["), "]")
+	if !strings.HasPrefix(text, "[") || !bracketed {
+		rest := text
+		if len(rest) >= 5 && strings.EqualFold(rest[:5], "ds://") {
+			rest = rest[5:]
+		}
+		store, path, _ = strings.Cut(rest, "/")
+	}
+	path = strings.TrimPrefix(filepath.Clean("/"+strings.TrimSpace(path)), "/")
+	switch {
+	case store == "":
+		return "", fmt.Errorf("it names no datastore: ds://DATASTORE/PATH")
+	case strings.ContainsAny(store+path, "\x00\n\r\"[]\\%"):
+		return "", fmt.Errorf("a datastore's path holds none of [ ] \\ %% and quotation marks")
+	case path == "":
+		return portlayer.DiskPath("[" + store + "]"), nil
+	}
+	return portlayer.DiskPath("[" + store + "] " + path), nil
 }
 
 // within says whether path lies below dir.

@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -40,6 +41,8 @@ type Options struct {
 	Shares bool
 	// Datastore is for a hypervisor whose disk paths are none of this host's: where the suite's directory dir is for it, and where the file of a disk path is on this host.
 	Datastore func(dir string) (root portlayer.DiskPath, local func(portlayer.DiskPath) string)
+	// HidesExtents says that List shows a disk as its descriptor alone.
+	HidesExtents bool
 	// SizeUnit is what sizes of disks are rounded up to; 0: 512.
 	SizeUnit portlayer.Bytes
 }
@@ -185,6 +188,11 @@ func want(t *testing.T, what string, err error, kind fault.Kind, words ...string
 // extent is the file of this host that a disk's bytes are in.
 func (s *suite) extent(p portlayer.DiskPath) string {
 	return strings.TrimSuffix(s.local(p), ".vmdk") + "-flat.vmdk"
+}
+
+// shown is what List shows of files.
+func (s *suite) shown(names ...string) []string {
+	return slices.DeleteFunc(names, func(name string) bool { return s.HidesExtents && strings.HasSuffix(name, "-flat.vmdk") })
 }
 
 func label(name string) portlayer.Label {

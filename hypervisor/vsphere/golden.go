@@ -23,8 +23,16 @@ const goldenLabel portlayer.Label = "f5b7a6299670a7bea3bb62df46dbbe2a"
 // goldenDir is where golden disks are on a datastore. It is for all VCHs that use it.
 const goldenDir = ".vch"
 
-// goldenSizes are those of golden disks, in bytes: a file system keeps the journal that it was made with, and a small one is for small volumes alone. A larger one is uploaded whole.
-var goldenSizes = []portlayer.Bytes{256 * portlayer.MiB, 64 * portlayer.MiB, portlayer.MinDisk}
+// goldenShapes are those of golden disks: each for disks of so many bytes and more. A copy may take all of its room at once, where the datastore does not leave zeros out, so that they are
+// small; a file system keeps the journal that it was made with, so that those of large disks have one that is larger than mke2fs gives them. They can grow in place up to Most.
+var goldenShapes = []struct {
+	from  portlayer.Bytes
+	shape ext4.Shape
+}{
+	{512 * portlayer.MiB, ext4.Shape{Size: 64 << 20, Dir: guest.VolumeDir, Journal: 16 << 20, Most: 1 << 40}},
+	{16 * portlayer.MiB, ext4.Shape{Size: 16 << 20, Dir: guest.VolumeDir, Most: 1 << 30}},
+	{portlayer.MinDisk, ext4.Shape{Size: int64(portlayer.MinDisk), Dir: guest.VolumeDir}},
+}
 
 // golden has what is known of golden disks.
 type golden struct {
@@ -42,18 +50,19 @@ func newGolden(maker ext4.Maker, dir string) *golden {
 
 // goldenName is the name of the disk of a size. The number is that of the form: what is made otherwise has another.
 func goldenName(size portlayer.Bytes) string {
-	return fmt.Sprintf("ext4-1-%d.vmdk", size/portlayer.MiB)
+	return fmt.Sprintf("ext4-2-%d.vmdk", size/portlayer.MiB)
 }
 
 // disk ensures that a datastore has the golden disk for disks of a size, and gives it with its own size, which is not more.
 func (g *golden) disk(ctx context.Context, d *Disks, store string, size portlayer.Bytes) (datastorePath, portlayer.Bytes, error) {
-	own := goldenSizes[len(goldenSizes)-1]
-	for _, s := range goldenSizes {
-		if s <= size {
-			own = s
+	shape := goldenShapes[len(goldenShapes)-1].shape
+	for _, s := range goldenShapes {
+		if s.from <= size {
+			shape = s.shape
 			break
 		}
 	}
+	own := portlayer.Bytes(shape.Size)
 	p := datastorePath{store: store}.join(goldenDir, goldenName(own))
 	unlock, err := g.busy.Lock(ctx, p)
 	if err != nil {
@@ -69,7 +78,7 @@ func (g *golden) disk(ctx context.Context, d *Disks, store string, size portlaye
 	} else if !fault.Is(err, fault.NotFound) {
 		return p, 0, err
 	}
-	if err := g.upload(ctx, d, p, own); err != nil && !fault.Is(err, fault.Conflict) { // another VCH may have been quicker
+	if err := g.upload(ctx, d, p, shape); err != nil && !fault.Is(err, fault.Conflict) { // another VCH may have been quicker
 		return p, 0, fault.Wrap("make golden disk", p.String(), err)
 	}
 	g.note(p)
@@ -101,7 +110,7 @@ func uuidOf(l portlayer.Label) string {
 }
 
 // upload makes a golden disk on this host and puts it onto a datastore.
-func (g *golden) upload(ctx context.Context, d *Disks, p datastorePath, size portlayer.Bytes) error {
+func (g *golden) upload(ctx context.Context, d *Disks, p datastorePath, shape ext4.Shape) error {
 	f, err := os.CreateTemp(g.dir, "golden-*")
 	if err != nil {
 		return err
@@ -110,13 +119,13 @@ func (g *golden) upload(ctx context.Context, d *Disks, p datastorePath, size por
 		f.Close()
 		_ = os.Remove(f.Name())
 	}()
-	if err := g.maker.Format(ctx, f, ext4.Shape{Size: int64(size), Dir: guest.VolumeDir}, string(goldenLabel[:16]), uuidOf(goldenLabel)); err != nil {
+	if err := g.maker.Format(ctx, f, shape, string(goldenLabel[:16]), uuidOf(goldenLabel)); err != nil {
 		return err
 	}
 	if err := d.makeDir(ctx, p.dir()); err != nil {
 		return err
 	}
 	return d.place(ctx, p, func(beside datastorePath) error {
-		return d.upload(ctx, beside, int64(size), func() (io.Reader, error) { return io.NewSectionReader(f, 0, int64(size)), nil })
+		return d.upload(ctx, beside, shape.Size, func() (io.Reader, error) { return io.NewSectionReader(f, 0, shape.Size), nil })
 	})
 }

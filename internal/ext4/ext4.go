@@ -71,12 +71,19 @@ func (m Maker) Format(ctx context.Context, f *os.File, shape Shape, label, uuid 
 	// With its own seed for checksums a file system can get another UUID while it is mounted, as a copy does in its first machine.
 	// The file is new and reads as zeros: nothing needs to be zeroed by mkfs now, nor by the guest's kernel later.
 	features, extended := "metadata_csum_seed", "root_owner=0:0,nodiscard,assume_storage_prezeroed=1"
-	if most := size / Block * inPlace; shape.Dir == "" {
+	most := size / Block * inPlace
+	if shape.Most > 0 {
+		most = shape.Most / Block
+	}
+	if shape.Dir == "" {
 		features += ",^resize_inode" // a machine's own disk never grows
 	} else if most < 1<<32 { // as far as the room can be (resize_inode has 32 bits)
 		extended += ",resize=" + strconv.FormatInt(most, 10)
 	}
 	args := []string{"-q", "-F", "-b", strconv.Itoa(Block), "-m", "0", "-O", features, "-E", extended}
+	if shape.Journal > 0 {
+		args = append(args, "-J", "size="+strconv.FormatInt(shape.Journal>>20, 10))
+	}
 	if label != "" {
 		args = append(args, "-L", label)
 	}

@@ -19,6 +19,10 @@ import (
 type Shape struct {
 	Size int64  // bytes
 	Dir  string // the directory in its root; "" : none, and it never grows
+	// Journal is how large its journal is, in bytes; 0: as mke2fs has it for the size.
+	Journal int64
+	// Most is up to how many bytes it can grow without its kernel having to put group descriptors elsewhere; 0: 64 times its size (inPlace).
+	Most int64
 }
 
 // golden is the data of a new file system of one shape.

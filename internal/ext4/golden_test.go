@@ -38,14 +38,14 @@ func TestGolden(t *testing.T) {
 			if i == 2 { // the third gets its name afterwards
 				first, second = "", ""
 			}
-			if err = m.Format(t.Context(), f, Shape{size, "data"}, first, second); err == nil && i == 2 {
+			if err = m.Format(t.Context(), f, Shape{Size: size, Dir: "data"}, first, second); err == nil && i == 2 {
 				err = Rename(f, size, label, uuid)
 			}
 			if err != nil {
 				t.Fatal(err)
 			}
 			f.Close()
-			if _, known := m.golden.get(Shape{size, "data"}); !known {
+			if _, known := m.golden.get(Shape{Size: size, Dir: "data"}); !known {
 				t.Errorf("%d: not kept", size)
 			}
 			if out, err := exec.CommandContext(t.Context(), fsck, "-fn", file).CombinedOutput(); err != nil {

@@ -36,6 +36,7 @@ const serial = "vch-image"
 type Options struct {
 	Dir     string
 	Disks   portlayer.Disks
+	DiskDir portlayer.DiskPath // of the images' disks; "": disks in Dir
 	DB      *record.DB
 	InUse   func(portlayer.ImageID) []portlayer.ContainerID
 	Publish portlayer.Publish
@@ -50,6 +51,7 @@ type Options struct {
 type Service struct {
 	dir     string
 	disks   portlayer.Disks
+	diskDir portlayer.DiskPath
 	inUse   func(portlayer.ImageID) []portlayer.ContainerID
 	publish portlayer.Publish
 	log     *slog.Logger
@@ -70,7 +72,10 @@ const maxDownloads = 3
 
 // New opens the store in o.Dir, removes what a crash left, and makes again what the records name and is missing, where it can.
 func New(ctx context.Context, o Options) (*Service, error) {
-	s := &Service{dir: o.Dir, disks: o.Disks, inUse: o.InUse, publish: o.Publish, log: o.Log, downloads: make(chan struct{}, maxDownloads), mirrors: o.Mirrors, insecure: o.Insecure, transport: newTransport(), trusting: newTransport()}
+	if o.DiskDir == "" {
+		o.DiskDir = o.Disks.Join(portlayer.DiskPath(o.Dir), "disks")
+	}
+	s := &Service{dir: o.Dir, disks: o.Disks, diskDir: o.DiskDir, inUse: o.InUse, publish: o.Publish, log: o.Log, downloads: make(chan struct{}, maxDownloads), mirrors: o.Mirrors, insecure: o.Insecure, transport: newTransport(), trusting: newTransport()}
 	s.trusting.TLSClientConfig = &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12} // as the administrator has said
 	if s.inUse == nil {
 		s.inUse = func(portlayer.ImageID) []portlayer.ContainerID { return nil }
@@ -99,11 +104,8 @@ func (s *Service) layerDir() string             { return filepath.Join(s.dir, "l
 func (s *Service) layerPath(d diffID) string    { return filepath.Join(s.layerDir(), d.hex()) }
 func (s *Service) tmpDir() string               { return filepath.Join(s.dir, "tmp") }
 func (s *Service) indexPath(disk string) string { return filepath.Join(s.dir, "disks", disk+".index") }
-func (s *Service) diskDir() portlayer.DiskPath {
-	return s.disks.Join(portlayer.DiskPath(s.dir), "disks")
-}
 func (s *Service) diskPath(disk string) portlayer.DiskPath {
-	return s.disks.Join(s.diskDir(), disk+".vmdk")
+	return s.disks.Join(s.diskDir, disk+".vmdk")
 }
 
 // spool makes a file in tmp; done closes and removes it.

@@ -112,7 +112,7 @@ func (s *Service) stored(ctx context.Context) ([]string, error) {
 			list = append(list, d)
 		}
 	}
-	disks, err := s.disks.List(ctx, s.diskDir())
+	disks, err := s.disks.List(ctx, s.diskDir)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +138,7 @@ func (s *Service) tidy(ctx context.Context) error {
 			return s.storage(err)
 		}
 	}
-	if err := s.disks.MakeDir(ctx, s.diskDir()); err != nil {
+	if err := s.disks.MakeDir(ctx, s.diskDir); err != nil {
 		return err
 	}
 	for _, dir := range []string{s.layerDir(), filepath.Join(s.dir, "disks")} {
