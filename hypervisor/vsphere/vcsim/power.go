@@ -426,6 +426,10 @@ func (m machine) reconfigure(w *work, st *machineState, req *types.ReconfigVM_Ta
 			f = &types.ConcurrentAccess{}
 			return
 		}
+		if state := m.Runtime.PowerState; state == types.VirtualMachinePowerStateSuspended && len(spec.DeviceChange) > 0 {
+			f = &types.InvalidPowerState{RequestedState: types.VirtualMachinePowerStatePoweredOn, ExistingState: state}
+			return
+		}
 		if vmx, f = m.s.resolve(m.Config.Files.VmPathName); f != nil {
 			return
 		}

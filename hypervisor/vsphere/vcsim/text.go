@@ -36,6 +36,8 @@ func textOf(f types.BaseMethodFault) string {
 		return "The operation is not allowed in the current state."
 	case *types.ConcurrentAccess:
 		return "The operation cannot complete because of concurrent modification by another operation."
+	case *types.TaskInProgress:
+		return "Another task is already in progress."
 	case *types.RequestCanceled:
 		return "The task was canceled by a user."
 	case *types.InvalidDeviceSpec:

@@ -716,6 +716,47 @@ func TestFail(t *testing.T) {
 	r.must(vm.PowerOn(r.ctx))
 }
 
+// slow are machines that take until they are let to start.
+type slow struct {
+	vcsim.Null
+	begun, let chan struct{}
+}
+
+func (s slow) Start(ctx context.Context, m vcsim.Machine, off func()) (vcsim.Running, error) {
+	s.begun <- struct{}{}
+	<-s.let
+	return s.Null.Start(ctx, m, off)
+}
+
+// A VM has one task at a time, and others go on meanwhile.
+func TestTaskInProgress(t *testing.T) {
+	machines := slow{begun: make(chan struct{}), let: make(chan struct{})}
+	r := start(t, vcsim.Options{Machines: machines})
+	vm, err := r.machine("one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, err := vm.PowerOn(r.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-machines.begun
+	if f := is[*types.TaskInProgress](t, r.wait(vm.Reconfigure(r.ctx, types.VirtualMachineConfigSpec{Annotation: "x"}))); f.Task != task.Reference() {
+		t.Errorf("the task in progress: %v, not %v", f.Task, task.Reference())
+	}
+	if o := r.config(vm); o.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOff {
+		t.Errorf("not started yet, and %s", o.Runtime.PowerState)
+	}
+	if _, err := r.machine("two"); err != nil {
+		t.Error(err)
+	}
+	machines.let <- struct{}{}
+	r.must(task, nil)
+	r.must(vm.Suspend(r.ctx))
+	is[*types.InvalidPowerState](t, r.attach(vm, newDisk("[datastore1] no.vmdk", 0, 0, types.VirtualDiskModePersistent)))
+	r.must(vm.PowerOn(r.ctx))
+}
+
 // Many at once do not get into each other's way.
 func TestMany(t *testing.T) {
 	r := start(t, vcsim.Options{Datastores: []string{"datastore1", "other"}, Hosts: 2})

@@ -39,6 +39,7 @@ func (machine) Unlock() {}
 // machineState is what the rig knows of a VM beside the inventory. It is changed by who holds Sim.busy for the VM, under Sim.mu.
 type machineState struct {
 	name    string
+	task    string // that works on it now
 	running Running
 	held    map[string]bool // files that are open
 	disks   map[int32]Disk  // those that the machine has
@@ -55,18 +56,36 @@ func (s *Sim) state(vm string) *machineState {
 	return m
 }
 
-// on waits until nobody else works on the VM, then has do work on it.
+// on has do work on the VM. As on a vCenter, a VM has one task at a time: another fails with TaskInProgress.
 func (s *Sim) on(ctx *simulator.Context, vm *simulator.VirtualMachine, method string, do func(*work, *machineState) (types.AnyType, types.BaseMethodFault)) types.ManagedObjectReference {
 	return s.run(ctx, machine{vm, s}, method, func(w *work) (types.AnyType, types.BaseMethodFault) {
-		unlock, err := s.busy.Lock(w.done, vm.Self.Value)
+		st := s.state(vm.Self.Value)
+		s.mu.Lock()
+		other := st.task
+		if other == "" {
+			st.task = w.task.Self.Value
+		}
+		s.mu.Unlock()
+		if other != "" {
+			return nil, &types.TaskInProgress{Task: types.ManagedObjectReference{Type: "Task", Value: other}}
+		}
+		defer func() {
+			s.mu.Lock()
+			st.task = ""
+			s.mu.Unlock()
+		}()
+		unlock, err := s.busy.Lock(w.done, vm.Self.Value) // of a machine that has just ended by itself
 		if err != nil {
 			return nil, &types.RequestCanceled{}
 		}
 		defer unlock()
 		if w.ctx.Map.Get(vm.Self) == nil {
+			s.mu.Lock()
+			delete(s.machines, vm.Self.Value)
+			s.mu.Unlock()
 			return nil, &types.ManagedObjectNotFound{Obj: vm.Self}
 		}
-		return do(w, s.state(vm.Self.Value))
+		return do(w, st)
 	})
 }
 
