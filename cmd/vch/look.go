@@ -49,7 +49,7 @@ func lookAtState(path string) (finding, error) {
 
 // lookAtStore says whether place can be a volume store. One may be full: its volumes can still be read and removed, and no store takes the host down.
 func lookAtStore(store storePlace) (finding, error) {
-	if store.NFS != nil { // its server is asked by the one who opens it: no server keeps a VCH from starting
+	if store.NFS != nil || store.Datastore { // its server is asked by the one who opens it: no server keeps a VCH from starting
 		return finding{}, nil
 	}
 	advice := fmt.Sprintf("give a directory that this user can write: --volume-store DIRECTORY:%s", store.Name)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"vch/hypervisor/qemu"
+	"vch/hypervisor/vsphere"
 	"vch/internal/broadcast"
 	"vch/internal/failpoint"
 	"vch/internal/fault"
@@ -108,7 +110,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 			return err
 		}
 	}
-	hypervisor, err := qemu.Open(ctx, machineOptions(s, log), host)
+	hypervisor, err := openHypervisor(ctx, s, host, log)
 	if err != nil {
 		return stopped(ctx, log, err)
 	}
@@ -117,7 +119,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if err != nil {
 		return stopped(ctx, log, err)
 	}
-	log.Info("machines", "qemu", info.Version, "accel", info.Accel, "kernel", info.Kernel, "detail", info.Detail)
+	log.Info("machines", info.Name, info.Version, "accel", info.Accel, "kernel", info.Kernel, "detail", info.Detail)
 	id, err := identity(filepath.Join(s.State, "engine-id"))
 	if err != nil {
 		return err
@@ -173,6 +175,36 @@ func machineOptions(s settings, log *slog.Logger) qemu.Options {
 	return o
 }
 
+// openHypervisor opens what makes the machines: QEMU, of which host was found, or vSphere.
+func openHypervisor(ctx context.Context, s settings, host qemu.Host, log *slog.Logger) (portlayer.Hypervisor, error) {
+	if s.VSphere == nil {
+		return qemu.Open(ctx, machineOptions(s, log), host)
+	}
+	password, err := s.VSphere.password()
+	if err != nil {
+		return nil, err
+	}
+	listener, advertise, err := s.VSphere.listen()
+	if err != nil {
+		return nil, err
+	}
+	log.Info("guests come here", "listen", listener.Addr().String(), "by", advertise)
+	store, _, _ := strings.Cut(strings.TrimPrefix(string(s.ImageDisks), "["), "]")
+	return vsphere.Open(ctx, vsphere.Options{
+		Server: vsphere.Server{URL: s.VSphere.URL, User: s.VSphere.User, Password: password, Thumbprint: s.VSphere.Thumbprint},
+		Name:   filepath.Base(s.State), Datacenter: s.VSphere.Datacenter, Pool: s.VSphere.Pool, Folder: s.VSphere.Folder, Datastore: store, Network: s.VSphere.Network,
+		Listener: listener, Advertise: advertise, StateDir: s.State, Kernel: s.Kernel, Tether: tetherProgram(), Seeds: []portlayer.Bytes{exec.RootSize}, Log: log,
+	})
+}
+
+// driversOf are what volumes are called that are disks, and those that are directories of a server.
+func driversOf(s settings) (disk, directory string) {
+	if s.VSphere != nil {
+		return "vsphere-vmdk", "vsphere-nfs"
+	}
+	return "qemu-vmdk", "qemu-nfs"
+}
+
 // openStores opens the volume stores. close has to follow, also after an error.
 func openStores(ctx context.Context, s settings, id string, hypervisor portlayer.Hypervisor, log *slog.Logger) (stores []portlayer.VolumeStore, close func() error, err error) {
 	var back []func() error
@@ -182,6 +214,7 @@ func openStores(ctx context.Context, s settings, id string, hypervisor portlayer
 		}
 		return err
 	}
+	driver, nfsDriver := driversOf(s)
 	for _, place := range s.Stores {
 		if place.NFS != nil {
 			store, err := nfs.Open(ctx, nfs.StoreOptions{Name: place.Name, Location: *place.NFS, Driver: nfsDriver, VCH: id, Timeout: s.NFSTimeout, Log: log})
@@ -219,7 +252,7 @@ func connect(ctx context.Context, s settings, id string, db *record.DB, hypervis
 	// Images ask who uses them, and containers are made of images: the answer comes a little later than the question.
 	var users atomic.Pointer[exec.Service]
 	images, err := image.New(ctx, image.Options{
-		Dir: s.Images, Disks: hypervisor.Disks(), DB: db, Publish: events.Publish, Log: log, Mirrors: s.Mirrors, Insecure: s.Insecure,
+		Dir: s.Images, DiskDir: imageDisks(s, hypervisor.Disks()), Disks: hypervisor.Disks(), DB: db, Publish: events.Publish, Log: log, Mirrors: s.Mirrors, Insecure: s.Insecure,
 		InUse: func(id portlayer.ImageID) []portlayer.ContainerID {
 			if containers := users.Load(); containers != nil {
 				return containers.InUse(id)
@@ -254,6 +287,14 @@ func connect(ctx context.Context, s settings, id string, db *record.DB, hypervis
 		return nil, nil, errors.Join(err, containers.Close(ctx))
 	}
 	return containers, server, nil
+}
+
+// imageDisks is where the disks of images are, "" for beside all else of them.
+func imageDisks(s settings, disks portlayer.Disks) portlayer.DiskPath {
+	if s.VSphere == nil {
+		return ""
+	}
+	return disks.Join(s.ImageDisks, "images")
 }
 
 // networkBackend is what networks are made of.
@@ -309,6 +350,9 @@ func preflight(ctx context.Context, s settings, log *slog.Logger) (host qemu.Hos
 	}
 	if len(tetherProgram()) == 0 {
 		return host, fault.New(fault.Unsupported, "%s", noTether)
+	}
+	if s.VSphere != nil {
+		return host, nil
 	}
 	return qemu.Find(ctx, machineOptions(s, log))
 }

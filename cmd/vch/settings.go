@@ -19,17 +19,10 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 
-	"vch/machine"
 	"vch/personality/mountspec"
 	"vch/portlayer"
 	"vch/portlayer/image"
 	"vch/portlayer/volume/nfs"
-)
-
-// What volumes of a store on this host are called, and those of a store on a server.
-const (
-	driver    = "qemu-vmdk"
-	nfsDriver = "qemu-nfs"
 )
 
 // settings is a VCH's configuration, checked as far as that goes without touching the machine.
@@ -41,7 +34,7 @@ type settings struct {
 	Degrade           bool               // a store that is not there keeps no daemon from starting, and nothing is made in its place
 	Images            string             // absolute: the directory of images
 	ImageDisks        portlayer.DiskPath // of their disks, with VSphere: a directory of a datastore
-	VSphere           *vsphere
+	VSphere           *vsphereTarget
 	NFSTimeout        time.Duration
 	BindAllow         []string // absolute
 	Bridges           bool     // networks are the kernel's

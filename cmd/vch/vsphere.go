@@ -2,16 +2,22 @@ package main
 
 import (
 	"encoding/hex"
+	"errors"
+	"net"
+	"net/netip"
 	"net/url"
+	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
 
+	"vch/internal/fault"
 	"vch/machine"
 )
 
-// vsphere is the vCenter or ESXi host that runs a VCH's machines, and where in it.
-type vsphere struct {
+// vsphereTarget is the vCenter or ESXi host that runs a VCH's machines, and where in it.
+type vsphereTarget struct {
 	URL          string // https://HOST[:PORT]
 	User         string
 	PasswordFile string // "": the environment, VCH_PASSWORD
@@ -47,7 +53,7 @@ func (w *vsphereWords) flags(f *pflag.FlagSet) {
 const defaultGuestPort = "2378"
 
 // parse gives nil for the local target.
-func (w vsphereWords) parse() (*vsphere, error) {
+func (w vsphereWords) parse() (*vsphereTarget, error) {
 	if w.target == machine.Local {
 		for _, more := range []struct{ flag, value string }{
 			{"user", w.user}, {"password-file", w.passwordFile}, {"thumbprint", w.thumbprint}, {"datacenter", w.datacenter}, {"pool", w.pool}, {"folder", w.folder}, {"network", w.network}, {"guest-listen", w.guestListen}, {"guest-address", w.guestAddress},
@@ -69,7 +75,7 @@ func (w vsphereWords) parse() (*vsphere, error) {
 	case u.User != nil:
 		return nil, usagef("--target has a user or a password in it, which everybody who lists processes would see: say --user, and --password-file or VCH_PASSWORD")
 	}
-	v := &vsphere{URL: "https://" + u.Host, User: w.user, PasswordFile: w.passwordFile, Datacenter: w.datacenter, Pool: w.pool, Folder: w.folder, Network: w.network}
+	v := &vsphereTarget{URL: "https://" + u.Host, User: w.user, PasswordFile: w.passwordFile, Datacenter: w.datacenter, Pool: w.pool, Folder: w.folder, Network: w.network}
 	if v.User == "" {
 		return nil, usagef("--target %s wants --user: who vch is to be there", w.target)
 	}
@@ -88,7 +94,7 @@ func (w vsphereWords) parse() (*vsphere, error) {
 }
 
 // guests says where guests come to.
-func (v *vsphere) guests(listen, address string) error {
+func (v *vsphereTarget) guests(listen, address string) error {
 	if listen == "" {
 		listen = net.JoinHostPort("0.0.0.0", defaultGuestPort)
 	}
@@ -115,7 +121,7 @@ func (v *vsphere) guests(listen, address string) error {
 }
 
 // password is what the user of the target has for one.
-func (v *vsphere) password() (string, error) {
+func (v *vsphereTarget) password() (string, error) {
 	if v.PasswordFile == "" {
 		if p := os.Getenv("VCH_PASSWORD"); p != "" {
 			return p, nil
@@ -130,7 +136,7 @@ func (v *vsphere) password() (string, error) {
 }
 
 // listen begins to listen for guests, and says by which address they come.
-func (v *vsphere) listen() (l net.Listener, advertise string, err error) {
+func (v *vsphereTarget) listen() (l net.Listener, advertise string, err error) {
 	if l, err = net.Listen("tcp", v.GuestListen); err != nil {
 		return nil, "", fault.New(fault.Conflict, "cannot listen for guests: %w; choose another address with --guest-listen", err)
 	}

@@ -13,7 +13,7 @@ func TestVSphereWords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(&vsphere{URL: "https://vc.example:8443", User: "ops", Thumbprint: strings.Repeat("ab", 32), Datacenter: "dc", Network: "n"}, got); diff != "" {
+	if diff := cmp.Diff(&vsphereTarget{URL: "https://vc.example:8443", User: "ops", Thumbprint: strings.Repeat("ab", 32), Datacenter: "dc", Network: "n", GuestListen: "0.0.0.0:2378"}, got); diff != "" {
 		t.Error(diff)
 	}
 	if v, err := (vsphereWords{target: "local"}).parse(); v != nil || err != nil {
@@ -23,13 +23,33 @@ func TestVSphereWords(t *testing.T) {
 		"--user has a meaning with --target URL only": {target: "local", user: "ops"},
 		"is neither local nor the URL":                {target: "ftp://x"},
 		"has a user or a password in it":              {target: "https://ops:secret@vc"},
-		"is no SHA-256 thumbprint":                    {target: "vc", thumbprint: "ab"},
+		"is no SHA-256 thumbprint":                    {target: "vc", user: "u", thumbprint: "ab"},
+		"wants --user":                                {target: "vc"},
+		"--guest-listen \"here\" is not HOST:PORT":      {target: "vc", user: "u", guestListen: "here"},
 	} {
 		if _, err := w.parse(); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%+v: %v", w, err)
 		}
 	}
-	if _, err := parse(asRoot, "", "--target", "vc", "--user", "ops"); err == nil || !strings.Contains(err.Error(), "targets of vSphere are not supported yet") {
-		t.Errorf("%v", err)
+	s, err := parse(asRoot, "", "--target", "vc", "--user", "ops", "--image-store", "ds://fast/vch", "--volume-store", "ds://big/vols:default", "--volume-store", "big/more:b", "--volume-store", "[big] third:c")
+	if err != nil || s.ImageDisks != "[fast] vch" || s.Stores[0].Path != "[big] vols" || s.Stores[1].Path != "[big] more" || s.Stores[2].Path != "[big] third" || !s.Stores[2].Datastore {
+		t.Errorf("%+v, %v", s, err)
+	}
+	for _, bad := range []string{"", "/srv", "ds:///x"} {
+		if _, err := parse(asRoot, "", "--target", "vc", "--user", "ops", "--image-store", bad); err == nil || !strings.Contains(err.Error(), "ds://DATASTORE/PATH") {
+			t.Errorf("image store %q: %v", bad, err)
+		}
+	}
+}
+
+// Guests reach a daemon by the address it listens at, or by the one that is given.
+func TestGuestAddress(t *testing.T) {
+	for _, c := range []struct{ listen, address, want string }{
+		{"", "", ""}, {"10.0.0.5:99", "", "10.0.0.5:99"}, {"", "vch.example", "vch.example:2378"}, {"0.0.0.0:99", "10.0.0.7", "10.0.0.7:99"}, {"", "10.0.0.7:1", "10.0.0.7:1"},
+	} {
+		v, err := vsphereWords{target: "vc", user: "u", guestListen: c.listen, guestAddress: c.address}.parse()
+		if err != nil || v.GuestAddress != c.want {
+			t.Errorf("%+v: %+v, %v", c, v, err)
+		}
 	}
 }

@@ -41,6 +41,8 @@ type Options struct {
 	Shares bool
 	// Datastore is for a hypervisor whose disk paths are none of this host's: where the suite's directory dir is for it, and where the file of a disk path is on this host.
 	Datastore func(dir string) (root portlayer.DiskPath, local func(portlayer.DiskPath) string)
+	// Uploads says that a disk that is filled from here takes all of its room: its zeros are written, too.
+	Uploads bool
 	// HidesExtents says that List shows a disk as its descriptor alone.
 	HidesExtents bool
 	// SizeUnit is what sizes of disks are rounded up to; 0: 512.

@@ -22,13 +22,14 @@ const (
 	machineOverhead = 96 * portlayer.MiB
 	// minMemory is the least limit accepted: Docker's own (6 MiB).
 	minMemory = 6 * portlayer.MiB
-	// rootSize is the size of a container's own writable disk; thin, so it costs what is written.
-	rootSize = 20 * portlayer.GiB
 	// rootSerial names the container's own disk in its machine.
 	rootSerial = "vch-root"
 	// maxCPUs is what one machine may have here.
 	maxCPUs = 64
 )
+
+// RootSize is the size of a container's own writable disk; thin, so it costs what is written.
+const RootSize = 20 * portlayer.GiB
 
 // Open opens a handle on an existing container: a fresh draft with image and volumes joined, at the container's version.
 func (s *Service) Open(ctx context.Context, ref string) (*portlayer.Handle, error) {
@@ -77,7 +78,7 @@ func (s *Service) draft(ctx context.Context, id portlayer.ContainerID, version u
 	if err := s.o.Images.Join(ctx, h, image); err != nil {
 		return nil, err
 	}
-	h.AddDisk(portlayer.Disk{Serial: rootSerial, Size: rootSize})
+	h.AddDisk(portlayer.Disk{Serial: rootSerial, Size: RootSize})
 	h.Config.Root.Writable = "disk://" + rootSerial
 	for _, m := range spec.Mounts {
 		switch m.Kind {

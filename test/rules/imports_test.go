@@ -78,7 +78,7 @@ var rooms = []struct {
 	may  []string
 }{
 	{"cmd/tether", []string{"tether", "guest", "internal/..."}},
-	{"cmd/vch", []string{"personality/...", "machine", "portlayer/...", "hypervisor/qemu", "guest", "internal/..."}},
+	{"cmd/vch", []string{"personality/...", "machine", "portlayer/...", "hypervisor/qemu", "hypervisor/vsphere", "guest", "internal/..."}},
 	{"personality/...", []string{"personality/...", "portlayer", "guest", "internal/..."}},
 	{"machine", []string{"portlayer", "internal/..."}},
 	{"portlayer", []string{"guest", "internal/..."}},

@@ -84,6 +84,12 @@ func (m machine) start(w *work, st *machineState) types.BaseMethodFault {
 			return lockFault(m.s.shown(disk.File))
 		}
 	}
+	for _, disk := range d.Disks {
+		if damaged(disk.File) {
+			m.s.end(vm, st)
+			return damagedFault(m.s.shown(disk.File))
+		}
+	}
 	if f := m.serial(w, &d); f != nil {
 		m.s.end(vm, st)
 		return f
@@ -235,6 +241,24 @@ func missingFault(p place) types.BaseMethodFault {
 	f := &types.FileNotFound{FileFault: types.FileFault{File: p.String()}}
 	f.FaultMessage = append([]types.LocalizableMessage{{Key: "msg.disk.fileNotFound", Arg: []types.KeyAnyValue{{Key: "1", Value: file}},
 		Message: "VMware ESX cannot find the virtual disk \"" + file + "\". Verify the path is valid and try again. "}}, noBackEnd(file)...)
+	return f
+}
+
+// damaged says whether a disk's extent is shorter than its descriptor says.
+func damaged(extent string) bool {
+	text, err := os.ReadFile(strings.TrimSuffix(extent, "-flat.vmdk") + ".vmdk")
+	if err != nil {
+		return false
+	}
+	_, size, err := vmdkfile.Parse(string(text))
+	st, serr := os.Stat(extent)
+	return err == nil && serr == nil && st.Size() < size
+}
+
+// damagedFault is what a vCenter says of such a disk, as far as it is known here.
+func damagedFault(file string) types.BaseMethodFault {
+	f := &types.GenericVmConfigFault{Reason: "The specified virtual disk needs repair"}
+	f.FaultMessage = append([]types.LocalizableMessage{{Key: "msg.disklib.NEEDSREPAIR", Message: "The specified virtual disk needs repair"}}, noBackEnd(file)...)
 	return f
 }
 
