@@ -252,7 +252,7 @@ func connect(ctx context.Context, s settings, id string, db *record.DB, hypervis
 	// Images ask who uses them, and containers are made of images: the answer comes a little later than the question.
 	var users atomic.Pointer[exec.Service]
 	images, err := image.New(ctx, image.Options{
-		Dir: s.Images, DiskDir: imageDisks(s, hypervisor.Disks()), Disks: hypervisor.Disks(), DB: db, Publish: events.Publish, Log: log, Mirrors: s.Mirrors, Insecure: s.Insecure,
+		Dir: s.Images, DiskDir: imageDisks(s, id, hypervisor.Disks()), Disks: hypervisor.Disks(), DB: db, Publish: events.Publish, Log: log, Mirrors: s.Mirrors, Insecure: s.Insecure,
 		InUse: func(id portlayer.ImageID) []portlayer.ContainerID {
 			if containers := users.Load(); containers != nil {
 				return containers.InUse(id)
@@ -289,12 +289,12 @@ func connect(ctx context.Context, s settings, id string, db *record.DB, hypervis
 	return containers, server, nil
 }
 
-// imageDisks is where the disks of images are, "" for beside all else of them.
-func imageDisks(s settings, disks portlayer.Disks) portlayer.DiskPath {
+// imageDisks is where the disks of images are, "" for beside all else of them. What a VCH finds there that it does not know it removes, so that its directory is its own.
+func imageDisks(s settings, id string, disks portlayer.Disks) portlayer.DiskPath {
 	if s.VSphere == nil {
 		return ""
 	}
-	return disks.Join(s.ImageDisks, "images")
+	return disks.Join(s.ImageDisks, "images-"+id)
 }
 
 // networkBackend is what networks are made of.

@@ -133,7 +133,7 @@ func (s *Service) tidy(ctx context.Context) error {
 	if err := os.RemoveAll(s.tmpDir()); err != nil {
 		return s.storage(err)
 	}
-	for _, dir := range []string{s.layerDir(), s.tmpDir(), s.partialDir()} {
+	for _, dir := range []string{s.layerDir(), s.tmpDir(), s.partialDir(), filepath.Join(s.dir, "disks")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return s.storage(err)
 		}

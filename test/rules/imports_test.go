@@ -125,8 +125,8 @@ var owners = []struct {
 	{"github.com/miekg/dns", []string{"portlayer/network"}, "names have one room"},
 	{"github.com/moby/sys/mountinfo", []string{"portlayer/bind"}, "what the host has mounted is one room's to ask"},
 	{"github.com/vishvananda/netlink", []string{"tether", "portlayer/network/bridge"}, "interfaces are made in the guest, and by the backend that is the kernel's"},
-	{"github.com/Microsoft/hcsshim", []string{"portlayer/image/..."}, "image disks have one room"},
-	{"net/http", []string{"cmd/vch", "personality/...", "portlayer/image/...", "hypervisor/vsphere/vcsim", "test/..."}, "HTTP is a door's, and the registry client's"},
+	{"github.com/Microsoft/hcsshim", []string{"portlayer/image/...", "hypervisor/hypertest"}, "image disks have one room"},
+	{"net/http", []string{"cmd/vch", "personality/...", "portlayer/image/...", "hypervisor/vsphere/...", "test/..."}, "HTTP is a door's, the registry client's, and vSphere's"},
 	{"testing", []string{"hypervisor/hypertest", "portlayer/volume/volumetest", "portlayer/network/networktest", "internal/nfsclient/nfstest", "test/..."}, "suites are in packages of their own"},
 	{"log", nil, "loggers are passed in (log/slog)"},
 }
