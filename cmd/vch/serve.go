@@ -110,7 +110,11 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 			return err
 		}
 	}
-	hypervisor, err := openHypervisor(ctx, s, host, log)
+	id, err := identity(filepath.Join(s.State, "engine-id"))
+	if err != nil {
+		return err
+	}
+	hypervisor, err := openHypervisor(ctx, s, id, host, log)
 	if err != nil {
 		return stopped(ctx, log, err)
 	}
@@ -120,10 +124,6 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		return stopped(ctx, log, err)
 	}
 	log.Info("machines", info.Name, info.Version, "accel", info.Accel, "kernel", info.Kernel, "detail", info.Detail)
-	id, err := identity(filepath.Join(s.State, "engine-id"))
-	if err != nil {
-		return err
-	}
 	var events broadcast.Topic[portlayer.Event]
 	backend, err := networkBackend(s, id, log)
 	if err != nil {
@@ -176,7 +176,7 @@ func machineOptions(s settings, log *slog.Logger) qemu.Options {
 }
 
 // openHypervisor opens what makes the machines: QEMU, of which host was found, or vSphere.
-func openHypervisor(ctx context.Context, s settings, host qemu.Host, log *slog.Logger) (portlayer.Hypervisor, error) {
+func openHypervisor(ctx context.Context, s settings, id string, host qemu.Host, log *slog.Logger) (portlayer.Hypervisor, error) {
 	if s.VSphere == nil {
 		return qemu.Open(ctx, machineOptions(s, log), host)
 	}
@@ -192,7 +192,7 @@ func openHypervisor(ctx context.Context, s settings, host qemu.Host, log *slog.L
 	store, _, _ := strings.Cut(strings.TrimPrefix(string(s.ImageDisks), "["), "]")
 	return vsphere.Open(ctx, vsphere.Options{
 		Server: vsphere.Server{URL: s.VSphere.URL, User: s.VSphere.User, Password: password, Thumbprint: s.VSphere.Thumbprint},
-		Name:   filepath.Base(s.State), Datacenter: s.VSphere.Datacenter, Pool: s.VSphere.Pool, Folder: s.VSphere.Folder, Datastore: store, Network: s.VSphere.Network,
+		VCH:    id, Name: filepath.Base(s.State), Datacenter: s.VSphere.Datacenter, Pool: s.VSphere.Pool, Folder: s.VSphere.Folder, Datastore: store, Network: s.VSphere.Network,
 		Listener: listener, Advertise: advertise, StateDir: s.State, Kernel: s.Kernel, Tether: tetherProgram(), Seeds: []portlayer.Bytes{exec.RootSize}, Log: log,
 	})
 }

@@ -25,7 +25,7 @@ func TestVSphereWords(t *testing.T) {
 		"has a user or a password in it":              {target: "https://ops:secret@vc"},
 		"is no SHA-256 thumbprint":                    {target: "vc", user: "u", thumbprint: "ab"},
 		"wants --user":                                {target: "vc"},
-		"--guest-listen \"here\" is not HOST:PORT":      {target: "vc", user: "u", guestListen: "here"},
+		"--guest-listen \"here\" is not HOST:PORT":    {target: "vc", user: "u", guestListen: "here"},
 	} {
 		if _, err := w.parse(); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%+v: %v", w, err)

@@ -36,6 +36,7 @@ const cardSlot = 192
 // definition is a machine as this package keeps it beside what vSphere does. A machine of the inventory is vch's if it has one.
 type definition struct {
 	ID     portlayer.ContainerID `json:"id"`
+	VCH    string                `json:"vch"` // whose it is (Options.VCH)
 	Memory portlayer.Bytes       `json:"memory"`
 	CPUs   int                   `json:"cpus"`
 	Disks  []place               `json:"disks"`

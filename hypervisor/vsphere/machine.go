@@ -83,7 +83,7 @@ func (h *Hypervisor) define(ctx context.Context, spec portlayer.MachineSpec) (*M
 	if err != nil {
 		return nil, err
 	}
-	def.ID, def.Memory, def.CPUs = spec.ID, spec.Memory, spec.CPUs
+	def.ID, def.VCH, def.Memory, def.CPUs = spec.ID, h.o.VCH, spec.Memory, spec.CPUs
 	if vm == nil {
 		return h.create(ctx, spec, def)
 	}

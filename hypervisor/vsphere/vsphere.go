@@ -41,7 +41,8 @@ import (
 // Options is what a Hypervisor needs.
 type Options struct {
 	Server     Server
-	Name       string // of the VCH: its machines' annotation, and the directory of its boot disc
+	VCH        string // its id: machines in the folder that have another are somebody else's
+	Name       string // of the VCH, for people
 	Datacenter string // "": the only one
 	Pool       string // resource pool, by name or path; "": the root of the only cluster or host
 	Folder     string // VM folder of the VCH, by name or path; "": the datacenter's
@@ -118,7 +119,7 @@ func Open(ctx context.Context, o Options) (_ *Hypervisor, err error) {
 		return nil, err
 	}
 	h.folder, h.pool, h.network = place.folder, place.pool, place.network
-	h.watch = newWatcher(h.s, o.Log, h.folder, place.stores, h.noticed)
+	h.watch = newWatcher(h.s, o.VCH, o.Log, h.folder, place.stores, h.noticed)
 	h.disks = &Disks{s: h.s, w: h.watch, datacenter: place.datacenter, dcPath: place.dcPath, golden: newGolden(maker, dir), closing: h.ctx, work: &h.work,
 		browsers: map[string]types.ManagedObjectReference{}, swept: map[datastorePath]bool{}, proven: map[datastorePath]time.Time{}}
 	h.work.Go(func() { h.watch.run(h.ctx) })

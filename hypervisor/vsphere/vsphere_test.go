@@ -46,7 +46,7 @@ func options(t *testing.T, sim *vcsim.Sim, dir string) Options {
 	password, _ := sim.User().Password()
 	return Options{
 		Server: Server{URL: sim.URL().String(), User: user, Password: password, Thumbprint: sim.Thumbprint()},
-		Name:   "test", Datastore: "datastore1", Network: vcsim.Network, Folder: "vm", StateDir: dir,
+		VCH:    "this", Name: "test", Datastore: "datastore1", Network: vcsim.Network, Folder: "vm", StateDir: dir,
 		Listener: listener, Advertise: "10.0.2.2:" + port, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 	}
 }

@@ -26,6 +26,7 @@ import (
 type watcher struct {
 	s      *session
 	log    *slog.Logger
+	vch    string                       // whose machines count
 	folder types.ManagedObjectReference // whose machines are watched, those in folders below too
 	stores []types.ManagedObjectReference
 
@@ -49,7 +50,7 @@ type watcher struct {
 // vmState is what is known of one machine. It is not changed: another takes its place.
 type vmState struct {
 	ref     types.ManagedObjectReference
-	id      portlayer.ContainerID // "" : it is none of vch's
+	id      portlayer.ContainerID // "" : it is none of this VCH's
 	name    string
 	power   types.VirtualMachinePowerState
 	connect types.VirtualMachineConnectionState
@@ -84,8 +85,8 @@ const maxUpdates = 200
 // longPoll is how long the server keeps a question open, in seconds: a proxy between might not for ever.
 const longPoll = 300
 
-func newWatcher(s *session, log *slog.Logger, folder types.ManagedObjectReference, stores []types.ManagedObjectReference, behind func(old, new *vmState)) *watcher {
-	return &watcher{s: s, log: log, folder: folder, stores: stores, behind: behind, news: make(chan struct{}),
+func newWatcher(s *session, vch string, log *slog.Logger, folder types.ManagedObjectReference, stores []types.ManagedObjectReference, behind func(old, new *vmState)) *watcher {
+	return &watcher{s: s, vch: vch, log: log, folder: folder, stores: stores, behind: behind, news: make(chan struct{}),
 		vms: map[types.ManagedObjectReference]*vmState{}, gone: map[types.ManagedObjectReference]bool{}, leaving: map[types.ManagedObjectReference]bool{}, tasks: map[types.ManagedObjectReference]*types.TaskInfo{}, space: map[types.ManagedObjectReference]storeState{}}
 }
 
@@ -262,6 +263,9 @@ func (w *watcher) takeVM(u types.ObjectUpdate, known map[types.ManagedObjectRefe
 	for _, c := range u.ChangeSet {
 		next.set(c)
 	}
+	if next.def.VCH != w.vch { // another VCH's, or nobody's
+		next.id = ""
+	}
 	w.vms[u.Obj] = &next
 	w.hear(old, &next)
 }
@@ -375,7 +379,7 @@ func (w *watcher) get(ref types.ManagedObjectReference) *vmState {
 	return w.vms[ref]
 }
 
-// all gives all machines of vch.
+// all gives all machines of this VCH.
 func (w *watcher) all() []*vmState {
 	w.mu.Lock()
 	defer w.mu.Unlock()

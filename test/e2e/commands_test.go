@@ -244,7 +244,7 @@ func daemonCmd(ts *testscript.TestScript, neg bool, args []string) {
 	switch verb {
 	case "start", "bare", "refused", "tiny", "ordinary", "apart":
 		if s.host == s.world.shared {
-			s.host = newHost(s.world.bin)
+			s.host = newHost(s.world)
 			s.host.setenv(ts.Setenv)
 		}
 	default:

@@ -24,10 +24,14 @@ type world struct {
 	box     string // path of box.tar: a root file system of busybox
 	compose string // path of Docker Compose, which is the docker CLI's plugin
 	shared  *host
-	cli     int // the docker CLI's major version
+	cli     int  // the docker CLI's major version
+	rig     *rig // where machines are; nil: QEMU's, on this one
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { return newWorldOn(t, func(*testing.T, *world) {}) }
+
+// newWorldOn is newWorld with what prepare adds to it.
+func newWorldOn(t *testing.T, prepare func(*testing.T, *world)) *world {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("needs real VMs; make test runs it")
@@ -61,7 +65,8 @@ func newWorld(t *testing.T) *world {
 	if _, err := fmt.Sscanf(string(text), "Docker version %d.", &w.cli); err != nil {
 		t.Fatalf("docker --version says %q", text)
 	}
-	w.shared = newHost(w.bin)
+	prepare(t, w)
+	w.shared = newHost(w)
 	t.Cleanup(func() {
 		for _, wrong := range append(w.shared.held(), w.shared.end()...) {
 			t.Error(wrong)
@@ -142,12 +147,15 @@ func (w *world) run(t *testing.T, files []string, vars ...string) {
 	})
 }
 
-// condition is what scripts may ask in brackets: new-cli, a docker CLI of 23.0 or later, which knows flags that 20.10 did not have.
+// condition is what scripts may ask in brackets: new-cli, a docker CLI of 23.0 or later, which knows flags that 20.10 did not have; vsphere, machines are on vSphere.
 func (w *world) condition(name string) (bool, error) {
-	if name != "new-cli" {
-		return false, fmt.Errorf("there is no condition %q", name)
+	switch name {
+	case "new-cli":
+		return w.cli >= 23, nil
+	case "vsphere":
+		return w.rig != nil, nil
 	}
-	return w.cli >= 23, nil
+	return false, fmt.Errorf("there is no condition %q", name)
 }
 
 // script is one running script.

@@ -19,6 +19,8 @@ import (
 // host is one VCH: its directory, and its daemon while it runs.
 type host struct {
 	bin  string
+	rig  *rig     // where its machines are; nil: here
+	port int      // with rig: where guests come to
 	dir  string   // short: a unix socket's path has 107 bytes
 	args []string // of the last serve
 	bare bool     // serve gets neither stores nor sizes but those in args
@@ -33,7 +35,7 @@ type host struct {
 	awaited bool          // somebody waited for that
 }
 
-func newHost(bin string) *host {
+func newHost(w *world) *host {
 	dir, err := os.MkdirTemp("", "v")
 	if err != nil {
 		panic(err)
@@ -43,7 +45,20 @@ func newHost(bin string) *host {
 			panic(err)
 		}
 	}
-	return &host{bin: bin, dir: dir}
+	h := &host{bin: w.bin, rig: w.rig, dir: dir}
+	if h.rig != nil {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			panic(err)
+		}
+		h.port = l.Addr().(*net.TCPAddr).Port
+		l.Close()
+		_, local := h.rig.place(h)
+		if err := os.MkdirAll(local, 0o755); err != nil {
+			panic(err)
+		}
+	}
+	return h
 }
 
 func (h *host) address() string { return "unix://" + h.dir + "/s" }
@@ -53,8 +68,12 @@ func (h *host) setenv(set func(name, value string)) {
 	set("DOCKER_HOST", h.address())
 	set("SOCKET", h.dir+"/s")
 	set("STATE", h.dir+"/state")
-	set("STORE", h.dir+"/a")
-	set("STORE2", h.dir+"/b")
+	at := h.dir
+	if h.rig != nil {
+		_, at = h.rig.place(h)
+	}
+	set("STORE", at+"/a")
+	set("STORE2", at+"/b")
 }
 
 // ordinaryUser is nobody's number on Debian (base-passwd).
@@ -82,7 +101,10 @@ func (h *host) stores() []string {
 // command is vch serve with args beside the host's own.
 func (h *host) command(args ...string) *exec.Cmd {
 	all := []string{filepath.Join(h.bin, "vch"), "serve", "--state", h.dir + "/state", "--listen", h.address()}
-	if !h.bare {
+	if h.rig != nil {
+		all = append(all, h.rig.arguments(h, strings.Join(args, " "))...)
+		all = append(all, "--memory", "128M", "--default-capacity", "64M", "--anonymous-capacity", "32M")
+	} else if !h.bare {
 		all = append(all, "--accel", "tcg", "--memory", "128M", "--default-capacity", "64M", "--anonymous-capacity", "32M")
 		said := strings.Join(args, " ")
 		if !strings.Contains(said, "--volume-store") {
@@ -108,6 +130,9 @@ func (h *host) command(args ...string) *exec.Cmd {
 	}
 	cmd := exec.Command(all[0], all[1:]...)
 	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	if h.rig != nil {
+		cmd.Env = append(cmd.Env, "VCH_PASSWORD="+h.rig.Password)
+	}
 	if h.uid != 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(h.uid), Gid: uint32(h.uid)}}
 		cmd.Env = append(cmd.Env, "HOME="+h.dir)

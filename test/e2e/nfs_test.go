@@ -71,7 +71,7 @@ func nfsCmd(ts *testscript.TestScript, neg bool, args []string) {
 				ts.Fatalf("nfs start v3 comes before daemon start")
 			}
 			if s.host == s.world.shared {
-				s.host = newHost(s.world.bin)
+				s.host = newHost(s.world)
 				s.host.setenv(ts.Setenv)
 			}
 			s.host.near = s.nfs.Namespace()
