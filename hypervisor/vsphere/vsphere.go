@@ -245,11 +245,17 @@ func (h *Hypervisor) Expect(portlayer.MachineSpec) {
 }
 
 // Machine is portlayer.Hypervisor.Machine.
-func (h *Hypervisor) Machine(_ context.Context, id portlayer.ContainerID) (portlayer.Machine, error) {
+func (h *Hypervisor) Machine(ctx context.Context, id portlayer.ContainerID) (portlayer.Machine, error) {
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
 	vm := h.watch.find(id)
+	if vm == nil {
+		if err := h.watch.classify(ctx); err != nil {
+			return nil, err
+		}
+		vm = h.watch.find(id)
+	}
 	if vm == nil {
 		return nil, fault.New(fault.NotFound, "no machine %s", id)
 	}
@@ -257,7 +263,10 @@ func (h *Hypervisor) Machine(_ context.Context, id portlayer.ContainerID) (portl
 }
 
 // List is portlayer.Hypervisor.List.
-func (h *Hypervisor) List(context.Context) ([]portlayer.ContainerID, error) {
+func (h *Hypervisor) List(ctx context.Context) ([]portlayer.ContainerID, error) {
+	if err := h.watch.classify(ctx); err != nil {
+		return nil, err
+	}
 	ids := []portlayer.ContainerID{}
 	for _, vm := range h.watch.all() {
 		ids = append(ids, vm.id)
