@@ -92,10 +92,11 @@ func (h Home) Resume(c Command, d Desired) (Journal, error) {
 // canonical is d so that two that want the same are equal.
 func canonical(d Desired) Desired {
 	d.Settings = d.Settings.Clone()
-	if d.Gone { // the containers are whatever was left
+	d.Stores, d.Certificates = nil, nil // what could be reached, and this host's names of the moment: the settings have the rest
+	if d.Gone {                         // the containers are whatever was left
 		d.Containers = nil
 	}
-	for _, list := range []*[]string{&d.Certificates, &d.Containers, &d.Volumes} {
+	for _, list := range []*[]string{&d.Containers, &d.Volumes} {
 		*list = slices.Clone(*list)
 		slices.Sort(*list)
 		if len(*list) == 0 {
