@@ -114,7 +114,7 @@ func Begin(h Home, p Plan, d Desired, again string, now time.Time) (Journal, err
 	j := Journal{Command: p.Command, Again: again, Began: now, Desired: d, Plan: p}
 	r, err := h.Known()
 	if err == nil {
-		j.Before = r.Program
+		j.Before, j.Former = r.Program, r.Previous
 		if old, err := h.Journal(); err == nil && old.Doing { // what is not certain to have been made is to be removed all the same
 			if err := h.write(recordFile, r); err != nil {
 				return j, err
@@ -204,7 +204,11 @@ func (a *applying) run(ctx context.Context) error {
 		if err := a.Points.Hit(fmt.Sprintf("%s-%d-done", name, p.N)); err != nil {
 			return err
 		}
-		if after := a.record.after(step); !reflect.DeepEqual(after, a.record) {
+		after := a.record.after(step)
+		if back && step.Kind == Register {
+			after.Previous = a.j.Former
+		}
+		if !reflect.DeepEqual(after, a.record) {
 			if err := a.Home.write(recordFile, after); err != nil {
 				return fmt.Errorf("%w: %w", errJournal, err)
 			}

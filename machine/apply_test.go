@@ -204,7 +204,7 @@ func TestTakenBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e := r.History[len(r.History)-1]; r.Program != "1.0" || e.From != "1.0" || e.To != "2.0" || !strings.Contains(e.Error, "no such kernel") {
+	if e := r.History[len(r.History)-1]; r.Program != "1.0" || r.Previous != "" || e.From != "1.0" || e.To != "2.0" || !strings.Contains(e.Error, "no such kernel") {
 		t.Errorf("%+v", r)
 	}
 }

@@ -86,10 +86,11 @@ type Journal struct {
 	Began   time.Time `json:"began"`
 	Desired Desired   `json:"desired"`
 	Plan    Plan      `json:"plan"`
-	Done    int       `json:"done"`          // so many steps of the plan, or of its way back, are done
-	Doing   bool      `json:"doing"`         // the next one was begun
-	Why     string    `json:"why,omitempty"` // it goes back, and this is why
-	Before  string    `json:"before,omitempty"`
+	Done    int       `json:"done"`             // so many steps of the plan, or of its way back, are done
+	Doing   bool      `json:"doing"`            // the next one was begun
+	Why     string    `json:"why,omitempty"`    // it goes back, and this is why
+	Before  string    `json:"before,omitempty"` // the program before
+	Former  string    `json:"former,omitempty"` // and the one before that, which it is again if it goes back
 }
 
 // steps are those that it is at.

@@ -108,6 +108,11 @@ func PlanFor(c Command, d Desired, o Observed, own Own) (Plan, error) {
 	if d.Running && (!o.Running || !same) {
 		p.start(d.Program, o.Containers)
 	}
+	for _, v := range o.Programs { // one can be gone back to, and that is enough
+		if !registered && v != d.Program && v != o.Program {
+			p.add(Step{Kind: RemoveProgram, Subject: v}, "remove the copy of vch %s", "removed the copy of vch %s", v)
+		}
+	}
 	if o.Supervisor != "" && !same { // there is a way back: it was a VCH before
 		p.Back = back(d, o, settled, registered)
 	}

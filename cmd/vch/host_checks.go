@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"vch/internal/fault"
 	"vch/machine"
@@ -111,6 +112,7 @@ func checkStore(ctx context.Context, s settings, store storePlace, others map[st
 		err = tryToWrite(store)
 	}
 	c := rowOf(title, found, err).noun()
+	c.Detail = strings.TrimPrefix(c.Detail, "volume "+title+": ") // the row says it
 	c.Forceable = c.Verdict == machine.Fail
 	return c
 }

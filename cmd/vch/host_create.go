@@ -119,6 +119,7 @@ func (c *life) create(ctx context.Context, f *pflag.FlagSet, name, supervisor st
 		if err != nil {
 			return machine.Plan{}, err
 		}
+		o.Stores = storesThere(d.Stores)
 		return machine.PlanFor(machine.Create, d, o, machine.Own{})
 	}, nil)
 	if err != nil || !did {

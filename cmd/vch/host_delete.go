@@ -84,7 +84,7 @@ func (c *life) remove(ctx context.Context, name string, volumes []string, force 
 		if !force {
 			return fmt.Errorf("VCH %s is broken: %w; mend that, or remove it all the same: vch delete %s --force%s", name, err, name, c.rootWord())
 		}
-		o = s.salvage(o, record)
+		o, found = s.salvage(o, record)
 	}
 	// What is the VCH's own goes in any case, whether it was noted or not.
 	o.Directories = withAll([]string{string(s.Home), s.State}, o.Directories)
@@ -124,10 +124,14 @@ func withAll(first, rest []string) []string {
 }
 
 // salvage is what can be seen of a VCH whose record or configuration is damaged.
-func (s site) salvage(o machine.Observed, record machine.Record) machine.Observed {
-	if o.Settings == nil {
+func (s site) salvage(o machine.Observed, record machine.Record) (_ machine.Observed, found settings) {
+	var err error
+	if o.Settings, err = read(s.Config); err == nil {
+		found, _ = checked(o.Settings, s.at) // as far as it makes sense
+	} else {
 		o.Settings = machine.Settings{}
 	}
+	o.Volumes, o.Programs = volumesOf(found.Stores), nil
 	programs, _ := filepath.Glob(filepath.Join(string(s.Home), "bin", "vch-*")) // the pattern is a good one
 	for _, path := range programs {
 		o.Programs = append(o.Programs, strings.TrimPrefix(filepath.Base(path), "vch-"))
@@ -139,5 +143,5 @@ func (s site) salvage(o machine.Observed, record machine.Record) machine.Observe
 	}
 	o.Running = supervise.Find(s.daemon("").Args) != 0
 	o.Containers = s.containers()
-	return o
+	return o, found
 }

@@ -326,11 +326,7 @@ func (s site) observe(ctx context.Context) (o machine.Observed, record machine.R
 			return o, record, found, err
 		}
 	}
-	for _, path := range localStores(found.Stores) {
-		if _, err := os.Stat(volumesDir(path)); err == nil {
-			o.Stores = append(o.Stores, path)
-		}
-	}
+	o.Stores = storesThere(localStores(found.Stores))
 	o.Certificates = s.certificates()
 	o.Running = supervise.Find(s.daemon("").Args) != 0
 	o.Containers, o.Volumes = s.containers(), volumesOf(found.Stores)
@@ -348,6 +344,16 @@ func (s site) observe(ctx context.Context) (o machine.Observed, record machine.R
 		o.Volumes = all
 	}
 	return o, record, found, nil
+}
+
+// storesThere are those of directories that are volume stores.
+func storesThere(paths []string) (there []string) {
+	for _, path := range paths {
+		if _, err := os.Stat(volumesDir(path)); err == nil {
+			there = append(there, path)
+		}
+	}
+	return there
 }
 
 // certificates are the names in the server's certificate, if there is one for a client, too.
