@@ -134,7 +134,7 @@ func Apply(ctx context.Context, j Journal, o Options) error {
 	if err != nil && j.Command != Delete {
 		return err
 	}
-	a := applying{Options: o, j: j, record: record}
+	a := applying{Options: o, j: j, record: record, resumed: j.Doing || j.Done > 0}
 	var failed error
 	if a.j.Why == "" {
 		failed = a.run(ctx)
@@ -169,8 +169,9 @@ var errJournal = errors.New("cannot note what was done")
 
 type applying struct {
 	Options
-	j      Journal
-	record Record
+	j       Journal
+	record  Record
+	resumed bool // a process before this one did a part
 }
 
 // run does the steps that are left.
@@ -195,7 +196,13 @@ func (a *applying) run(ctx context.Context) error {
 		}
 		a.Say(p)
 		began := a.Now()
-		err := a.Site.Do(ctx, step)
+		var err error
+		if a.resumed && step.Kind == StartDaemon { // one that came up meanwhile, as with the machine, is not the one that is to be
+			err = a.Site.Do(ctx, Step{Kind: StopDaemon})
+		}
+		if err == nil {
+			err = a.Site.Do(ctx, step)
+		}
 		p.Ended, p.Took, p.Err = true, a.Now().Sub(began), err
 		a.Say(p)
 		if err != nil {

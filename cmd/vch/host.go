@@ -56,7 +56,7 @@ func (c *life) site(name string) (site, error) {
 	if err != nil {
 		return site{}, err
 	}
-	return site{place: l, at: at, program: program, patience: c.patience}, nil
+	return site{place: l, at: at, program: program, patience: c.patience, seen: l.print()}, nil
 }
 
 // existing is site for a VCH that has to be there.
@@ -130,12 +130,13 @@ func (c *life) change(ctx context.Context, s site, command machine.Command, d ma
 		return false, err
 	}
 	defer unlock()
+	if s.print() != s.seen {
+		return false, fault.New(fault.Conflict, "nothing was changed: another vch has changed VCH %s meanwhile; look, and run it again", s.Name)
+	}
 	if !resumed {
 		if j, err = machine.Begin(s.Home, p, d, again, time.Now()); err != nil {
 			return false, err
 		}
-	} else if j, err = s.Home.Resume(command, d); err != nil { // nobody else went on with it meanwhile
-		return false, err
 	}
 	return true, machine.Apply(ctx, j, machine.Options{Home: s.Home, Site: s, Points: points, Now: time.Now, Say: c.say})
 }

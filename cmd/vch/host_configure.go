@@ -139,7 +139,7 @@ func (c *life) configure(ctx context.Context, name string, f *pflag.FlagSet, sto
 	d.Stores = reached(fresh, checks)
 	_, err = c.change(ctx, s, machine.Configure, d, checks, again, func() (machine.Plan, error) {
 		o.Stores = storesThere(d.Stores)
-		p, err := machine.PlanFor(machine.Configure, d, o, machine.Own{})
+		p, err := machine.PlanFor(machine.Configure, d, o, s.own(d, o))
 		for i := range p.Changes {
 			p.Changes[i].Restart = p.Changes[i].Restart && o.Running
 		}

@@ -120,7 +120,7 @@ func (c *life) create(ctx context.Context, f *pflag.FlagSet, name, supervisor st
 			return machine.Plan{}, err
 		}
 		o.Stores = storesThere(d.Stores)
-		return machine.PlanFor(machine.Create, d, o, machine.Own{})
+		return machine.PlanFor(machine.Create, d, o, s.own(d, o))
 	}, nil)
 	if err != nil || !did {
 		return err

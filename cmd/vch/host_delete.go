@@ -95,7 +95,7 @@ func (c *life) remove(ctx context.Context, name string, volumes []string, force 
 		}
 	}
 	did, err := c.change(ctx, s, machine.Delete, d, nil, again, func() (machine.Plan, error) {
-		p, err := machine.PlanFor(machine.Delete, d, o, machine.Own{})
+		p, err := machine.PlanFor(machine.Delete, d, o, s.own(d, o))
 		return p, kindly(err)
 	}, ask)
 	if err != nil || !did || c.format == "json" {

@@ -217,7 +217,7 @@ func runningCommand(stdout io.Writer, command machine.Command, running bool, sho
 			d := s.unchanged(o, record, found)
 			d.Running = running
 			_, err = c.change(cmd.Context(), s, command, d, nil, fmt.Sprintf("vch %s %s%s", command, s.Name, c.rootWord()), func() (machine.Plan, error) {
-				return machine.PlanFor(command, d, o, machine.Own{})
+				return machine.PlanFor(command, d, o, s.own(d, o))
 			}, nil)
 			return err
 		},

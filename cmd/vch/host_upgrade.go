@@ -53,7 +53,7 @@ The program before is kept: --rollback goes back to it.`,
 				d = was
 			}
 			did, err := c.change(ctx, s, machine.Upgrade, d, nil, again, func() (machine.Plan, error) {
-				return machine.PlanFor(machine.Upgrade, d, o, machine.Own{})
+				return machine.PlanFor(machine.Upgrade, d, o, s.own(d, o))
 			}, nil)
 			if err == nil && did && c.format == "text" {
 				_, err = fmt.Fprintf(stdout, "VCH %s is vch %s now; it was %s. Back: vch upgrade %s --rollback%s\n", s.Name, d.Program, record.Program, s.Name, c.rootWord())

@@ -24,7 +24,22 @@ type site struct {
 	place
 	at       surroundings
 	program  string        // the file that is copied: this program
+	seen     string        // what record, journal and configuration were when the command began
 	patience time.Duration // of waiting for a daemon
+}
+
+// own are the steps that this site has beside those that every site knows. A VCH whose machines run on this host needs none.
+func (s site) own(machine.Desired, machine.Observed) machine.Own { return machine.Own{} }
+
+// print is what record, journal and configuration are now: two commands at once are not to plan by what the other one changes.
+func (l place) print() string {
+	h := sha256.New()
+	for _, path := range []string{filepath.Join(string(l.Home), "host.json"), filepath.Join(string(l.Home), "journal.json"), l.Config} {
+		text, err := os.ReadFile(path)
+		fmt.Fprintf(h, "%d %v\n", len(text), err == nil)
+		h.Write(text)
+	}
+	return string(h.Sum(nil))
 }
 
 // daemonStopLimit is longer than what a daemon takes to stop by itself (stopLimit, three times).
