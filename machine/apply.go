@@ -125,7 +125,7 @@ func Begin(h Home, p Plan, d Desired, again string, now time.Time) (Journal, err
 }
 
 // Apply does what is left of j. The caller holds the lock. If a step fails, what was changed is taken back where the plan says how; otherwise the
-// journal stays, and the same command goes on from there. The error is the failed step's.
+// journal stays, and the same command goes on from there; but for a Start and a Stop, which leave nothing half. The error is the failed step's.
 func Apply(ctx context.Context, j Journal, o Options) error {
 	record, err := o.Home.Record()
 	if fault.Is(err, fault.NotFound) {
@@ -138,30 +138,41 @@ func Apply(ctx context.Context, j Journal, o Options) error {
 	var failed error
 	if a.j.Why == "" {
 		failed = a.run(ctx)
-		if failed != nil && ctx.Err() == nil && len(j.Plan.Back) > 0 && !errors.Is(failed, errJournal) {
+		switch {
+		case failed == nil:
+		case ctx.Err() != nil || errors.Is(failed, errJournal):
+			return failed
+		case len(j.Plan.Back) == 0 && j.Command != Start && j.Command != Stop: // what these two begin is nothing half
+			return fault.New(fault.KindOf(failed), "%w; mend that and go on, or remove the VCH: %s; vch delete %s", failed, j.Again, j.Plan.Name)
+		default:
 			a.j.Why, a.j.Done, a.j.Doing = failed.Error(), 0, false
 			if err := o.Home.write(journalFile, a.j); err != nil {
 				return errors.Join(failed, err)
 			}
-		} else if failed != nil {
-			return failed
 		}
+	}
+	after := "it is again as it was before"
+	if len(j.Plan.Back) == 0 {
+		after = ""
 	}
 	if a.j.Why != "" {
 		if failed == nil {
 			failed = fault.New(fault.Unavailable, "%s", a.j.Why)
 		}
 		if err := a.run(ctx); err != nil {
-			return fmt.Errorf("%w; and then it could not be taken back: %w; run it again: %s", failed, err, j.Again)
+			if kind := a.j.Plan.Back[a.j.Done].Kind; ctx.Err() != nil || kind != StartDaemon && kind != AwaitDaemon {
+				return fmt.Errorf("%w; and then it could not be taken back: %w; run it again: %s", failed, err, j.Again)
+			}
+			after = fmt.Sprintf("it has what it had before, but its daemon does not come up with that either: %v", err) // all has been put back by then
 		}
 	}
 	if err := a.end(); err != nil {
 		return errors.Join(failed, err)
 	}
-	if failed != nil {
-		return fmt.Errorf("%w; it is again as it was before", failed)
+	if failed != nil && after != "" {
+		return fault.New(fault.KindOf(failed), "%w; %s", failed, after)
 	}
-	return nil
+	return failed
 }
 
 // errJournal is that what was done could not be noted: then nothing is taken back, as that could not be noted either.

@@ -189,7 +189,7 @@ func TestTakenBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := options(h, m, "life-back-2-done=error")
+	o := options(h, m, "life-back-1-done=error")
 	o.Site = fails
 	if err := Apply(t.Context(), j, o); err == nil || !strings.Contains(err.Error(), "could not be taken back") {
 		t.Fatalf("%v", err)
@@ -212,6 +212,35 @@ func TestTakenBack(t *testing.T) {
 	}
 	if e := r.History[len(r.History)-1]; r.Program != "1.0" || r.Previous != "" || e.From != "1.0" || e.To != "2.0" || !strings.Contains(e.Error, "no such kernel") {
 		t.Errorf("%+v", r)
+	}
+}
+
+// A start that fails, and a way back whose daemon does not come up, leave a VCH that can be changed: nothing is half.
+func TestDaemonThatDoesNotComeUp(t *testing.T) {
+	h, m := newHome(t), &memory{}
+	if err := do(t, h, m, Create, wanted, ""); err != nil {
+		t.Fatal(err)
+	}
+	m.broken = map[Kind]error{AwaitDaemon: errors.New("no QEMU")}
+	other := wanted
+	other.Settings = Settings{"memory": {"3G"}}
+	err := do(t, h, m, Configure, other, "")
+	if err == nil || !strings.Contains(err.Error(), "it has what it had before, but its daemon does not come up with that either: cannot wait until it answers: no QEMU") {
+		t.Errorf("%v", err)
+	}
+	if !m.now.Settings.Equal(wanted.Settings) {
+		t.Errorf("%v", m.now.Settings)
+	}
+	m.now.Running = false
+	if err := do(t, h, m, Start, wanted, ""); err == nil || strings.Contains(err.Error(), "before") {
+		t.Errorf("%v", err)
+	}
+	if _, err := h.Journal(); !fault.Is(err, fault.NotFound) {
+		t.Errorf("journal: %v", err)
+	}
+	m.broken, m.now.Running = nil, false
+	if err := do(t, h, m, Configure, other, ""); err != nil || !m.now.Running {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -176,7 +176,7 @@ func (c *life) inspected(v inspection) error {
 			text += fmt.Sprintf(" %s -> %s", e.From, e.To)
 		}
 		if e.Error != "" {
-			text += ", taken back: " + e.Error
+			text += ", which failed: " + e.Error
 		}
 		row("history", text)
 	}

@@ -267,6 +267,11 @@ func clientIsGood(a authority, dir string) bool {
 // removeDirectory removes what was made for the VCH. Of its own directory, that is all but the record and the journal, which go last, with the directory.
 func (s site) removeDirectory(path string) error {
 	if path != string(s.Home) {
+		if path == s.State { // no container is left: machines of a daemon that was killed are spare ones
+			if err := supervise.EndIn(path); err != nil {
+				return err
+			}
+		}
 		return os.RemoveAll(path)
 	}
 	for _, name := range []string{"bin", "client", "state", "log", "vch.sock", "vch.toml"} {

@@ -103,6 +103,31 @@ func end(ctx context.Context, args []string, limit time.Duration) error {
 	}
 }
 
+// EndIn kills the processes whose working directory is in dir.
+func EndIn(dir string) error {
+	in := func(pid int) bool {
+		cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
+		return err == nil && strings.HasPrefix(cwd+"/", strings.TrimSuffix(dir, "/")+"/")
+	}
+	procs, _ := filepath.Glob("/proc/[0-9]*") // the pattern is a good one
+	for _, path := range procs {
+		pid, err := strconv.Atoi(filepath.Base(path))
+		if err != nil || pid == os.Getpid() || !in(pid) {
+			continue
+		}
+		process, err := os.FindProcess(pid) // a pidfd, as above
+		if err != nil || !in(pid) {
+			continue
+		}
+		err = process.Kill()
+		_ = process.Release()
+		if err != nil && !errors.Is(err, os.ErrProcessDone) {
+			return fault.New(fault.Denied, "cannot end process %d: %w", pid, err)
+		}
+	}
+	return nil
+}
+
 // Process is a program that is nobody's child: it goes on when its starter has ended, and starts again when somebody says so.
 type Process struct{}
 

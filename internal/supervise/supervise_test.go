@@ -63,6 +63,35 @@ func TestProcess(t *testing.T) {
 	}
 }
 
+// What works in a directory, or below it, is killed; what is beside it is not.
+func TestEndIn(t *testing.T) {
+	dir := t.TempDir()
+	start := func(name string) *exec.Cmd {
+		at := filepath.Join(dir, name)
+		if err := os.MkdirAll(at, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("sleep", "60")
+		cmd.Dir = at
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd
+	}
+	in, beside := start("a/b"), start("ab")
+	if err := EndIn(filepath.Join(dir, "a")); err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Wait(); err == nil {
+		t.Error("it went on")
+	}
+	if err := beside.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Error("one beside it was ended")
+	}
+	beside.Process.Kill()
+	beside.Wait()
+}
+
 // One that does not want to end is killed.
 func TestProcessThatGoesOn(t *testing.T) {
 	p := sleeper(t, `trap '' TERM; echo ready; while :; do sleep 0.05; done`)
