@@ -109,9 +109,9 @@ func canonical(d Desired) Desired {
 	return d
 }
 
-// Begin notes in h that plan p is begun. The caller holds the lock. Again is the command line that goes on with it.
-func Begin(h Home, p Plan, d Desired, again string, now time.Time) (Journal, error) {
-	j := Journal{Command: p.Command, Again: again, Began: now, Desired: d, Plan: p}
+// Begin notes in h that plan p is begun. The caller holds the lock.
+func Begin(h Home, p Plan, d Desired, ways Ways, now time.Time) (Journal, error) {
+	j := Journal{Command: p.Command, Ways: ways, Began: now, Desired: d, Plan: p}
 	r, err := h.Known()
 	if err == nil {
 		j.Before, j.Former = r.Program, r.Previous
@@ -143,7 +143,7 @@ func Apply(ctx context.Context, j Journal, o Options) error {
 		case ctx.Err() != nil || errors.Is(failed, errJournal):
 			return failed
 		case len(j.Plan.Back) == 0 && j.Command != Start && j.Command != Stop: // what these two begin is nothing half
-			return fault.New(fault.KindOf(failed), "%w; mend that and go on, or remove the VCH: %s; vch delete %s", failed, j.Again, j.Plan.Name)
+			return fault.New(fault.KindOf(failed), "%w; mend that and go on, or remove the VCH: %s; %s", failed, j.Again, j.Ways.Delete)
 		default:
 			a.j.Why, a.j.Done, a.j.Doing = failed.Error(), 0, false
 			if err := o.Home.write(journalFile, a.j); err != nil {

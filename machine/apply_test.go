@@ -51,7 +51,7 @@ func do(t *testing.T, h Home, m *memory, c Command, d Desired, points string) er
 	if fault.Is(err, fault.NotFound) {
 		var p Plan
 		if p, err = PlanFor(c, d, m.now, Own{}); err == nil {
-			j, err = Begin(h, p, d, "vch "+string(c), time.Now())
+			j, err = Begin(h, p, d, Ways{"vch " + string(c), "vch delete x"}, time.Now())
 		}
 	}
 	if err != nil {
@@ -94,7 +94,7 @@ func TestCutOffAnywhere(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				j, err := Begin(h, p, tc.d, "vch again", time.Now())
+				j, err := Begin(h, p, tc.d, Ways{"vch again", "vch delete x"}, time.Now())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -185,7 +185,7 @@ func TestTakenBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j, err := Begin(h, p, up, "vch upgrade x", time.Now())
+	j, err := Begin(h, p, up, Ways{"vch upgrade x", "vch delete x"}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -298,7 +298,7 @@ func TestResumedStartStops(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Back = nil
-	j, err := Begin(h, p, other, "vch again", time.Now())
+	j, err := Begin(h, p, other, Ways{"vch again", "vch delete x"}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

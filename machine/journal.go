@@ -79,10 +79,16 @@ func without(list []string, item string) []string {
 	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return s == item })
 }
 
+// Ways are the command lines by which it goes on after a command was cut off.
+type Ways struct {
+	Again  string `json:"again"`  // with it
+	Delete string `json:"delete"` // without the VCH
+}
+
 // Journal is a command that is being applied, or was cut off.
 type Journal struct {
-	Command Command   `json:"command"`
-	Again   string    `json:"again"` // the command line that goes on with it
+	Command Command `json:"command"`
+	Ways
 	Began   time.Time `json:"began"`
 	Desired Desired   `json:"desired"`
 	Plan    Plan      `json:"plan"`
@@ -123,7 +129,7 @@ func (j Journal) State() string {
 // Refusal is what any other command hears.
 func (j Journal) Refusal() error {
 	name := j.Plan.Name
-	ways := fmt.Sprintf("run it again (%s), or remove the VCH: vch delete %s", j.Again, name)
+	ways := fmt.Sprintf("run it again (%s), or remove the VCH: %s", j.Again, j.Ways.Delete)
 	if j.Command == Delete {
 		ways = "run it again: " + j.Again
 	}

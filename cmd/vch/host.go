@@ -134,7 +134,7 @@ func (c *life) change(ctx context.Context, s site, command machine.Command, d ma
 		return false, fault.New(fault.Conflict, "nothing was changed: another vch has changed VCH %s meanwhile; look, and run it again", s.Name)
 	}
 	if !resumed {
-		if j, err = machine.Begin(s.Home, p, d, again, time.Now()); err != nil {
+		if j, err = machine.Begin(s.Home, p, d, machine.Ways{Again: again, Delete: "vch delete " + s.Name + c.rootWord()}, time.Now()); err != nil {
 			return false, err
 		}
 	}
