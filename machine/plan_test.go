@@ -347,9 +347,6 @@ func TestStoreChange(t *testing.T) {
 			t.Errorf("%+v gives %s, not %s", tc.change, text, tc.want)
 		}
 	}
-	if got := Moved(stores, []string{"/ssd:default", "/x:shared"}); !slices.Equal(got, []string{"shared"}) {
-		t.Errorf("moved: %v", got)
-	}
 }
 
 func TestDiff(t *testing.T) {

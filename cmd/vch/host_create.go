@@ -42,12 +42,7 @@ With an address of TCP, certificates are made for it and for one client. The end
 			if len(args) == 1 && args[0] != machine.Local {
 				return usagef("%q is no target; it is local, or --target URL", args[0])
 			}
-			if w.config != "" {
-				if err := fromFile(cmd.Flags(), w.config); err != nil {
-					return err
-				}
-			}
-			return c.create(cmd.Context(), cmd.Flags(), name, supervisor, force)
+			return c.create(cmd.Context(), cmd.Flags(), w.config, name, supervisor, force)
 		},
 	}
 	f := cmd.Flags()
@@ -68,20 +63,47 @@ func (w *words) flagsOfVCH(f *pflag.FlagSet) {
 	}
 }
 
-func (c *life) create(ctx context.Context, f *pflag.FlagSet, name, supervisor string, force bool) error {
+// asking are the settings of a command line and its configuration file; the command line wins.
+func (s site) asking(f *pflag.FlagSet, config string) (machine.Settings, error) {
+	set := machine.Settings{}
+	if config != "" {
+		var err error
+		if set, err = read(config); err != nil {
+			return nil, err
+		}
+	}
+	if f.Changed("state") || f.Changed("absent-stores") || set["state"] != nil {
+		return nil, usagef("--state and --absent-stores are no settings of a VCH that vch create makes: everything of it is in %s; choose another place with --root", s.Home)
+	}
+	for key, values := range set {
+		for i, v := range values {
+			values[i] = placed(key, v, s.at)
+		}
+	}
+	for key, values := range said(f, s.at) {
+		set[key] = values
+	}
+	f.Visit(func(flag *pflag.Flag) { // its default was said
+		if flag.Value.String() == flag.DefValue {
+			delete(set, flag.Name)
+		}
+	})
+	delete(set, "absent-stores") // every VCH has it
+	return set, nil
+}
+
+func (c *life) create(ctx context.Context, f *pflag.FlagSet, config, name, supervisor string, force bool) error {
 	s, err := c.site(name)
 	if err != nil {
 		return err
 	}
-	for _, own := range []string{"state", "absent-stores"} {
-		if f.Changed(own) {
-			return usagef("--%s is no setting of a VCH that vch create makes: everything of it is in %s; choose another place with --root", own, s.Home)
-		}
-	}
 	if supervisor, err = supervisorName(supervisor, s.at, supervise.SystemdRuns()); err != nil {
 		return err
 	}
-	asked := said(f, s.at)
+	asked, err := s.asking(f, config)
+	if err != nil {
+		return err
+	}
 	set := complete(asked, s.place)
 	found, err := checked(set, s.at)
 	if err != nil {

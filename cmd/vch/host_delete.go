@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -85,6 +86,10 @@ func (c *life) remove(ctx context.Context, name string, volumes []string, force 
 			return fmt.Errorf("VCH %s is broken: %w; mend that, or remove it all the same: vch delete %s --force%s", name, err, name, c.rootWord())
 		}
 		o, found = s.salvage(o, record)
+	}
+	remote := slices.IndexFunc(found.Stores, func(p storePlace) bool { return p.NFS != nil })
+	if len(volumes) > 0 && !o.Running && remote >= 0 {
+		return fault.New(fault.Conflict, "nothing was changed: while VCH %s is stopped nobody can say which volumes store %s has; start it first: vch start %[1]s%[3]s", name, found.Stores[remote].Name, c.rootWord())
 	}
 	// What is the VCH's own goes in any case, whether it was noted or not.
 	o.Directories = withAll([]string{string(s.Home), s.State}, o.Directories)

@@ -73,10 +73,19 @@ func (s site) Do(ctx context.Context, step machine.Step) error {
 		return removeFile(s.place.program(step.Subject))
 	case machine.RemoveDirectory:
 		return s.removeDirectory(step.Subject)
-	case machine.RemoveContainer:
-		return endpoint{s.Socket}.removeContainer(ctx, step.Subject)
-	case machine.RemoveVolume:
-		return endpoint{s.Socket}.removeVolume(ctx, step.Subject)
+	case machine.RemoveContainer, machine.RemoveVolume:
+		ctx, cancel := context.WithTimeoutCause(ctx, s.patience, fmt.Errorf("the daemon has not done it after %v; give it longer with --wait", s.patience))
+		defer cancel()
+		do := endpoint{s.Socket}.removeContainer
+		if step.Kind == machine.RemoveVolume {
+			do = endpoint{s.Socket}.removeVolume
+		}
+		if err := do(ctx, step.Subject); err != nil && ctx.Err() != nil {
+			return fault.New(fault.Unavailable, "%w", context.Cause(ctx))
+		} else if err != nil {
+			return err
+		}
+		return nil
 	}
 	return s.supervised(ctx, step)
 }
