@@ -137,7 +137,7 @@ func (c *life) configure(ctx context.Context, name string, f *pflag.FlagSet, sto
 		d.Certificates = append(slices.Clone(found.TLS.Names), o.Certificates...)
 	}
 	d.Stores = reached(fresh, checks)
-	_, err = c.change(ctx, s, machine.Configure, d, checks, again, func() (machine.Plan, error) {
+	did, err := c.change(ctx, s, machine.Configure, d, checks, again, func() (machine.Plan, error) {
 		o.Stores = storesThere(d.Stores)
 		p, err := machine.PlanFor(machine.Configure, d, o, s.own(d, o))
 		for i := range p.Changes {
@@ -150,7 +150,10 @@ func (c *life) configure(ctx context.Context, name string, f *pflag.FlagSet, sto
 		}
 		return p, err
 	}, nil)
-	return err
+	if err != nil || !did || c.format == "json" || slices.Equal(was.Listen, found.Listen) {
+		return err
+	}
+	return printLine(c.out, "Reach it with\n\n  "+strings.Join(contextLines(s.place, found), "\n  "))
 }
 
 // changed are the settings with what the command line changes.
