@@ -55,6 +55,7 @@ import (
 //	truncate FILE SIZE         cut a file
 //	tiny DIR CMD ARG…          run a program with DIR on a medium that is all but full
 //	untethered FILE            build a vch without a tether in it
+//	versioned FILE VERSION     build a vch of another version
 //	readonly DIR CMD ARG…      run a program with DIR on a medium that takes no write
 func commands() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
@@ -78,6 +79,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"ptyrun":     ptyrunCmd,
 		"truncate":   truncateCmd,
 		"untethered": untetheredCmd,
+		"versioned":  versionedCmd,
 		"tiny":       mediumCmd("tiny"),
 		"readonly":   mediumCmd("readonly"),
 	}
@@ -417,6 +419,17 @@ func untetheredCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(file, overlay, 0o600))
 	cmd := exec.Command("go", "build", "-overlay", file, "-o", ts.MkAbs(args[0]), "./cmd/vch")
 	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		ts.Fatalf("go build: %v\n%s", err, out)
+	}
+}
+
+// versionedCmd builds vch as make build does, with a version of its own.
+func versionedCmd(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 2, "versioned FILE VERSION")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+args[1], "-o", ts.MkAbs(args[0]), "./cmd/vch")
+	cmd.Dir = "../.."
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		ts.Fatalf("go build: %v\n%s", err, out)
