@@ -106,7 +106,10 @@ func onDatastore(t *testing.T, sim *vcsim.Sim, disks portlayer.Disks, name, dir 
 				} else {
 					sim.Datastore(name).Restore()
 				}
-				known := func() bool { _, _, err := disks.Space(t.Context(), "["+portlayer.DiskPath(name)+"]"); return (err != nil) == on }
+				known := func() bool {
+					_, _, err := disks.Space(t.Context(), "["+portlayer.DiskPath(name)+"]")
+					return (err != nil) == on
+				}
 				for end := time.Now().Add(10 * time.Second); !known() && time.Now().Before(end); time.Sleep(5 * time.Millisecond) { // the news takes a moment
 				}
 			},
