@@ -73,6 +73,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"buildkit":   buildkitCmd,
 		"nfs":        nfsCmd,
 		"machines":   machinesCmd,
+		"pid":        pidCmd,
 		"dead":       deadCmd,
 		"archive":    archiveCmd,
 		"registry":   registryCmd,
@@ -337,7 +338,7 @@ func machinesCmd(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("the shared daemon's machines are not one script's; say daemon start")
 	}
 	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
-		now := machines(s.host.dir + "/")
+		now := machines(s.host.mark())
 		if strconv.Itoa(len(now)) == args[0] {
 			return
 		}
@@ -345,6 +346,26 @@ func machinesCmd(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("there are machines %v, not %s", now, args[0])
 		}
 	}
+}
+
+// pidCmd prints the process on this host that is a container's machine.
+func pidCmd(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 1, "pid CONTAINER")
+	format := "{{.State.Pid}}"
+	s := of(ts)
+	if s.host.rig != nil {
+		format = "{{.Id}}"
+	}
+	dockerCmd(ts, false, []string{"container", "inspect", "--format", format, args[0]})
+	if s.host.rig == nil {
+		return
+	}
+	id := strings.TrimSpace(ts.ReadFile("stdout"))
+	pids := s.host.rig.machine(id)
+	if len(pids) != 1 {
+		ts.Fatalf("container %s has the machines %v", args[0], pids)
+	}
+	ts.Check(ts.Exec("echo", strconv.Itoa(pids[0])))
 }
 
 func deadCmd(ts *testscript.TestScript, neg bool, args []string) {
