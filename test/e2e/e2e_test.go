@@ -133,6 +133,11 @@ func (w *world) run(t *testing.T, files []string, vars ...string) {
 			env.Setenv("DOCKER_CONFIG", filepath.Join(home, ".docker"))
 			w.shared.setenv(env.Setenv)
 			env.Setenv("BOX", w.box)
+			driver := "qemu-vmdk"
+			if w.rig != nil {
+				driver = "vsphere-vmdk"
+			}
+			env.Setenv("DRIVER", driver)
 			env.Setenv("CACHE", filepath.Join(w.bin, "cache"))
 			for _, v := range vars {
 				key, value, _ := strings.Cut(v, "=")

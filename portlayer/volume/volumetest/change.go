@@ -157,7 +157,7 @@ func copyLaw(b *bench) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.equal("source", portlayer.VolumeSource{Disk: src.Disk, Capacity: small, Labels: []portlayer.Label{vol.Label}}, src)
+	b.equal("source", portlayer.VolumeSource{Disk: src.Disk, Capacity: small, Labels: labelsOf(p, vol.Label)}, src)
 	told := false
 	same := b.ensure(s, portlayer.VolumeSpec{Name: "same", From: &src, Progress: func(done, total portlayer.Bytes) { told = done > 0 && done <= total }})
 	larger := b.ensure(s, portlayer.VolumeSpec{Name: "larger", Capacity: 2 * small, From: &src})
@@ -211,7 +211,7 @@ func snapshotLaw(b *bench) {
 		b.Fatalf("%+v, %v", list, err)
 	}
 	src, err := s.Source(b.Context(), "data", "zz")
-	if err != nil || src.Capacity != small || len(src.Labels) != 1 || src.Labels[0] != vol.Label {
+	if err != nil || src.Capacity != small || !slices.Equal(src.Labels, labelsOf(p, vol.Label)) {
 		b.Errorf("%+v, %v", src, err)
 	}
 	back := b.ensure(s, portlayer.VolumeSpec{Name: "back", From: &src})
