@@ -469,7 +469,7 @@ func (m *Machine) Grown(_ context.Context, serial string) error {
 // power starts a task of a machine's power; one that finds the machine as it should be is done.
 func (m *Machine) power(ctx context.Context, start func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error), reached func(*vmState) bool) error {
 	for n := 1; ; n++ {
-		_, err := m.h.watch.task(ctx, start, nil)
+		_, err := m.h.watch.unhurried(ctx, start)
 		switch {
 		case err == nil, isA(err, new(types.InvalidPowerState)):
 			ctx, cancel := context.WithTimeout(ctx, settleLimit)

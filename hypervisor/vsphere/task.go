@@ -29,6 +29,22 @@ func (w *watcher) task(ctx context.Context, start func(ctx context.Context, c *v
 	return w.wait(ctx, ref, progress)
 }
 
+// busyFor is how long another task may keep a machine.
+const busyFor = time.Minute
+
+// unhurried is task, again while the machine has another task to end: one whose answer was lost, an administrator's, or a backup's.
+func (w *watcher) unhurried(ctx context.Context, start func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error)) (*types.TaskInfo, error) {
+	for end := time.Now().Add(busyFor); ; {
+		info, err := w.task(ctx, start, nil)
+		if err == nil || !isA(err, new(types.TaskInProgress)) || time.Now().After(end) {
+			return info, err
+		}
+		if err := pause(ctx, backoff); err != nil {
+			return nil, err
+		}
+	}
+}
+
 // wait waits for a task. When ctx ends, the task is told to, and waited for: what it leaves is not changed by it later.
 func (w *watcher) wait(ctx context.Context, ref types.ManagedObjectReference, progress portlayer.Progressed) (*types.TaskInfo, error) {
 	w.mu.Lock()

@@ -51,6 +51,8 @@ func options(t *testing.T, sim *vcsim.Sim, dir string) Options {
 	}
 }
 
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
 // testWriter logs what a hypervisor says.
 type testWriter struct{ t *testing.T }
 
