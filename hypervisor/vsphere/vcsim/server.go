@@ -142,6 +142,7 @@ func (v *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case strings.HasPrefix(r.URL.Path, folderPrefix):
 		name := r.Method + " /folder"
+		defer v.called(name, time.Now())
 		if !v.s.control.arrived(r.Context(), v.s.ctx, name) {
 			panic(http.ErrAbortHandler)
 		}
@@ -158,6 +159,13 @@ func (v *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		v.soap(w, r)
 	default:
 		v.mux.ServeHTTP(w, r)
+	}
+}
+
+// called tells who wants to know of a call that has been answered.
+func (v *server) called(name string, arrived time.Time) {
+	if tell := v.s.o.Called; tell != nil {
+		tell(name, arrived, time.Now())
 	}
 }
 
@@ -189,6 +197,7 @@ func (v *server) soap(w http.ResponseWriter, r *http.Request) {
 	if m := soapThis.FindSubmatch(body); m != nil {
 		this = string(m[1])
 	}
+	defer v.called(method, time.Now())
 	if !v.s.control.arrived(r.Context(), v.s.ctx, method) {
 		panic(http.ErrAbortHandler)
 	}
