@@ -26,6 +26,7 @@ type daemon struct {
 	vch, dir string
 	args     []string
 	http     *http.Client
+	profiles *http.Client // of a vch that gives profiles
 	cmd      *exec.Cmd
 	ended    chan error
 }
@@ -58,6 +59,10 @@ func newDaemon(vch, dir string, v *vcenter) (*daemon, error) {
 		var dial net.Dialer
 		return dial.DialContext(ctx, "unix", d.socket())
 	}}}
+	d.profiles = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var dial net.Dialer
+		return dial.DialContext(ctx, "unix", filepath.Join(d.dir, pprofSocket))
+	}}}
 	return d, nil
 }
 
@@ -72,6 +77,7 @@ func (d *daemon) start(ctx context.Context) error {
 	defer log.Close()
 	d.cmd = exec.Command(d.vch, d.args...)
 	d.cmd.Stdout, d.cmd.Stderr = log, log
+	d.cmd.Env = append(os.Environ(), "VCBENCH_PPROF="+filepath.Join(d.dir, pprofSocket))
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is for this program
 	if err := d.cmd.Start(); err != nil {
 		return err
@@ -94,6 +100,8 @@ func (d *daemon) start(ctx context.Context) error {
 		}
 	}
 }
+
+func (d *daemon) running() bool { return d.cmd != nil && d.cmd.ProcessState == nil }
 
 // stop ends it; its containers go on.
 func (d *daemon) stop() error {
