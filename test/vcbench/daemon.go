@@ -68,6 +68,9 @@ func newDaemon(vch, dir string, v *vcenter) (*daemon, error) {
 
 func (d *daemon) socket() string { return filepath.Join(d.dir, "s") }
 
+// startLimit is how long a daemon has that finds 10,000 volumes.
+const startLimit = 30 * time.Minute
+
 // start starts it, and returns when it answers.
 func (d *daemon) start(ctx context.Context) error {
 	log, err := os.OpenFile(filepath.Join(d.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -83,7 +86,7 @@ func (d *daemon) start(ctx context.Context) error {
 		return err
 	}
 	go func() { d.ended <- d.cmd.Wait() }()
-	limit := time.After(measure.Wait)
+	limit := time.After(startLimit)
 	for {
 		if err := d.call(ctx, http.MethodGet, "/_ping", nil, nil); err == nil {
 			return nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"time"
 
@@ -27,15 +28,14 @@ func (r results) page(o options, at time.Time) string {
 // commands are the calls of single commands.
 func (r results) commands(b *strings.Builder, o options) {
 	fmt.Fprintf(b, `
-The vCenter is the simulated one, in a process of its own; **a latency of %v of each call is assumed**, as of a vCenter in the same place that has other things to do, and everything that is
-told in time depends on it. Counts do not. Its machines are hollow: a guest that answers at once and no VM, so that a start has no boot in it.
+The vCenter is the simulated one, in a process of its own; **a latency of %v of each call is assumed**, and everything that is told in time depends on it. Counts do not. Its machines are hollow: a guest that answers at once and no VM, so that a start has no boot in it.
 
 ## Calls of a command
 
 Medians of %d rounds. **Calls** are those before the user has the answer: SOAP calls and requests for files (/folder). **In a row** are those of which each begins after the one before was
 answered: round trips that the user waits for. **Waits** are the answers to the one question that is open at all times (WaitForUpdatesEx), by which the daemon hears of the end of every task,
 and which costs no call of its own. **After** are calls that go on when the user has the answer. **Time** is with the latency, and without; the rest of their difference over the latency
-is what waits cost. In the simulator a wait is answered at the next of its ticks, which are 20 ms apart: it has some 10 ms for each task that a real vCenter does not have.
+is what waits cost.
 
 | command | calls | in a row | waits | after | ms | ms without latency | difference / latency |
 |---|---:|---:|---:|---:|---:|---:|---:|
@@ -109,4 +109,39 @@ DestroyPropertyCollector). One of vch's costs two: its start, and ModifyListView
 	}
 }
 
-func (r results) atScale(b *strings.Builder, o options) {}
+// atScale is what many containers and volumes take.
+func (r results) atScale(b *strings.Builder, o options) {
+	if len(r.phases) == 0 {
+		return
+	}
+	fmt.Fprintf(b, `
+## %d containers, %d volumes
+
+Each step once, in this order; %d clients ask at once; %d containers are started, in hollow machines. %d volumes are made one by one; the others are copies of the directory of one of them, put
+onto the datastore's own directory while the daemon is away. Volumes that were made or changed in the last minute are read anew each time, as datastores tell times in seconds; the
+copies are older. The daemon has started when docker ps -a tells all containers, and all that run as running. Calls go on a little while after a step, and count for it. Processor times are
+of both processes, each by itself: what the simulator takes is not the daemon's, but they share %s.
+
+| step | times | s | ms each, or in all | calls | daemon's memory, MiB | daemon's processor, s | simulator's processor, s |
+|---|---:|---:|---:|---:|---:|---:|---:|
+`, o.containers, o.volumes, o.clients, o.started, o.made, processors())
+	for _, p := range r.phases {
+		n := max(p.n, 1)
+		fmt.Fprintf(b, "| %s | %d | %.1f | %.0f | %d | %d | %.1f | %.1f |\n", p.name, n, p.took.Seconds(), ms(p.took)/float64(n), p.calls.asked(), p.rss>>20, p.daemonCPU.Seconds(), p.simCPU.Seconds())
+	}
+	b.WriteString("\nTheir calls by method, and how long the simulator had each on average beyond the latency:\n\n| step | calls | waits | simulator's own, ms a call |\n|---|---|---:|---:|\n")
+	for _, p := range r.phases {
+		each := 0.0
+		if n := p.calls.asked(); n > 0 {
+			each = ms(p.own) / float64(n)
+		}
+		fmt.Fprintf(b, "| %s | %s | %d | %.1f |\n", p.name, p.calls, p.calls[waitCall], each)
+	}
+}
+
+func processors() string {
+	if n := runtime.NumCPU(); n > 1 {
+		return fmt.Sprintf("%d processors", n)
+	}
+	return "one processor"
+}
