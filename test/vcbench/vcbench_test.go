@@ -20,7 +20,7 @@ func TestInARow(t *testing.T) {
 	if len(before) != 4 || len(after) != 2 {
 		t.Errorf("%v, %v", before, after)
 	}
-	if d := own(calls, 20*time.Millisecond); d != 3*time.Millisecond+0 {
+	if d := own(calls, 20*time.Millisecond); d != 2*time.Millisecond {
 		t.Errorf("the simulator's own time: %v", d)
 	}
 }
