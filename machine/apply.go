@@ -92,10 +92,11 @@ func (h Home) Resume(c Command, d Desired) (Journal, error) {
 // canonical is d so that two that want the same are equal.
 func canonical(d Desired) Desired {
 	d.Settings = d.Settings.Clone()
-	if d.Gone { // the containers are whatever was left
+	d.Stores, d.Certificates = nil, nil // what could be reached, and this host's names of the moment: the settings have the rest
+	if d.Gone {                         // the containers are whatever was left
 		d.Containers = nil
 	}
-	for _, list := range []*[]string{&d.Certificates, &d.Containers, &d.Volumes} {
+	for _, list := range []*[]string{&d.Containers, &d.Volumes} {
 		*list = slices.Clone(*list)
 		slices.Sort(*list)
 		if len(*list) == 0 {
@@ -108,12 +109,12 @@ func canonical(d Desired) Desired {
 	return d
 }
 
-// Begin notes in h that plan p is begun. The caller holds the lock. Again is the command line that goes on with it.
-func Begin(h Home, p Plan, d Desired, again string, now time.Time) (Journal, error) {
-	j := Journal{Command: p.Command, Again: again, Began: now, Desired: d, Plan: p}
+// Begin notes in h that plan p is begun. The caller holds the lock.
+func Begin(h Home, p Plan, d Desired, ways Ways, now time.Time) (Journal, error) {
+	j := Journal{Command: p.Command, Ways: ways, Began: now, Desired: d, Plan: p}
 	r, err := h.Known()
 	if err == nil {
-		j.Before = r.Program
+		j.Before, j.Former = r.Program, r.Previous
 		if old, err := h.Journal(); err == nil && old.Doing { // what is not certain to have been made is to be removed all the same
 			if err := h.write(recordFile, r); err != nil {
 				return j, err
@@ -124,7 +125,7 @@ func Begin(h Home, p Plan, d Desired, again string, now time.Time) (Journal, err
 }
 
 // Apply does what is left of j. The caller holds the lock. If a step fails, what was changed is taken back where the plan says how; otherwise the
-// journal stays, and the same command goes on from there. The error is the failed step's.
+// journal stays, and the same command goes on from there; but for a Start and a Stop, which leave nothing half. The error is the failed step's.
 func Apply(ctx context.Context, j Journal, o Options) error {
 	record, err := o.Home.Record()
 	if fault.Is(err, fault.NotFound) {
@@ -133,34 +134,45 @@ func Apply(ctx context.Context, j Journal, o Options) error {
 	if err != nil && j.Command != Delete {
 		return err
 	}
-	a := applying{Options: o, j: j, record: record}
+	a := applying{Options: o, j: j, record: record, resumed: j.Doing || j.Done > 0}
 	var failed error
 	if a.j.Why == "" {
 		failed = a.run(ctx)
-		if failed != nil && ctx.Err() == nil && len(j.Plan.Back) > 0 && !errors.Is(failed, errJournal) {
+		switch {
+		case failed == nil:
+		case ctx.Err() != nil || errors.Is(failed, errJournal):
+			return failed
+		case len(j.Plan.Back) == 0 && j.Command != Start && j.Command != Stop: // what these two begin is nothing half
+			return fault.New(fault.KindOf(failed), "%w; mend that and go on, or remove the VCH: %s; %s", failed, j.Again, j.Ways.Delete)
+		default:
 			a.j.Why, a.j.Done, a.j.Doing = failed.Error(), 0, false
 			if err := o.Home.write(journalFile, a.j); err != nil {
 				return errors.Join(failed, err)
 			}
-		} else if failed != nil {
-			return failed
 		}
+	}
+	after := "it is again as it was before"
+	if len(j.Plan.Back) == 0 {
+		after = ""
 	}
 	if a.j.Why != "" {
 		if failed == nil {
 			failed = fault.New(fault.Unavailable, "%s", a.j.Why)
 		}
 		if err := a.run(ctx); err != nil {
-			return fmt.Errorf("%w; and then it could not be taken back: %w; run it again: %s", failed, err, j.Again)
+			if kind := a.j.Plan.Back[a.j.Done].Kind; ctx.Err() != nil || kind != StartDaemon && kind != AwaitDaemon {
+				return fmt.Errorf("%w; and then it could not be taken back: %w; run it again: %s", failed, err, j.Again)
+			}
+			after = fmt.Sprintf("it has what it had before, but its daemon does not come up with that either: %v", err) // all has been put back by then
 		}
 	}
 	if err := a.end(); err != nil {
 		return errors.Join(failed, err)
 	}
-	if failed != nil {
-		return fmt.Errorf("%w; it is again as it was before", failed)
+	if failed != nil && after != "" {
+		return fault.New(fault.KindOf(failed), "%w; %s", failed, after)
 	}
-	return nil
+	return failed
 }
 
 // errJournal is that what was done could not be noted: then nothing is taken back, as that could not be noted either.
@@ -168,8 +180,9 @@ var errJournal = errors.New("cannot note what was done")
 
 type applying struct {
 	Options
-	j      Journal
-	record Record
+	j       Journal
+	record  Record
+	resumed bool // a process before this one did a part
 }
 
 // run does the steps that are left.
@@ -194,7 +207,13 @@ func (a *applying) run(ctx context.Context) error {
 		}
 		a.Say(p)
 		began := a.Now()
-		err := a.Site.Do(ctx, step)
+		var err error
+		if a.resumed && step.Kind == StartDaemon { // one that came up meanwhile, as with the machine, is not the one that is to be
+			err = a.Site.Do(ctx, Step{Kind: StopDaemon})
+		}
+		if err == nil {
+			err = a.Site.Do(ctx, step)
+		}
 		p.Ended, p.Took, p.Err = true, a.Now().Sub(began), err
 		a.Say(p)
 		if err != nil {
@@ -203,7 +222,11 @@ func (a *applying) run(ctx context.Context) error {
 		if err := a.Points.Hit(fmt.Sprintf("%s-%d-done", name, p.N)); err != nil {
 			return err
 		}
-		if after := a.record.after(step); !reflect.DeepEqual(after, a.record) {
+		after := a.record.after(step)
+		if back && step.Kind == Register {
+			after.Previous = a.j.Former
+		}
+		if !reflect.DeepEqual(after, a.record) {
 			if err := a.Home.write(recordFile, after); err != nil {
 				return fmt.Errorf("%w: %w", errJournal, err)
 			}

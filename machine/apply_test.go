@@ -51,7 +51,7 @@ func do(t *testing.T, h Home, m *memory, c Command, d Desired, points string) er
 	if fault.Is(err, fault.NotFound) {
 		var p Plan
 		if p, err = PlanFor(c, d, m.now, Own{}); err == nil {
-			j, err = Begin(h, p, d, "vch "+string(c), time.Now())
+			j, err = Begin(h, p, d, Ways{"vch " + string(c), "vch delete x"}, time.Now())
 		}
 	}
 	if err != nil {
@@ -94,7 +94,7 @@ func TestCutOffAnywhere(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				j, err := Begin(h, p, tc.d, "vch again", time.Now())
+				j, err := Begin(h, p, tc.d, Ways{"vch again", "vch delete x"}, time.Now())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -109,7 +109,13 @@ func TestCutOffAnywhere(t *testing.T) {
 				if err := do(t, h, m, tc.command, tc.d, ""); err != nil {
 					t.Fatalf("%s %s: again: %v", tc.command, point, err)
 				}
-				if again := len(m.did) - before; again > len(p.Steps)-n+1 {
+				again := 0
+				for _, text := range m.did[before:] {
+					if text != "" { // which is the stop before a start
+						again++
+					}
+				}
+				if again > len(p.Steps)-n+1 {
 					t.Errorf("%s %s: %d of %d steps were done again", tc.command, point, again, len(p.Steps))
 				}
 				if _, err := h.Journal(); !fault.Is(err, fault.NotFound) {
@@ -179,11 +185,11 @@ func TestTakenBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j, err := Begin(h, p, up, "vch upgrade x", time.Now())
+	j, err := Begin(h, p, up, Ways{"vch upgrade x", "vch delete x"}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := options(h, m, "life-back-2-done=error")
+	o := options(h, m, "life-back-1-done=error")
 	o.Site = fails
 	if err := Apply(t.Context(), j, o); err == nil || !strings.Contains(err.Error(), "could not be taken back") {
 		t.Fatalf("%v", err)
@@ -204,8 +210,37 @@ func TestTakenBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e := r.History[len(r.History)-1]; r.Program != "1.0" || e.From != "1.0" || e.To != "2.0" || !strings.Contains(e.Error, "no such kernel") {
+	if e := r.History[len(r.History)-1]; r.Program != "1.0" || r.Previous != "" || e.From != "1.0" || e.To != "2.0" || !strings.Contains(e.Error, "no such kernel") {
 		t.Errorf("%+v", r)
+	}
+}
+
+// A start that fails, and a way back whose daemon does not come up, leave a VCH that can be changed: nothing is half.
+func TestDaemonThatDoesNotComeUp(t *testing.T) {
+	h, m := newHome(t), &memory{}
+	if err := do(t, h, m, Create, wanted, ""); err != nil {
+		t.Fatal(err)
+	}
+	m.broken = map[Kind]error{AwaitDaemon: errors.New("no QEMU")}
+	other := wanted
+	other.Settings = Settings{"memory": {"3G"}}
+	err := do(t, h, m, Configure, other, "")
+	if err == nil || !strings.Contains(err.Error(), "it has what it had before, but its daemon does not come up with that either: cannot wait until it answers: no QEMU") {
+		t.Errorf("%v", err)
+	}
+	if !m.now.Settings.Equal(wanted.Settings) {
+		t.Errorf("%v", m.now.Settings)
+	}
+	m.now.Running = false
+	if err := do(t, h, m, Start, wanted, ""); err == nil || strings.Contains(err.Error(), "before") {
+		t.Errorf("%v", err)
+	}
+	if _, err := h.Journal(); !fault.Is(err, fault.NotFound) {
+		t.Errorf("journal: %v", err)
+	}
+	m.broken, m.now.Running = nil, false
+	if err := do(t, h, m, Configure, other, ""); err != nil || !m.now.Running {
+		t.Errorf("%v", err)
 	}
 }
 
@@ -243,6 +278,40 @@ func TestFailedCreateGoesOn(t *testing.T) {
 	m.broken = nil
 	if err := do(t, h, m, Create, wanted, ""); err != nil {
 		t.Error(err)
+	}
+}
+
+// A daemon that came up while a change was cut off, as with its machine, is stopped before the new one is started.
+func TestResumedStartStops(t *testing.T) {
+	h, m := newHome(t), &memory{}
+	if err := do(t, h, m, Create, wanted, ""); err != nil {
+		t.Fatal(err)
+	}
+	other := wanted
+	other.Settings = Settings{"memory": {"3G"}}
+	unlock, err := h.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := PlanFor(Configure, other, m.now, Own{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Back = nil
+	j, err := Begin(h, p, other, Ways{"vch again", "vch delete x"}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Apply(t.Context(), j, options(h, m, "life-2-noted=error")); err == nil {
+		t.Fatal("it was not cut off")
+	}
+	unlock()
+	m.now.Running, m.did = true, nil // with the settings of some moment
+	if err := do(t, h, m, Configure, other, ""); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"", "start the daemon, vch 1.0", "wait until it answers"}, m.did); diff != "" {
+		t.Error(diff)
 	}
 }
 

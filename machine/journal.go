@@ -79,17 +79,24 @@ func without(list []string, item string) []string {
 	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return s == item })
 }
 
+// Ways are the command lines by which it goes on after a command was cut off.
+type Ways struct {
+	Again  string `json:"again"`  // with it
+	Delete string `json:"delete"` // without the VCH
+}
+
 // Journal is a command that is being applied, or was cut off.
 type Journal struct {
-	Command Command   `json:"command"`
-	Again   string    `json:"again"` // the command line that goes on with it
+	Command Command `json:"command"`
+	Ways
 	Began   time.Time `json:"began"`
 	Desired Desired   `json:"desired"`
 	Plan    Plan      `json:"plan"`
-	Done    int       `json:"done"`          // so many steps of the plan, or of its way back, are done
-	Doing   bool      `json:"doing"`         // the next one was begun
-	Why     string    `json:"why,omitempty"` // it goes back, and this is why
-	Before  string    `json:"before,omitempty"`
+	Done    int       `json:"done"`             // so many steps of the plan, or of its way back, are done
+	Doing   bool      `json:"doing"`            // the next one was begun
+	Why     string    `json:"why,omitempty"`    // it goes back, and this is why
+	Before  string    `json:"before,omitempty"` // the program before
+	Former  string    `json:"former,omitempty"` // and the one before that, which it is again if it goes back
 }
 
 // steps are those that it is at.
@@ -122,7 +129,7 @@ func (j Journal) State() string {
 // Refusal is what any other command hears.
 func (j Journal) Refusal() error {
 	name := j.Plan.Name
-	ways := fmt.Sprintf("run it again (%s), or remove the VCH: vch delete %s", j.Again, name)
+	ways := fmt.Sprintf("run it again (%s), or remove the VCH: %s", j.Again, j.Ways.Delete)
 	if j.Command == Delete {
 		ways = "run it again: " + j.Again
 	}

@@ -56,6 +56,7 @@ type Desired struct {
 	Target string `json:"target"` // Local, or the URL of what runs its machines
 
 	Directories  []Directory `json:"directories,omitempty"`  // that are made for it and removed with it, parents first
+	Stores       []string    `json:"stores,omitempty"`       // directories that are to keep volumes; they stay when the VCH goes
 	Settings     Settings    `json:"settings,omitempty"`     // of its daemon
 	Certificates []string    `json:"certificates,omitempty"` // the names that the server's certificate is to hold; nil: none are made
 	Program      string      `json:"program,omitempty"`      // the version of vch that its daemon is
@@ -77,6 +78,7 @@ type Directory struct {
 // Observed is what there is of a VCH. The zero value is nothing.
 type Observed struct {
 	Directories  []string    `json:"directories,omitempty"` // that were made for it
+	Stores       []string    `json:"stores,omitempty"`      // of those that are wanted, the ones that are there
 	Settings     Settings    `json:"settings,omitempty"`    // nil: there is no configuration
 	Certificates []string    `json:"certificates,omitempty"`
 	Program      string      `json:"program,omitempty"`    // that its daemon is, or will be when it is started

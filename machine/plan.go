@@ -14,6 +14,7 @@ type Kind string
 // The kinds of steps that every site knows. Each can be done again: one that is done already changes nothing and is no error.
 const (
 	MakeDirectory    Kind = "make-directory"    // Subject is its path
+	MakeStore        Kind = "make-store"        // Subject is its path
 	CopyProgram      Kind = "copy-program"      // Subject is the version: the vch that plans is put among those that the VCH keeps
 	MakeCertificates Kind = "make-certificates" // Names are those that the server's is to hold; one for a client is made beside it
 	WriteSettings    Kind = "write-settings"    // Settings
@@ -75,6 +76,11 @@ func PlanFor(c Command, d Desired, o Observed, own Own) (Plan, error) {
 			p.add(Step{Kind: MakeDirectory, Subject: dir.Path, Mode: dir.Mode}, "make the directory %s", "made the directory %s", dir.Path)
 		}
 	}
+	for _, path := range d.Stores {
+		if !slices.Contains(o.Stores, path) {
+			p.add(Step{Kind: MakeStore, Subject: path}, "make a volume store of %s", "made a volume store of %s", path)
+		}
+	}
 	if !slices.Contains(o.Programs, d.Program) {
 		p.add(Step{Kind: CopyProgram, Subject: d.Program}, "keep a copy of this program, vch %s", "kept a copy of this program, vch %s", d.Program)
 	}
@@ -101,6 +107,11 @@ func PlanFor(c Command, d Desired, o Observed, own Own) (Plan, error) {
 	}
 	if d.Running && (!o.Running || !same) {
 		p.start(d.Program, o.Containers)
+	}
+	for _, v := range o.Programs { // one can be gone back to, and that is enough
+		if !registered && v != d.Program && v != o.Program {
+			p.add(Step{Kind: RemoveProgram, Subject: v}, "remove the copy of vch %s", "removed the copy of vch %s", v)
+		}
 	}
 	if o.Supervisor != "" && !same { // there is a way back: it was a VCH before
 		p.Back = back(d, o, settled, registered)
@@ -162,7 +173,7 @@ func (p Plan) gone(d Desired, o Observed, own Own) (Plan, error) {
 		p.stop(nil)
 	}
 	if o.Supervisor != "" {
-		p.add(Step{Kind: Unregister, Subject: o.Supervisor}, "take it from %s", "took it from %s", o.Supervisor)
+		p.add(Step{Kind: Unregister, Subject: o.Supervisor}, "take it from the supervisor %s", "took it from the supervisor %s", o.Supervisor)
 	}
 	p.Steps = append(p.Steps, own.After...)
 	if o.Settings != nil {
@@ -213,9 +224,9 @@ func (p *Plan) settings(s Settings) {
 // register has supervisor now look after program; was is who did before.
 func (p *Plan) register(was, now, program string) {
 	if was != "" && was != now {
-		p.add(Step{Kind: Unregister, Subject: was}, "take it from %s", "took it from %s", was)
+		p.add(Step{Kind: Unregister, Subject: was}, "take it from the supervisor %s", "took it from the supervisor %s", was)
 	}
-	p.add(Step{Kind: Register, Subject: now, Program: program}, "have %s look after it", "%s looks after it", fmt.Sprintf("%s (vch %s)", now, program))
+	p.add(Step{Kind: Register, Subject: now, Program: program}, "make vch %s its daemon", "made vch %s its daemon", fmt.Sprintf("%s (supervisor %s)", program, now))
 }
 
 func (p *Plan) stop(containers []Container) {

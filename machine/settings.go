@@ -132,13 +132,3 @@ func (c StoreChange) Stores(stores []string) ([]string, error) {
 	}
 	return after, nil
 }
-
-// Moved are the names of stores that were and are not, or are elsewhere: what is in them cannot be reached after the change.
-func Moved(was, is []string) (names []string) {
-	for _, text := range was {
-		if !slices.Contains(is, text) {
-			names = append(names, StoreName(text))
-		}
-	}
-	return names
-}

@@ -52,7 +52,7 @@ func (s *Server) version(w http.ResponseWriter, r *http.Request) error {
 	}}}
 	if m.Name != "" {
 		v.Components = append(v.Components,
-			system.ComponentVersion{Name: m.Name, Version: m.Version, Details: map[string]string{"Acceleration": m.Accel}},
+			system.ComponentVersion{Name: m.Name, Version: m.Version, Details: details(m)},
 			system.ComponentVersion{Name: "guest kernel", Version: m.Kernel})
 	}
 	return writeJSON(w, http.StatusOK, v)
@@ -78,6 +78,10 @@ func (s *Server) info(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	processors := runtime.NumCPU()
+	if m.CPUs > 0 { // of the hosts that machines run on
+		processors, memory = m.CPUs, int64(m.Memory)
+	}
 	v := system.Info{
 		ID:                 s.ID,
 		Containers:         len(containers),
@@ -100,7 +104,7 @@ func (s *Server) info(w http.ResponseWriter, r *http.Request) error {
 		Architecture:       unameMachine(),
 		IndexServerAddress: "https://index.docker.io/v1/",
 		RegistryConfig:     registryConfig(s.Registries),
-		NCPU:               runtime.NumCPU(),
+		NCPU:               processors,
 		MemTotal:           memory,
 		DockerRootDir:      s.StateDir,
 		Name:               s.Name,
@@ -138,18 +142,26 @@ func (s *Server) info(w http.ResponseWriter, r *http.Request) error {
 	}{Info: v})
 }
 
+// details are those of the hypervisor.
+func details(m portlayer.HypervisorInfo) map[string]string {
+	if m.Accel == "" {
+		return nil
+	}
+	return map[string]string{"Acceleration": m.Accel}
+}
+
 // driverStatus is the part of docker info that is vch's own.
 func (s *Server) driverStatus(m portlayer.HypervisorInfo, stores []portlayer.StoreInfo) [][2]string {
-	rows := [][2]string{
-		{"Hypervisor", m.Name + " " + m.Version},
-		{"Acceleration", m.Accel},
-		{"Guest Kernel", m.Kernel},
-		{"Default Memory", units.BytesSize(float64(s.Defaults.Memory))},
-		{"Default CPUs", strconv.FormatFloat(float64(s.Defaults.CPUs)/1e9, 'g', -1, 64)},
+	rows := [][2]string{{"Hypervisor", m.Name + " " + m.Version}}
+	detail := "Hypervisor Detail"
+	if m.Accel != "" {
+		rows, detail = append(rows, [2]string{"Acceleration", m.Accel}), "Acceleration Detail"
 	}
 	if m.Detail != "" {
-		rows = slices.Insert(rows, 2, [2]string{"Acceleration Detail", m.Detail})
+		rows = append(rows, [2]string{detail, m.Detail})
 	}
+	rows = append(rows, [2]string{"Guest Kernel", m.Kernel}, [2]string{"Default Memory", units.BytesSize(float64(s.Defaults.Memory))},
+		[2]string{"Default CPUs", strconv.FormatFloat(float64(s.Defaults.CPUs)/1e9, 'g', -1, 64)})
 	if m.Starts != "" {
 		rows = append(rows, [2]string{"Machine Starts", m.Starts})
 	}

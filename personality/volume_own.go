@@ -1,6 +1,7 @@
 package personality
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"hash"
@@ -8,8 +9,6 @@ import (
 	"net/http"
 	"strings"
 	"time"
-
-	"crypto/sha256"
 
 	"vch/internal/fault"
 	"vch/portlayer"

@@ -38,6 +38,8 @@ type HypervisorInfo struct {
 	Kernel  string // the guests' kernel release
 	Detail  string // a sentence for the administrator, e.g. why not kvm
 	Starts  string // another: how machines start now; "" where there is one way only
+	CPUs    int    // processors of the hosts that machines run on, all together; 0: they run on this host
+	Memory  Bytes  // of these hosts; 0: likewise
 }
 
 // Hypervisor makes machines. Definitions and power survive the process that uses it: after a restart, Machine finds

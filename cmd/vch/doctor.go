@@ -69,6 +69,18 @@ It ends with exit code 1 if a check says FAIL. One that says warn does not keep 
 
 // examine looks at everything that a vch serve with s would need.
 func examine(ctx context.Context, s settings) []check {
+	checks := examineMachine(ctx, s)
+	found, err := lookAtState(s.State)
+	checks = append(checks, rowOf("state", found, err))
+	checks = append(checks, storeChecks(ctx, s.Stores, s.NFSTimeout)...)
+	for _, a := range s.Listen {
+		checks = append(checks, socketCheck(a))
+	}
+	return append(checks, dockerCheck(s.Listen[0], exec.LookPath))
+}
+
+// examineMachine looks at what machines and networks need.
+func examineMachine(ctx context.Context, s settings) []check {
 	checks := []check{tetherCheck(tetherProgram())}
 	o := machineOptions(s, slog.New(slog.DiscardHandler))
 	for _, c := range qemu.Checks(ctx, o) {
@@ -81,13 +93,7 @@ func examine(ctx context.Context, s settings) []check {
 	if s.Bridges {
 		checks = append(checks, bridgeCheck(exec.LookPath))
 	}
-	found, err := lookAtState(s.State)
-	checks = append(checks, rowOf("state", found, err))
-	checks = append(checks, storeChecks(ctx, s.Stores, s.NFSTimeout)...)
-	for _, a := range s.Listen {
-		checks = append(checks, socketCheck(a))
-	}
-	return append(checks, dockerCheck(s.Listen[0], exec.LookPath))
+	return checks
 }
 
 func verdictOf(good bool) string {

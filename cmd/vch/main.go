@@ -67,7 +67,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(serveCommand(stderr), volumeCommand(stdout), templateCommand(stdout), certCommand(stdout), doctorCommand(stdout), versionCommand(stdout))
+	root.AddGroup(&cobra.Group{ID: "life", Title: "The life of a VCH:"}, &cobra.Group{ID: "other", Title: "And more:"})
+	for _, cmd := range []*cobra.Command{
+		createCommand(stdout), lsCommand(stdout), inspectCommand(stdout), startCommand(stdout), stopCommand(stdout), logsCommand(stdout), configureCommand(stdout), upgradeCommand(stdout), deleteCommand(stdout), debugCommand(stdout),
+	} {
+		cmd.GroupID = "life"
+		root.AddCommand(cmd)
+	}
+	for _, cmd := range []*cobra.Command{
+		serveCommand(stderr), volumeCommand(stdout), templateCommand(stdout), certCommand(stdout), thumbprintCommand(stdout), doctorCommand(stdout), versionCommand(stdout),
+	} {
+		cmd.GroupID = "other"
+		root.AddCommand(cmd)
+	}
+	root.SetHelpCommandGroupID("other")
+	root.SetCompletionCommandGroupID("other")
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

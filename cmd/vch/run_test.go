@@ -111,7 +111,7 @@ func TestVersionAndHelp(t *testing.T) {
 		{"serve --help", "Every container is a virtual machine"},
 		{"doctor --help", "It changes nothing"},
 		{"completion bash", "bash completion"},
-		{"", "Available Commands"},
+		{"", "The life of a VCH"},
 	} {
 		var out, diag bytes.Buffer
 		if code := run(t.Context(), strings.Fields(tc.args), &out, &diag); code != 0 || !strings.Contains(out.String(), tc.want) {

@@ -226,7 +226,7 @@ func openStores(ctx context.Context, s settings, id string, hypervisor portlayer
 		} else {
 			store, err := vmdk.Open(ctx, vmdk.Options{
 				Name: place.Name, Location: place.Path, Root: portlayer.DiskPath(place.Path),
-				Disks: hypervisor.Disks(), Driver: driver, DefaultCapacity: s.DefaultCapacity, MayBeAway: s.Degrade,
+				Disks: hypervisor.Disks(), Driver: driver, DefaultCapacity: s.DefaultCapacity, MayBeAway: s.Degrade, NoByteRate: s.VSphere != nil,
 			})
 			if err != nil {
 				return nil, close, err

@@ -174,7 +174,7 @@ func (s *suite) createDirAgain(t *testing.T) {
 	for i, name := range wanted {
 		dir := d.Join(at, name)
 		names, err := d.List(t.Context(), dir)
-		if err != nil || !slices.Equal(names, s.shown(name + "-flat.vmdk", name + ".vmdk", "note")) {
+		if err != nil || !slices.Equal(names, s.shown(name+"-flat.vmdk", name+".vmdk", "note")) {
 			t.Errorf("%s has %v, %v", name, names, err)
 		}
 		if is, err := d.Stat(t.Context(), d.Join(dir, name+".vmdk")); err != nil || is.Size != size(i) {

@@ -164,8 +164,12 @@ func (s *suite) hotplug(t *testing.T) {
 	}
 	s.undefine(t, holder)
 	c = s.connect(t, m)
-	if err := reconfigure(add("first", first, true), portlayer.DeviceChange{Op: portlayer.Add, Disk: portlayer.Disk{
-		Serial: string(label("readable")), File: ro, ReadOnly: true, Throttle: portlayer.Throttle{IOPS: 1000, BPS: 50 * portlayer.MiB}}}); err != nil {
+	bounded := portlayer.Disk{Serial: string(label("readable")), File: ro, ReadOnly: true, Throttle: portlayer.Throttle{IOPS: 1000, BPS: 50 * portlayer.MiB}}
+	if s.NoByteRate {
+		want(t, "bytes a second", reconfigure(portlayer.DeviceChange{Op: portlayer.Add, Disk: bounded}), fault.Unsupported)
+		bounded.Throttle.BPS = 0
+	}
+	if err := reconfigure(add("first", first, true), portlayer.DeviceChange{Op: portlayer.Add, Disk: bounded}); err != nil {
 		t.Fatal(err)
 	}
 	bold := s.volume("readable", false)

@@ -43,6 +43,8 @@ type Options struct {
 	Datastore func(dir string) (root portlayer.DiskPath, local func(portlayer.DiskPath) string)
 	// Uploads says that a disk that is filled from here takes all of its room: its zeros are written, too.
 	Uploads bool
+	// NoByteRate says that disks are bounded in requests a second alone; in bytes is Unsupported.
+	NoByteRate bool
 	// HidesExtents says that List shows a disk as its descriptor alone.
 	HidesExtents bool
 	// SizeUnit is what sizes of disks are rounded up to; 0: 512.

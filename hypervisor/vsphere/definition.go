@@ -208,15 +208,25 @@ func (d definition) changeFrom(old definition, devices []types.BaseVirtualDevice
 		}
 		spec.DeviceChange = append(spec.DeviceChange, p.add(newDisk-int32(i), key))
 	}
-	if !slices.Equal(d.Disks, old.Disks) || changed {
-		text, err := json.Marshal(d)
-		if err != nil {
-			panic(fmt.Sprintf("a definition cannot be written: %v", err)) // it is made of texts and numbers
-		}
-		setExtra(spec, definitionKey, string(text))
+	if !d.same(old) {
+		setExtra(spec, definitionKey, d.text())
 		changed = true
 	}
 	return changed
+}
+
+// same says whether two definitions are of the same machine.
+func (d definition) same(o definition) bool {
+	return d.ID == o.ID && d.VCH == o.VCH && d.Memory == o.Memory && d.CPUs == o.CPUs && slices.Equal(d.Disks, o.Disks)
+}
+
+// text is how a definition is kept.
+func (d definition) text() string {
+	text, err := json.Marshal(d)
+	if err != nil {
+		panic(fmt.Sprintf("a definition cannot be written: %v", err)) // it is made of texts and numbers
+	}
+	return string(text)
 }
 
 // controller is the SCSI controller with a bus number.

@@ -94,14 +94,39 @@ func (d *Disks) place(ctx context.Context, p datastorePath, fill func(beside dat
 	d.sweep(ctx, p.dir())
 	return d.afresh(ctx, func() error {
 		beside := p.dir().join(random(unfinishedPrefix) + ".vmdk")
-		if err := fill(beside); err != nil {
-			return errors.Join(err, d.deleteDisk(context.WithoutCancel(ctx), beside))
+		err := fill(beside)
+		if err == nil {
+			err = d.moveDisk(ctx, beside, p)
 		}
-		if err := d.moveDisk(ctx, beside, p); err != nil {
-			return errors.Join(err, d.deleteDisk(context.WithoutCancel(ctx), beside))
+		if err != nil {
+			d.clear(beside, d.deleteDisk)
 		}
-		return nil
+		return err
 	})
+}
+
+// clearFor is how long it is tried to clear away what a task may be writing still that is not wanted any more.
+const clearFor = 2 * time.Minute
+
+// clear removes what was made under a name that nobody knows, while nobody waits; what cannot be removed is the next process's (sweep).
+func (d *Disks) clear(p datastorePath, remove func(context.Context, datastorePath) error) {
+	d.work.Go(func() {
+		ctx, cancel := context.WithTimeout(d.closing, clearFor)
+		defer cancel()
+		for wait := backoff; remove(ctx, p) != nil || d.comes(ctx, p); wait = min(2*wait, maxBackoff) {
+			if pause(ctx, wait) != nil {
+				return
+			}
+		}
+	})
+}
+
+// comes says whether something is there that was removed: a task that nobody waited for has made it.
+func (d *Disks) comes(ctx context.Context, p datastorePath) bool {
+	if pause(ctx, backoff) != nil {
+		return false
+	}
+	return !d.missing(ctx, p)
 }
 
 // errLost is that no answer came, so that what was done is not known.
@@ -199,7 +224,7 @@ func (d *Disks) CreateDir(ctx context.Context, dir portlayer.DiskPath, spec port
 		stage := p.dir().join(random(unfinishedPrefix))
 		defer func() {
 			if err != nil {
-				err = errors.Join(err, d.remove(context.WithoutCancel(ctx), stage))
+				d.clear(stage, d.remove)
 			}
 		}()
 		if err := d.makeIn(ctx, stage); err != nil {
@@ -490,8 +515,8 @@ func (d *Disks) holder(p datastorePath) *vmState {
 		if !vm.on() {
 			continue
 		}
-		for _, dev := range vm.devices {
-			if disk, ok := dev.(*types.VirtualDisk); ok && fileOf(disk) == p.String() {
+		for _, have := range vm.def.Disks {
+			if at, err := parsePath(have.File); err == nil && have.File != "" && at == p {
 				return vm
 			}
 		}
@@ -617,6 +642,13 @@ func (d *Disks) Grow(ctx context.Context, file portlayer.DiskPath, size portlaye
 
 // growIn makes a disk of a machine that is on longer.
 func (d *Disks) growIn(ctx context.Context, vm *vmState, p datastorePath, size portlayer.Bytes) error {
+	read, err := d.w.detail(ctx, vm.ref)
+	if err != nil {
+		return err
+	}
+	if vm = read[vm.ref]; vm == nil {
+		return d.extend(ctx, p, size) // it is gone
+	}
 	for _, dev := range vm.devices {
 		disk, ok := dev.(*types.VirtualDisk)
 		if !ok || fileOf(disk) != p.String() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -94,19 +95,55 @@ func (h *Hypervisor) define(ctx context.Context, spec portlayer.MachineSpec) (*M
 	if vm.on() {
 		return nil, fault.New(fault.Conflict, "the machine is on")
 	}
-	var change types.VirtualMachineConfigSpec
-	changed := def.changeFrom(vm.def, vm.devices, &change)
-	carried, err := carry(&change, vm.extra, spec.Config)
+	var probe types.VirtualMachineConfigSpec
+	carried, err := carry(&probe, vm.extra, spec.Config)
 	if err != nil {
 		return nil, err
 	}
-	if !changed && !carried {
+	if def.same(vm.def) && !carried {
 		return m, nil
 	}
-	if err := m.invite(&change, vm); err != nil {
-		return nil, err
+	return m, m.change(ctx, func(vm *vmState, change *types.VirtualMachineConfigSpec) (definition, error) {
+		def, err := vm.def.with(disks)
+		if err != nil {
+			return def, err
+		}
+		def.ID, def.VCH, def.Memory, def.CPUs = spec.ID, h.o.VCH, spec.Memory, spec.CPUs
+		def.changeFrom(vm.def, vm.devices, change)
+		if _, err := carry(change, vm.extra, spec.Config); err != nil {
+			return def, err
+		}
+		return def, m.invite(change, vm)
+	})
+}
+
+// changeTries is how often a change is worked out anew that somebody else's has overtaken.
+const changeTries = 3
+
+// change reads the machine, has how say what to change, and changes that, if nobody else has changed it meanwhile: otherwise from the beginning.
+func (m *Machine) change(ctx context.Context, how func(vm *vmState, spec *types.VirtualMachineConfigSpec) (definition, error)) error {
+	for n := 1; ; n++ {
+		read, err := m.h.watch.detail(ctx, m.ref)
+		if err != nil {
+			return err
+		}
+		vm := read[m.ref]
+		if vm == nil || vm.id != m.id {
+			return fault.New(fault.NotFound, "no machine %s", m.id)
+		}
+		var spec types.VirtualMachineConfigSpec
+		def, err := how(vm, &spec)
+		if err != nil {
+			return err
+		}
+		if len(spec.DeviceChange) == 0 && len(spec.ExtraConfig) == 0 && spec.MemoryMB == 0 && spec.NumCPUs == 0 {
+			return nil
+		}
+		err = m.apply(ctx, vm, spec, def)
+		if !fault.Is(err, fault.Conflict) || n == changeTries {
+			return err
+		}
 	}
-	return m, m.apply(ctx, vm, change, def)
 }
 
 // carry puts a config into a machine's definition, or takes it out. It reports whether that is a change.
@@ -217,9 +254,9 @@ func (h *Hypervisor) create(ctx context.Context, spec portlayer.MachineSpec, def
 		}
 	}
 	h.watch.put(m.ref, func(vm *vmState) {
-		vm.id, vm.def = def.ID, def
+		vm.known, vm.id, vm.def, vm.extra = true, def.ID, def, extraOf(change)
 		if vm.name == "" { // the server's word has not come yet
-			vm.name, vm.power, vm.connect, vm.extra = change.Name, types.VirtualMachinePowerStatePoweredOff, types.VirtualMachineConnectionStateConnected, extraOf(change)
+			vm.name, vm.power, vm.connect = change.Name, types.VirtualMachinePowerStatePoweredOff, types.VirtualMachineConnectionStateConnected
 		}
 	})
 	return m, nil
@@ -237,21 +274,24 @@ func (h *Hypervisor) unmade(ctx context.Context, m *Machine, err error) error {
 	return err
 }
 
+// settleLimit is how long the server may take to tell of a change that it has made.
+const settleLimit = time.Minute
+
 // madeLimit is how long a machine may take to appear of whose making no answer came.
 const madeLimit = 3 * time.Second
 
-// awaitMade waits a while for a machine to appear.
+// awaitMade waits a while for a machine to appear of which nobody has heard.
 func (h *Hypervisor) awaitMade(ctx context.Context, id portlayer.ContainerID) *vmState {
 	ctx, cancel := context.WithTimeout(ctx, madeLimit)
 	defer cancel()
-	_ = h.watch.await(ctx, func() bool {
-		for _, vm := range h.watch.vms {
-			if vm.id == id {
-				return true
-			}
+	for h.watch.classify(ctx) == nil {
+		if vm := h.watch.find(id); vm != nil {
+			return vm
 		}
-		return false
-	})
+		if h.watch.await(ctx, h.watch.anyUnknown) != nil {
+			break
+		}
+	}
 	return h.watch.find(id)
 }
 
@@ -266,68 +306,40 @@ func extraOf(spec types.VirtualMachineConfigSpec) map[string]string {
 	return extra
 }
 
-// apply reconfigures a machine as it was seen, to def.
+// apply reconfigures a machine as it was read, to def.
 func (m *Machine) apply(ctx context.Context, vm *vmState, spec types.VirtualMachineConfigSpec, def definition) error {
-	seen := *vm
-	spec.ChangeVersion = seen.version
+	spec.ChangeVersion = vm.version
 	err := m.h.disks.change(ctx, func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {
 		res, err := methods.ReconfigVM_Task(ctx, c, &types.ReconfigVM_Task{This: m.ref, Spec: spec})
 		if err != nil {
 			return types.ManagedObjectReference{}, err
 		}
 		return res.Returnval, nil
-	}, func(err error) bool { return isA(err, new(types.ConcurrentAccess)) && m.has(ctx, def) })
-	if fault.Is(err, fault.Conflict) {
-		err = fault.New(fault.Conflict, "machine %s was changed in vCenter meanwhile: %w; try again", vm.name, err)
-	}
+	}, func(err error) bool { return isA(err, new(types.ConcurrentAccess)) && m.has(ctx, spec) })
 	if err != nil {
 		return err
 	}
-	extra := extraOf(spec)
 	m.h.watch.put(m.ref, func(now *vmState) {
-		if now.version == seen.version { // the server's word has not come yet
-			now.version = ""
-			now.devices = nil
-		}
 		now.def = def
-		next := map[string]string{}
-		for k, v := range now.extra {
-			next[k] = v
-		}
-		for k, v := range extra {
-			next[k] = v
-		}
-		now.extra = next
+		now.extra = maps.Clone(now.extra)
+		maps.Copy(now.extra, extraOf(spec))
 	})
 	return nil
 }
 
-// has says whether a machine has come to be as def says, which the server tells a little later.
-func (m *Machine) has(ctx context.Context, def definition) bool {
-	ctx, cancel := context.WithTimeout(ctx, madeLimit)
-	defer cancel()
-	same := func(vm *vmState) bool {
-		return vm != nil && vm.def.Memory == def.Memory && vm.def.CPUs == def.CPUs && slices.Equal(vm.def.Disks, def.Disks)
+// has says whether a machine has come to be what a reconfiguration was to make of it, of which no answer came: its definition is what was to be written.
+func (m *Machine) has(ctx context.Context, spec types.VirtualMachineConfigSpec) bool {
+	read, err := m.h.watch.detail(ctx, m.ref)
+	if err != nil || read[m.ref] == nil {
+		return false
 	}
-	return m.h.watch.await(ctx, func() bool { return same(m.h.watch.vms[m.ref]) }) == nil
+	for key, value := range extraOf(spec) {
+		if read[m.ref].extra[key] != value {
+			return false
+		}
+	}
+	return true
 }
-
-// settled gives the machine as the server sees it, after what this process has done to it.
-func (m *Machine) settled(ctx context.Context) (*vmState, error) {
-	vm, err := m.state()
-	if err != nil || vm.version != "" {
-		return vm, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, settleLimit)
-	defer cancel()
-	if err := m.h.watch.await(ctx, func() bool { vm := m.h.watch.vms[m.ref]; return vm == nil || vm.version != "" }); err != nil {
-		return nil, err
-	}
-	return m.state()
-}
-
-// settleLimit is how long the server may take to tell of a change that it has made.
-const settleLimit = time.Minute
 
 // Size is portlayer.Machine.Size.
 func (m *Machine) Size(context.Context) (portlayer.Bytes, int, error) {
@@ -372,28 +384,21 @@ func (m *Machine) reconfigure(ctx context.Context, changes []portlayer.DeviceCha
 		return err
 	}
 	defer back()
-	vm, err := m.settled(ctx)
+	vm, err := m.state()
 	if err != nil {
 		return err
 	}
-	disks, err := portlayer.ApplyChanges(vm.def.disks(), changes)
-	if err != nil {
+	if len(changes) == 0 {
+		return nil
+	}
+	on := vm.on()
+	if _, err := portlayer.ApplyChanges(vm.def.disks(), changes); err != nil {
 		return err
 	}
-	if vm.on() {
+	if on {
 		if err := pluggable(vm.def, changes); err != nil {
 			return err
 		}
-	}
-	def, err := vm.def.with(disks)
-	if err != nil {
-		return err
-	}
-	var spec types.VirtualMachineConfigSpec
-	if !def.changeFrom(vm.def, vm.devices, &spec) {
-		return nil
-	}
-	if vm.on() {
 		for _, c := range changes { // a server may find out late, and says less
 			if c.Op == portlayer.Add {
 				if _, err := m.h.disks.Stat(ctx, c.Disk.File); err != nil {
@@ -402,7 +407,19 @@ func (m *Machine) reconfigure(ctx context.Context, changes []portlayer.DeviceCha
 			}
 		}
 	}
-	return m.held(ctx, m.apply(ctx, vm, spec, def), def)
+	var wanted definition
+	err = m.change(ctx, func(vm *vmState, spec *types.VirtualMachineConfigSpec) (definition, error) {
+		disks, err := portlayer.ApplyChanges(vm.def.disks(), changes)
+		if err != nil {
+			return vm.def, err
+		}
+		if wanted, err = vm.def.with(disks); err != nil {
+			return vm.def, err
+		}
+		wanted.changeFrom(vm.def, vm.devices, spec)
+		return wanted, nil
+	})
+	return m.held(err, wanted)
 }
 
 // pluggable refuses what a machine that is on cannot do.
@@ -421,7 +438,7 @@ func pluggable(def definition, changes []portlayer.DeviceChange) error {
 }
 
 // held names the machine of this VCH that has a disk open, in an error that says that one is.
-func (m *Machine) held(_ context.Context, err error, def definition) error {
+func (m *Machine) held(err error, def definition) error {
 	if !fault.Is(err, fault.InUse) {
 		return err
 	}
@@ -493,14 +510,9 @@ func (m *Machine) powerOn(ctx context.Context) error {
 		return err
 	}
 	if !m.h.endpoint.invited(m.id, vm.extra[tokenKey]) {
-		if vm, err = m.settled(ctx); err != nil {
-			return err
-		}
-		var spec types.VirtualMachineConfigSpec
-		if err := m.invite(&spec, vm); err != nil {
-			return err
-		}
-		if err := m.apply(ctx, vm, spec, vm.def); err != nil {
+		if err := m.change(ctx, func(vm *vmState, spec *types.VirtualMachineConfigSpec) (definition, error) {
+			return vm.def, m.invite(spec, vm)
+		}); err != nil {
 			return err
 		}
 	}
@@ -510,7 +522,7 @@ func (m *Machine) powerOn(ctx context.Context) error {
 			return derr
 		}
 	}
-	return m.held(ctx, err, vm.def)
+	return m.held(err, vm.def)
 }
 
 // whole looks for what is wrong with the disks that a machine did not make.
@@ -648,10 +660,14 @@ func (m *Machine) Diagnosis() string {
 
 // Written is portlayer.Machine.Written.
 func (m *Machine) Written(ctx context.Context) (portlayer.Bytes, error) {
-	vm, err := m.settled(ctx)
-	if err != nil {
+	if _, err := m.state(); err != nil {
 		return 0, err
 	}
+	read, err := m.h.watch.detail(ctx, m.ref)
+	if err != nil || read[m.ref] == nil {
+		return 0, err
+	}
+	vm := read[m.ref]
 	var sum portlayer.Bytes
 	for _, p := range vm.def.Disks {
 		if p.File != "" {
@@ -692,31 +708,25 @@ func (m *Machine) undefine(ctx context.Context) error {
 
 // destroy takes all disks that are not the machine's own away from it, which keeps their files, and then removes it, which removes what is left.
 func (m *Machine) destroy(ctx context.Context) error {
-	vm, err := m.settled(ctx)
+	err := m.change(ctx, func(vm *vmState, spec *types.VirtualMachineConfigSpec) (definition, error) {
+		own := vm.def
+		own.Disks = slices.DeleteFunc(slices.Clone(vm.def.Disks), func(p place) bool { return p.File != "" })
+		// What somebody has attached by hand is not the machine's own either.
+		for _, dev := range vm.devices {
+			if disk, ok := dev.(*types.VirtualDisk); ok && !slices.ContainsFunc(own.Disks, func(p place) bool { return diskAt(vm.devices, p) == disk }) {
+				spec.DeviceChange = append(spec.DeviceChange, &types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationRemove, Device: disk})
+			}
+		}
+		if len(spec.DeviceChange) > 0 {
+			setExtra(spec, definitionKey, own.text())
+		}
+		return own, nil
+	})
 	if fault.Is(err, fault.NotFound) {
 		return m.h.endpoint.forget(m.id)
 	}
 	if err != nil {
 		return err
-	}
-	own := vm.def
-	own.Disks = slices.DeleteFunc(slices.Clone(vm.def.Disks), func(p place) bool { return p.File != "" })
-	// What somebody has attached by hand is not the machine's own either.
-	var spec types.VirtualMachineConfigSpec
-	for _, dev := range vm.devices {
-		if disk, ok := dev.(*types.VirtualDisk); ok && !slices.ContainsFunc(own.Disks, func(p place) bool { return diskAt(vm.devices, p) == disk }) {
-			spec.DeviceChange = append(spec.DeviceChange, &types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationRemove, Device: disk})
-		}
-	}
-	if len(spec.DeviceChange) > 0 {
-		text, err := json.Marshal(own)
-		if err != nil {
-			return err
-		}
-		setExtra(&spec, definitionKey, string(text))
-		if err := m.apply(ctx, vm, spec, own); err != nil && !fault.Is(err, fault.NotFound) {
-			return err
-		}
 	}
 	m.h.watch.leave(m.ref)
 	err = m.h.disks.change(ctx, func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {

@@ -7,6 +7,7 @@ import (
 	vimtask "github.com/vmware/govmomi/task"
 	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"vch/portlayer"
@@ -39,7 +40,7 @@ func (w *watcher) wait(ctx context.Context, ref types.ManagedObjectReference, pr
 		w.ended = append(w.ended, ref)
 		w.mu.Unlock()
 	}()
-	if err := w.list(ctx); err != nil && ctx.Err() == nil {
+	if err := w.list(ctx); err != nil && ctx.Err() == nil && !unreached(err) { // of a task that is on no list end asks
 		return nil, err
 	}
 	info, err := w.end(ctx, ref, progress)
@@ -61,10 +62,13 @@ func (w *watcher) wait(ctx context.Context, ref types.ManagedObjectReference, pr
 	return info, nil
 }
 
-// end waits for the news of a task's end.
+// askAgain is how long nothing may be heard of a task before the server is asked.
+const askAgain = 10 * time.Second
+
+// end waits for the news of a task's end. Where none comes it asks: a server that is asked by many may forget one.
 func (w *watcher) end(ctx context.Context, ref types.ManagedObjectReference, progress portlayer.Progressed) (info *types.TaskInfo, err error) {
 	var told int32 = -1
-	err = w.await(ctx, func() bool {
+	ended := func() bool {
 		info = w.tasks[ref]
 		if info == nil {
 			return false
@@ -74,8 +78,27 @@ func (w *watcher) end(ctx context.Context, ref types.ManagedObjectReference, pro
 			progress(portlayer.Bytes(told), 100)
 		}
 		return info.State == types.TaskInfoStateSuccess || info.State == types.TaskInfoStateError
-	})
-	return info, err
+	}
+	for {
+		limited, cancel := context.WithTimeout(ctx, askAgain)
+		err = w.await(limited, ended)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return info, err
+		}
+		var t mo.Task
+		if err := w.s.properties(ctx, ref, []string{"info"}, &t); err != nil {
+			return nil, err
+		}
+		w.mu.Lock()
+		if _, waited := w.tasks[ref]; waited {
+			if w.tasks[ref] == nil || w.tasks[ref].State != t.Info.State {
+				w.log.Debug("nothing was heard of a task", "task", ref.Value, "state", string(t.Info.State), "listed", w.listed[ref])
+			}
+			w.tasks[ref] = &t.Info
+		}
+		w.mu.Unlock()
+	}
 }
 
 // list brings the server's list of the tasks that are waited for up to date. Those who come while one call is on its way share the next.
@@ -111,6 +134,9 @@ func (w *watcher) list(ctx context.Context) error {
 		return err
 	}
 	w.ended = w.ended[len(remove):]
+	for _, ref := range remove {
+		delete(w.listed, ref)
+	}
 	for _, ref := range add {
 		w.listed[ref] = true
 	}

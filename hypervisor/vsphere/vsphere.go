@@ -26,7 +26,9 @@ import (
 	"time"
 
 	"github.com/vmware/govmomi/find"
+	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"vch/guest"
@@ -187,6 +189,9 @@ func (h *Hypervisor) find(ctx context.Context) (l location, err error) {
 			return named("resource pool", h.o.Pool, "--pool", err)
 		}
 		l.pool = pool.Reference()
+		if err := h.measure(ctx, pool); err != nil {
+			return err
+		}
 		network, err := f.NetworkOrDefault(ctx, h.o.Network)
 		if err != nil {
 			return named("network", h.o.Network, "--network", err)
@@ -205,6 +210,23 @@ func (h *Hypervisor) find(ctx context.Context) (l location, err error) {
 		return nil
 	})
 	return l, err
+}
+
+// measure notes what the hosts have that a resource pool is of.
+func (h *Hypervisor) measure(ctx context.Context, pool *object.ResourcePool) error {
+	owner, err := pool.Owner(ctx)
+	if err != nil {
+		return err
+	}
+	var hosts mo.ComputeResource
+	if err := pool.Properties(ctx, owner.Reference(), []string{"summary"}, &hosts); err != nil {
+		return err
+	}
+	if sum := hosts.Summary; sum != nil {
+		s := sum.GetComputeResourceSummary()
+		h.info.CPUs, h.info.Memory = int(s.NumCpuThreads), portlayer.Bytes(s.TotalMemory)
+	}
+	return nil
 }
 
 // named says which name was not found, or stands for several things.
@@ -245,11 +267,17 @@ func (h *Hypervisor) Expect(portlayer.MachineSpec) {
 }
 
 // Machine is portlayer.Hypervisor.Machine.
-func (h *Hypervisor) Machine(_ context.Context, id portlayer.ContainerID) (portlayer.Machine, error) {
+func (h *Hypervisor) Machine(ctx context.Context, id portlayer.ContainerID) (portlayer.Machine, error) {
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
 	vm := h.watch.find(id)
+	if vm == nil {
+		if err := h.watch.classify(ctx); err != nil {
+			return nil, err
+		}
+		vm = h.watch.find(id)
+	}
 	if vm == nil {
 		return nil, fault.New(fault.NotFound, "no machine %s", id)
 	}
@@ -257,7 +285,10 @@ func (h *Hypervisor) Machine(_ context.Context, id portlayer.ContainerID) (portl
 }
 
 // List is portlayer.Hypervisor.List.
-func (h *Hypervisor) List(context.Context) ([]portlayer.ContainerID, error) {
+func (h *Hypervisor) List(ctx context.Context) ([]portlayer.ContainerID, error) {
+	if err := h.watch.classify(ctx); err != nil {
+		return nil, err
+	}
 	ids := []portlayer.ContainerID{}
 	for _, vm := range h.watch.all() {
 		ids = append(ids, vm.id)

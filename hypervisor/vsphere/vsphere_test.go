@@ -108,7 +108,7 @@ func TestSuite(t *testing.T) {
 		Commands: hypertest.Commands{Write: func(p, text string) string { return "echo -n " + text + " > " + p }, Read: func(p string) string { return "cat " + p }},
 		Limit:    40 * time.Second,
 		Memory:   192 * portlayer.MiB,
-		SizeUnit: sizeUnit, HidesExtents: true, Uploads: true,
+		SizeUnit: sizeUnit, HidesExtents: true, NoByteRate: true, Uploads: true,
 		Datastore: func(string) (portlayer.DiskPath, func(portlayer.DiskPath) string) {
 			return "[datastore1]", func(p portlayer.DiskPath) string { return sim.Path(string(p)) }
 		},

@@ -22,7 +22,8 @@ import (
 )
 
 // A watcher has one question open at the server at all times, which the server answers when a machine in the VCH's folder, a task that is waited for, or a datastore has changed
-// (PropertyCollector.WaitForUpdatesEx). So what a machine is costs no call, and a task that ends is heard of at once, by one call for however many.
+// (PropertyCollector.WaitForUpdatesEx). So whether a machine is on costs no call, and a task that ends is heard of at once, by one call for however many. What a machine is made of is
+// read once, when this process begins, and is then what it has made of it; who changes a machine reads it again.
 type watcher struct {
 	s      *session
 	log    *slog.Logger
@@ -50,15 +51,16 @@ type watcher struct {
 // vmState is what is known of one machine. It is not changed: another takes its place.
 type vmState struct {
 	ref     types.ManagedObjectReference
-	id      portlayer.ContainerID // "" : it is none of this VCH's
 	name    string
 	power   types.VirtualMachinePowerState
 	connect types.VirtualMachineConnectionState
-	version string // config.changeVersion; "" : not known
+	version string // config.changeVersion
+
+	known   bool                  // what follows is; all of it by this process, or as it was read
+	id      portlayer.ContainerID // "" : it is none of this VCH's
 	def     definition
-	devices []types.BaseVirtualDevice
-	home    datastorePath // of its .vmx
-	extra   map[string]string
+	extra   map[string]string         // of vch's
+	devices []types.BaseVirtualDevice // in what detail gives only
 }
 
 // on says whether the machine is on; one that is suspended is.
@@ -74,7 +76,8 @@ type storeState struct {
 
 // The properties that are watched.
 var (
-	vmProperties = []string{"name", "config.changeVersion", "config.extraConfig", "config.hardware.device", "config.files.vmPathName", "runtime.powerState", "runtime.connectionState"}
+	vmWatched    = []string{"name", "config.changeVersion", "runtime.powerState", "runtime.connectionState"}
+	vmDetails    = append([]string{"config.extraConfig", "config.hardware.device"}, vmWatched...)
 	taskWatched  = []string{"info"}
 	storeWatched = []string{"name", "summary.accessible", "summary.capacity", "summary.freeSpace"}
 )
@@ -157,7 +160,7 @@ func (w *watcher) listen(ctx context.Context, c *vim25.Client) error {
 		return types.ObjectSpec{Obj: v, Skip: types.NewBool(true), SelectSet: []types.BaseSelectionSpec{&types.TraversalSpec{Type: v.Type, Path: path}}}
 	}
 	filters := []types.PropertyFilterSpec{
-		{PropSet: []types.PropertySpec{{Type: "VirtualMachine", PathSet: vmProperties}}, ObjectSet: []types.ObjectSpec{members(vms.Reference(), "view")}},
+		{PropSet: []types.PropertySpec{{Type: "VirtualMachine", PathSet: vmWatched}}, ObjectSet: []types.ObjectSpec{members(vms.Reference(), "view")}},
 		{PropSet: []types.PropertySpec{{Type: "Task", PathSet: taskWatched}}, ObjectSet: []types.ObjectSpec{members(tasks.Reference(), "view")}},
 	}
 	if len(w.stores) > 0 {
@@ -263,9 +266,6 @@ func (w *watcher) takeVM(u types.ObjectUpdate, known map[types.ManagedObjectRefe
 	for _, c := range u.ChangeSet {
 		next.set(c)
 	}
-	if next.def.VCH != w.vch { // another VCH's, or nobody's
-		next.id = ""
-	}
 	w.vms[u.Obj] = &next
 	w.hear(old, &next)
 }
@@ -279,8 +279,6 @@ func (v *vmState) set(c types.PropertyChange) {
 			v.name = val
 		case "config.changeVersion":
 			v.version = val
-		case "config.files.vmPathName":
-			v.home, _ = parsePath(portlayer.DiskPath(val)) // one that cannot be read is nowhere
 		}
 	case types.VirtualMachinePowerState:
 		v.power = val
@@ -295,11 +293,89 @@ func (v *vmState) set(c types.PropertyChange) {
 				v.extra[o.GetOptionValue().Key] = text
 			}
 		}
-		v.def, v.id = definition{}, ""
-		if text, ok := v.extra[definitionKey]; ok && json.Unmarshal([]byte(text), &v.def) == nil {
-			v.id = v.def.ID
+	}
+}
+
+// learn finds out whose a machine is, from what was read of it.
+func (v *vmState) learn(vch string) {
+	v.known, v.id, v.def = true, "", definition{}
+	var def definition
+	if text, ok := v.extra[definitionKey]; ok && json.Unmarshal([]byte(text), &def) == nil && def.VCH == vch {
+		v.id, v.def = def.ID, def
+	}
+}
+
+// detail reads machines anew, all there is to know of them, and notes it.
+func (w *watcher) detail(ctx context.Context, refs ...types.ManagedObjectReference) (map[types.ManagedObjectReference]*vmState, error) {
+	read := map[types.ManagedObjectReference]*vmState{}
+	for chunk := range slices.Chunk(refs, maxUpdates) {
+		spec := types.PropertyFilterSpec{PropSet: []types.PropertySpec{{Type: "VirtualMachine", PathSet: vmDetails}}, ReportMissingObjectsInResults: types.NewBool(true)}
+		for _, ref := range chunk {
+			spec.ObjectSet = append(spec.ObjectSet, types.ObjectSpec{Obj: ref})
+		}
+		err := w.s.read(ctx, func(ctx context.Context, c *vim25.Client) error {
+			res, err := methods.RetrieveProperties(ctx, c, &types.RetrieveProperties{This: property.DefaultCollector(c).Reference(), SpecSet: []types.PropertyFilterSpec{spec}})
+			if err != nil {
+				return err
+			}
+			for _, o := range res.Returnval {
+				for _, missing := range o.MissingSet {
+					if err := soap.WrapVimFault(missing.Fault.Fault); loggedOut(err) {
+						return err
+					}
+				}
+				vm := &vmState{ref: o.Obj}
+				for _, p := range o.PropSet {
+					vm.set(types.PropertyChange{Name: p.Name, Val: p.Val})
+				}
+				vm.learn(w.vch)
+				read[o.Obj] = vm
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
 		}
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for ref, vm := range read {
+		if w.gone[ref] || w.vms[ref] == nil && w.synced {
+			continue // it has gone meanwhile, or the news of it comes
+		}
+		kept := *vm
+		kept.devices = nil
+		w.vms[ref] = &kept
+	}
+	w.tell()
+	return read, nil
+}
+
+// anyUnknown says whether there is a machine of which it is not known whose it is. The caller holds mu.
+func (w *watcher) anyUnknown() bool {
+	for _, vm := range w.vms {
+		if !vm.known {
+			return true
+		}
+	}
+	return false
+}
+
+// classify finds out whose those machines are that this process has not made and does not know.
+func (w *watcher) classify(ctx context.Context) error {
+	w.mu.Lock()
+	var unknown []types.ManagedObjectReference
+	for ref, vm := range w.vms {
+		if !vm.known {
+			unknown = append(unknown, ref)
+		}
+	}
+	w.mu.Unlock()
+	if len(unknown) == 0 {
+		return nil
+	}
+	_, err := w.detail(ctx, unknown...)
+	return err
 }
 
 // ours says whether vch has written an entry of a machine's extra configuration.
@@ -357,7 +433,10 @@ func (w *watcher) await(ctx context.Context, ok func() bool) error {
 
 // sync waits until all that was there at the beginning is known.
 func (w *watcher) sync(ctx context.Context) error {
-	return w.await(ctx, func() bool { return w.synced })
+	if err := w.await(ctx, func() bool { return w.synced }); err != nil {
+		return err
+	}
+	return w.classify(ctx)
 }
 
 // find gives the machine called id, nil if there is none.

@@ -55,6 +55,7 @@ import (
 //	truncate FILE SIZE         cut a file
 //	tiny DIR CMD ARG…          run a program with DIR on a medium that is all but full
 //	untethered FILE            build a vch without a tether in it
+//	versioned FILE VERSION     build a vch of another version
 //	readonly DIR CMD ARG…      run a program with DIR on a medium that takes no write
 func commands() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
@@ -72,12 +73,14 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"buildkit":   buildkitCmd,
 		"nfs":        nfsCmd,
 		"machines":   machinesCmd,
+		"pid":        pidCmd,
 		"dead":       deadCmd,
 		"archive":    archiveCmd,
 		"registry":   registryCmd,
 		"ptyrun":     ptyrunCmd,
 		"truncate":   truncateCmd,
 		"untethered": untetheredCmd,
+		"versioned":  versionedCmd,
 		"tiny":       mediumCmd("tiny"),
 		"readonly":   mediumCmd("readonly"),
 	}
@@ -335,7 +338,7 @@ func machinesCmd(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("the shared daemon's machines are not one script's; say daemon start")
 	}
 	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
-		now := machines(s.host.dir + "/")
+		now := machines(s.host.mark())
 		if strconv.Itoa(len(now)) == args[0] {
 			return
 		}
@@ -343,6 +346,26 @@ func machinesCmd(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("there are machines %v, not %s", now, args[0])
 		}
 	}
+}
+
+// pidCmd prints the process on this host that is a container's machine.
+func pidCmd(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 1, "pid CONTAINER")
+	format := "{{.State.Pid}}"
+	s := of(ts)
+	if s.host.rig != nil {
+		format = "{{.Id}}"
+	}
+	dockerCmd(ts, false, []string{"container", "inspect", "--format", format, args[0]})
+	if s.host.rig == nil {
+		return
+	}
+	id := strings.TrimSpace(ts.ReadFile("stdout"))
+	pids := s.host.rig.machine(id)
+	if len(pids) != 1 {
+		ts.Fatalf("container %s has the machines %v", args[0], pids)
+	}
+	ts.Check(ts.Exec("echo", strconv.Itoa(pids[0])))
 }
 
 func deadCmd(ts *testscript.TestScript, neg bool, args []string) {
@@ -417,6 +440,17 @@ func untetheredCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(file, overlay, 0o600))
 	cmd := exec.Command("go", "build", "-overlay", file, "-o", ts.MkAbs(args[0]), "./cmd/vch")
 	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		ts.Fatalf("go build: %v\n%s", err, out)
+	}
+}
+
+// versionedCmd builds vch as make build does, with a version of its own.
+func versionedCmd(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 2, "versioned FILE VERSION")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+args[1], "-o", ts.MkAbs(args[0]), "./cmd/vch")
+	cmd.Dir = "../.."
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		ts.Fatalf("go build: %v\n%s", err, out)

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -117,7 +118,7 @@ func (w *world) run(t *testing.T, files []string, vars ...string) {
 		Condition:          w.condition,
 		Setup: func(env *testscript.Env) error {
 			name := strings.TrimPrefix(filepath.Base(env.WorkDir), "script-")
-			s := &script{world: w, host: w.shared, me: name}
+			s := &script{world: w, host: w.shared, me: name, work: env.WorkDir}
 			home := filepath.Join(env.WorkDir, ".home")
 			plugins := filepath.Join(home, ".docker", "cli-plugins")
 			if err := os.MkdirAll(plugins, 0o700); err != nil {
@@ -132,6 +133,12 @@ func (w *world) run(t *testing.T, files []string, vars ...string) {
 			env.Setenv("DOCKER_CONFIG", filepath.Join(home, ".docker"))
 			w.shared.setenv(env.Setenv)
 			env.Setenv("BOX", w.box)
+			driver := "qemu-vmdk"
+			if w.rig != nil {
+				driver = "vsphere-vmdk"
+			}
+			env.Setenv("DRIVER", driver)
+			env.Setenv("CACHE", filepath.Join(w.bin, "cache"))
 			for _, v := range vars {
 				key, value, _ := strings.Cut(v, "=")
 				env.Setenv(key, value)
@@ -163,6 +170,7 @@ type script struct {
 	world *world
 	host  *host // the shared one, or its own
 	me    string
+	work  string // its directory
 	stop  []func()
 	last  []func() // after the script's own daemon has ended
 	nfs   *nfstest.Server
@@ -187,6 +195,11 @@ func (s *script) end() (wrong []string) {
 	}
 	for i := len(s.last) - 1; i >= 0; i-- {
 		s.last[i]()
+	}
+	for _, pid := range append(running("vch", s.work+"/"), qemus(s.work+"/")...) { // of VCHs that vch create made
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		wrong = append(wrong, fmt.Sprintf("process %d was left running: %.200q", pid, line))
+		syscall.Kill(pid, syscall.SIGKILL)
 	}
 	return append(wrong, s.world.shared.sweep(s.me)...)
 }

@@ -384,9 +384,21 @@ func (h *host) listens() (wrong []string) {
 	return wrong
 }
 
+// mark is what the command lines of the host's machines have, or their directories.
+func (h *host) mark() string {
+	if h.rig != nil { // the path of an image
+		return "/" + filepath.Base(h.dir) + "/"
+	}
+	return h.dir + "/"
+}
+
 // traces says what is left on this machine of a container that was removed.
 func (h *host) traces(id string) (wrong []string) {
-	if pids := machines(id); len(pids) > 0 {
+	pids := machines(id)
+	if h.rig != nil {
+		pids = h.rig.machine(id)
+	}
+	if len(pids) > 0 {
 		wrong = append(wrong, fmt.Sprintf("container %s is gone and its machine runs: %v", id[:12], pids))
 	}
 	if pids := sharers(id); len(pids) > 0 {
@@ -412,7 +424,7 @@ func (h *host) end() (wrong []string) {
 		if h.running() {
 			h.signal(syscall.SIGTERM)
 		}
-		for _, pid := range qemus(h.dir + "/") {
+		for _, pid := range qemus(h.mark()) {
 			wrong = append(wrong, fmt.Sprintf("machine %d of %s was left running", pid, h.dir))
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
@@ -458,8 +470,12 @@ func (h *host) end() (wrong []string) {
 		wrong = append(wrong, fmt.Sprintf("SIGTERM ended the daemon with %v", state))
 	}
 	// Only now: what is ready for the next volumes, and what is being deleted, goes with the daemon.
-	for _, dir := range []string{"state/machines", "a/volumes", "b/volumes"} {
-		if left, _ := os.ReadDir(filepath.Join(h.dir, dir)); len(left) > 0 {
+	at := h.dir
+	if h.rig != nil {
+		_, at = h.rig.place(h)
+	}
+	for _, dir := range []string{h.dir + "/state/machines", at + "/a/volumes", at + "/b/volumes"} {
+		if left, _ := os.ReadDir(dir); len(left) > 0 {
 			wrong = append(wrong, fmt.Sprintf("%s is not empty: %v", dir, left))
 		}
 	}

@@ -73,6 +73,9 @@ func (r *rig) place(h *host) (path, local string) {
 	return "ds://" + datastore + "/" + name, filepath.Join(r.dir, datastore, name)
 }
 
+// machine gives the processes that are the machine of a container.
+func (r *rig) machine(id string) []int { return running("qemu-system", "-"+id[:12]+"/") }
+
 // arguments have a host's daemon make machines on the rig.
 func (r *rig) arguments(h *host, said string) []string {
 	at, _ := r.place(h)

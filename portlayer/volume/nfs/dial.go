@@ -2,6 +2,7 @@ package nfs
 
 import (
 	"context"
+	"crypto/rand"
 	"net"
 	"net/url"
 	"strconv"
@@ -85,4 +86,22 @@ func Look(ctx context.Context, l Location) (total, free portlayer.Bytes, err err
 	defer e.Close()
 	t, f, err := e.Space(ctx)
 	return portlayer.Bytes(t), portlayer.Bytes(f), said(err)
+}
+
+// Try is Look that also makes a directory there and removes it, unless the location is read-only: what the server lets a store do.
+func Try(ctx context.Context, l Location) (total, free portlayer.Bytes, err error) {
+	if total, free, err = Look(ctx, l); err != nil || l.Options.ReadOnly {
+		return total, free, err
+	}
+	said := (&Store{o: StoreOptions{Location: l}}).said
+	e, err := l.open(ctx, l.Options.UID, l.Options.GID)
+	if err != nil {
+		return 0, 0, said(err)
+	}
+	defer e.Close()
+	name := ".vch-try-" + rand.Text()
+	if _, err := e.Mkdir(ctx, name, 0o700); err != nil {
+		return 0, 0, said(err)
+	}
+	return total, free, said(e.Rmdir(ctx, name))
 }

@@ -38,6 +38,7 @@ type Options struct {
 	Root            portlayer.DiskPath // directory that holds, or will hold, volumes/
 	Disks           portlayer.Disks
 	Driver          string          // what its volumes are called: "qemu-vmdk"
+	NoByteRate      bool            // volumes are bounded in requests a second alone, for their machines' disks are
 	DefaultCapacity portlayer.Bytes // of a volume that asks for none; 0: 1 GiB, as VIC had it
 	MayBeAway       bool            // Open makes nothing, and does not fail for what Root is: the store is degraded until volumes/ is there and can be written
 }

@@ -20,6 +20,9 @@ func (s *Store) Ensure(ctx context.Context, spec portlayer.VolumeSpec) (portlaye
 	if !volumeName(spec.Name) {
 		return none, false, fault.New(fault.Invalid, "volume name %q: a name begins with a letter or digit, holds letters, digits, _ . and - only, and has 2 to 255 bytes", spec.Name)
 	}
+	if s.o.NoByteRate && spec.Throttle.BPS > 0 {
+		return none, false, fault.New(fault.Unsupported, "volume store %s cannot bound volume %s in bytes a second (bps): its machines' disks are bounded in requests a second alone; use iops", s.o.Name, spec.Name)
+	}
 	leave, err := s.enter(ctx, spec.Name)
 	if err != nil {
 		return none, false, err

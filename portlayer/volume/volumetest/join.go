@@ -36,7 +36,7 @@ func joinLaw(b *bench) {
 			b.Errorf("mount has no source: %+v", mount)
 		}
 		want.Config.Mounts = []guest.MountSpec{{Source: "tmpfs:", Target: "/tmp"},
-			{Source: mount.Source, Target: m.Target, Subpath: m.Subpath, ReadOnly: m.ReadOnly, Copy: !m.NoCopy, Name: "data", Options: mount.Options, Patience: mount.Patience}}
+			{Source: mount.Source, Target: m.Target, Subpath: m.Subpath, ReadOnly: m.ReadOnly, Copy: !m.NoCopy, Name: "data", Options: mount.Options, Patience: mount.Patience, Was: textsOf(p.Born)}}
 		want.Reaches = h.Reaches
 		if !p.Disks && (len(h.Reaches) == 0 || mount.Source != vol.Source) {
 			b.Errorf("reaches %v, source %q of volume %q", h.Reaches, mount.Source, vol.Source)
@@ -85,4 +85,12 @@ func joinTwiceLaw(b *bench) {
 			b.Errorf("devices for read-only %v: %+v", ro, h.Devices)
 		}
 	}
+}
+
+// textsOf are labels as a mount has them.
+func textsOf(labels []portlayer.Label) (texts []string) {
+	for _, l := range labels {
+		texts = append(texts, string(l))
+	}
+	return texts
 }

@@ -33,6 +33,8 @@ type Place struct {
 	TooSmall portlayer.Bytes
 	// Disks says that a volume is a disk: it has a capacity, can be copied and kept, and Join adds a device. Otherwise the store is a portlayer.DirectoryStore.
 	Disks bool
+	// Born is what the file system of a new volume may be called (portlayer.Disks.Born).
+	Born []portlayer.Label
 	// Tree lists all that is on the medium, sorted.
 	Tree func() []string
 	// Degrade makes the medium unusable in a way, or takes that back.
@@ -236,7 +238,7 @@ func ensureLaw(b *bench) {
 	sum := md5.Sum([]byte(string(s.Name()) + "/data"))
 	want := portlayer.Volume{
 		Name: "data", Store: s.Name(), Driver: s.Driver(), Label: portlayer.Label(hex.EncodeToString(sum[:])), Source: vol.Source, Shared: vol.Shared,
-		Capacity: vol.Capacity, Throttle: vol.Throttle, Options: spec.Options, Labels: spec.Labels, Created: vol.Created, Maker: spec.Maker,
+		Capacity: vol.Capacity, Throttle: vol.Throttle, Options: spec.Options, Labels: spec.Labels, Created: vol.Created, Maker: spec.Maker, Was: p.Born,
 	}
 	b.equal("volume", want, vol)
 	if p.Disks && vol.Throttle != spec.Throttle {
