@@ -236,7 +236,9 @@ func (d *Disks) CreateDir(ctx context.Context, dir portlayer.DiskPath, spec port
 		if err := d.putBytes(ctx, stage.join(spec.File), spec.Data); err != nil {
 			return err
 		}
-		err = d.move(ctx, stage, p, false)
+		if err = d.move(ctx, stage, p, false); err == nil {
+			d.changed(p.dir())
+		}
 		if fault.Is(err, fault.Conflict) {
 			err = fault.New(fault.Conflict, "%s exists already", dir)
 		}
