@@ -15,6 +15,7 @@ import (
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/types"
 
+	"vch/internal/atonce"
 	"vch/internal/fault"
 	"vch/internal/vmdkfile"
 	"vch/portlayer"
@@ -230,11 +231,17 @@ func (d *Disks) CreateDir(ctx context.Context, dir portlayer.DiskPath, spec port
 		if err := d.makeIn(ctx, stage); err != nil {
 			return err
 		}
-		if err := d.newDisk(ctx, stage.join(spec.Name), size); err != nil {
-			return err
+		var derr, ferr error
+		parts := []func(){
+			func() { derr = d.newDisk(ctx, stage.join(spec.Name), size) },
+			func() { ferr = d.putBytes(ctx, stage.join(spec.File), spec.Data) },
 		}
-		if err := d.putBytes(ctx, stage.join(spec.File), spec.Data); err != nil {
-			return err
+		atonce.Do(len(parts), len(parts), func(i int) { parts[i]() })
+		if derr != nil {
+			return derr
+		}
+		if ferr != nil {
+			return ferr
 		}
 		if err = d.move(ctx, stage, p, false); err == nil {
 			d.changed(p.dir())
@@ -269,7 +276,18 @@ func (d *Disks) locate(ctx context.Context, file portlayer.DiskPath) (extent dat
 	if err != nil {
 		return extent, info, err
 	}
-	text, err := d.getBytes(ctx, p)
+	// Almost every extent has the name that belongs to its descriptor's, so that all can be asked for at once.
+	var text []byte
+	var found []types.BaseFileInfo
+	var ferr, lerr error
+	var flat int64
+	usual := vmdkfile.Extent(p.base())
+	questions := []func(){
+		func() { text, err = d.getBytes(ctx, p) },
+		func() { found, ferr = d.search(ctx, p.dir(), p.base(), usual) },
+		func() { flat, lerr = d.length(ctx, p.dir().join(usual)) },
+	}
+	atonce.Do(len(questions), len(questions), func(i int) { questions[i]() })
 	if fault.Is(err, fault.NotFound) {
 		return extent, info, fault.New(fault.NotFound, "disk %s is missing", file)
 	}
@@ -281,9 +299,12 @@ func (d *Disks) locate(ctx context.Context, file portlayer.DiskPath) (extent dat
 		return extent, info, fault.Wrap("use disk", string(file), err)
 	}
 	extent = p.dir().join(name)
-	found, err := d.search(ctx, p.dir(), p.base(), name)
-	if err != nil {
-		return extent, info, err
+	if name != usual { // another path of the same disk (Link)
+		found, ferr = d.search(ctx, p.dir(), p.base(), name)
+		flat, lerr = d.length(ctx, extent)
+	}
+	if ferr != nil {
+		return extent, info, ferr
 	}
 	length := int64(-1)
 	for _, f := range found {
@@ -301,7 +322,7 @@ func (d *Disks) locate(ctx context.Context, file portlayer.DiskPath) (extent dat
 		}
 	}
 	if length < 0 { // a browser may show a disk as one file
-		if length, err = d.length(ctx, extent); fault.Is(err, fault.NotFound) {
+		if length, err = flat, lerr; fault.Is(err, fault.NotFound) {
 			return extent, info, fault.New(fault.NotFound, "disk %s has lost its extent %s", file, name)
 		} else if err != nil {
 			return extent, info, err
