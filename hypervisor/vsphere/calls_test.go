@@ -1,9 +1,15 @@
 package vsphere
 
 import (
+	"io"
+	"net"
+	"net/url"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"vch/hypervisor/vsphere/vcsim"
+	"vch/internal/atonce"
 	"vch/internal/fault"
 	"vch/portlayer"
 )
@@ -54,5 +60,50 @@ func TestSpaceAsksLittle(t *testing.T) {
 	}
 	if err := space(); !fault.Is(err, fault.NotFound) {
 		t.Errorf("a directory that is gone: %v", err)
+	}
+}
+
+// A connection costs more than a call: those that a daemon had use for stay.
+func TestConnectionsStay(t *testing.T) {
+	sim := simulate(t, vcsim.Options{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var accepted atomic.Int64
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			accepted.Add(1)
+			all.Go(func() {
+				defer conn.Close()
+				server, err := net.Dial("tcp", sim.URL().Host)
+				if err != nil {
+					return
+				}
+				defer server.Close()
+				go func() { _, _ = io.Copy(server, conn); server.Close() }()
+				_, _ = io.Copy(conn, server)
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); all.Wait() })
+	o := options(t, sim, t.TempDir())
+	o.Server.URL = (&url.URL{Scheme: "https", Host: l.Addr().String()}).String()
+	d := open(t, o).Disks()
+	const clients, rounds = 8, 10
+	for range rounds {
+		atonce.Do(clients, clients, func(int) {
+			if _, err := d.ReadFile(t.Context(), "[datastore1] none"); !fault.Is(err, fault.NotFound) {
+				t.Error(err)
+			}
+		})
+	}
+	if n := accepted.Load(); n > 3*clients {
+		t.Errorf("%d connections for %d calls at once, %d times", n, clients, rounds)
 	}
 }
