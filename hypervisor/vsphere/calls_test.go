@@ -44,6 +44,13 @@ func TestSpaceAsksLittle(t *testing.T) {
 	if err := d.CreateDir(t.Context(), dir, spec); err != nil {
 		t.Fatal(err)
 	}
+	sim.Calls(true)
+	if looks := d.Look(t.Context(), store, []string{"a/a.vmdk"}, "volume.json"); looks[0] != (portlayer.Look{}) {
+		t.Errorf("what was just made has a mark: %v", looks)
+	}
+	if c := sim.Calls(true); len(c) > 1 || len(c) == 1 && c["WaitForUpdatesEx"] == 0 {
+		t.Errorf("a look at what was just made: %v", c)
+	}
 	if err := d.RemoveDir(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path"
@@ -245,6 +246,7 @@ func (d *Disks) CreateDir(ctx context.Context, dir portlayer.DiskPath, spec port
 		}
 		if err = d.move(ctx, stage, p, false); err == nil {
 			d.changed(p.dir())
+			d.young(p)
 		}
 		if fault.Is(err, fault.Conflict) {
 			err = fault.New(fault.Conflict, "%s exists already", dir)
@@ -346,6 +348,9 @@ func (d *Disks) Look(ctx context.Context, dir portlayer.DiskPath, disks []string
 	patterns := []string{"*.vmdk", beside}
 	if len(disks) == 1 {
 		from, below = p.join(path.Dir(disks[0])), false
+		if d.isYoung(from) { // it has no mark yet
+			return looks
+		}
 	}
 	all, err := d.searchAll(ctx, from, below, patterns...)
 	if err != nil {
@@ -386,6 +391,21 @@ func (d *Disks) Look(ctx context.Context, dir portlayer.DiskPath, disks []string
 
 // settledFor is how old a change has to be before the next is sure to look different: datastores tell times in seconds, and their clock is not this host's.
 const settledFor = time.Minute
+
+// young notes that a directory was made now.
+func (d *Disks) young(dir datastorePath) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	maps.DeleteFunc(d.made, func(_ datastorePath, at time.Time) bool { return time.Since(at) > settledFor })
+	d.made[dir] = time.Now()
+}
+
+func (d *Disks) isYoung(dir datastorePath) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	at, ok := d.made[dir]
+	return ok && time.Since(at) < settledFor
+}
 
 // settledMark is what two files look like that were not changed lately.
 func settledMark(now time.Time, descriptor, small types.BaseFileInfo) (mark [9]uint64, ok bool) {

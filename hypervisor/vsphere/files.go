@@ -52,6 +52,7 @@ type Disks struct {
 	swept    map[datastorePath]bool      // directories in which nothing is left of earlier processes
 	proven   map[datastorePath]time.Time // when a directory was last seen to be there and to take files
 	doubted  map[datastorePath]bool      // those of them that may be gone: something was missing in them
+	made     map[datastorePath]time.Time // when this process has made a directory with a disk, lately
 }
 
 // provenFor is how long a directory is believed to be there without being asked for. What is done in one that is gone says so.
