@@ -72,11 +72,12 @@ check: ## gofmt, go vet, staticcheck, and the rules of the repository
 	$(GO) test -count=1 ./test/rules
 
 .PHONY: bench
-bench: build ## measure create, start, run, volumes, networks, NFS; writes doc/performance.md, doc/network-speed.md and doc/nfs-speed.md
+bench: build ## measure create, start, run, volumes, networks, NFS, vSphere; writes doc/performance.md, doc/network-speed.md, doc/nfs-speed.md and doc/vsphere-speed.md
 	@scripts/moby $(BIN)/moby || echo "bench: without Docker's engine beside it"
 	$(GO) run ./test/bench -vch $(BIN)/vch -moby $(BIN)/moby -into doc/performance.md $(BENCHFLAGS)
 	$(GO) run ./test/netbench -vch $(BIN)/vch -into doc/network-speed.md
 	$(GO) run ./test/nfsbench -vch $(BIN)/vch -into doc/nfs-speed.md
+	$(GO) run ./test/vcbench -vch $(BIN)/vch -into doc/vsphere-speed.md
 
 .PHONY: bench-net
 bench-net: build ## measure networks alone
@@ -85,6 +86,10 @@ bench-net: build ## measure networks alone
 .PHONY: bench-nfs
 bench-nfs: build ## measure NFS volumes beside a QEMU run by hand and the server's disk; writes doc/nfs-speed.md
 	$(GO) run ./test/nfsbench -vch $(BIN)/vch -into doc/nfs-speed.md $(BENCHFLAGS)
+
+.PHONY: bench-vsphere
+bench-vsphere: build ## count calls on a simulated vSphere, and measure 1,000 containers and 10,000 volumes there; writes doc/vsphere-speed.md
+	$(GO) run ./test/vcbench -vch $(BIN)/vch -into doc/vsphere-speed.md $(BENCHFLAGS)
 
 .PHONY: bench-io
 bench-io: build ## measure a volume's I/O beside a QEMU run by hand, and its settings; writes doc/volume-io.md

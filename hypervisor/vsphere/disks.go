@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path"
@@ -15,6 +16,7 @@ import (
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/types"
 
+	"vch/internal/atonce"
 	"vch/internal/fault"
 	"vch/internal/vmdkfile"
 	"vch/portlayer"
@@ -230,13 +232,22 @@ func (d *Disks) CreateDir(ctx context.Context, dir portlayer.DiskPath, spec port
 		if err := d.makeIn(ctx, stage); err != nil {
 			return err
 		}
-		if err := d.newDisk(ctx, stage.join(spec.Name), size); err != nil {
-			return err
+		var derr, ferr error
+		parts := []func(){
+			func() { derr = d.newDisk(ctx, stage.join(spec.Name), size) },
+			func() { ferr = d.putBytes(ctx, stage.join(spec.File), spec.Data) },
 		}
-		if err := d.putBytes(ctx, stage.join(spec.File), spec.Data); err != nil {
-			return err
+		atonce.Do(len(parts), len(parts), func(i int) { parts[i]() })
+		if derr != nil {
+			return derr
 		}
-		err = d.move(ctx, stage, p, false)
+		if ferr != nil {
+			return ferr
+		}
+		if err = d.move(ctx, stage, p, false); err == nil {
+			d.changed(p.dir())
+			d.young(p)
+		}
 		if fault.Is(err, fault.Conflict) {
 			err = fault.New(fault.Conflict, "%s exists already", dir)
 		}
@@ -267,7 +278,18 @@ func (d *Disks) locate(ctx context.Context, file portlayer.DiskPath) (extent dat
 	if err != nil {
 		return extent, info, err
 	}
-	text, err := d.getBytes(ctx, p)
+	// Almost every extent has the name that belongs to its descriptor's, so that all can be asked for at once.
+	var text []byte
+	var found []types.BaseFileInfo
+	var ferr, lerr error
+	var flat int64
+	usual := vmdkfile.Extent(p.base())
+	questions := []func(){
+		func() { text, err = d.getBytes(ctx, p) },
+		func() { found, ferr = d.search(ctx, p.dir(), p.base(), usual) },
+		func() { flat, lerr = d.length(ctx, p.dir().join(usual)) },
+	}
+	atonce.Do(len(questions), len(questions), func(i int) { questions[i]() })
 	if fault.Is(err, fault.NotFound) {
 		return extent, info, fault.New(fault.NotFound, "disk %s is missing", file)
 	}
@@ -279,9 +301,12 @@ func (d *Disks) locate(ctx context.Context, file portlayer.DiskPath) (extent dat
 		return extent, info, fault.Wrap("use disk", string(file), err)
 	}
 	extent = p.dir().join(name)
-	found, err := d.search(ctx, p.dir(), p.base(), name)
-	if err != nil {
-		return extent, info, err
+	if name != usual { // another path of the same disk (Link)
+		found, ferr = d.search(ctx, p.dir(), p.base(), name)
+		flat, lerr = d.length(ctx, extent)
+	}
+	if ferr != nil {
+		return extent, info, ferr
 	}
 	length := int64(-1)
 	for _, f := range found {
@@ -299,7 +324,7 @@ func (d *Disks) locate(ctx context.Context, file portlayer.DiskPath) (extent dat
 		}
 	}
 	if length < 0 { // a browser may show a disk as one file
-		if length, err = d.length(ctx, extent); fault.Is(err, fault.NotFound) {
+		if length, err = flat, lerr; fault.Is(err, fault.NotFound) {
 			return extent, info, fault.New(fault.NotFound, "disk %s has lost its extent %s", file, name)
 		} else if err != nil {
 			return extent, info, err
@@ -323,6 +348,9 @@ func (d *Disks) Look(ctx context.Context, dir portlayer.DiskPath, disks []string
 	patterns := []string{"*.vmdk", beside}
 	if len(disks) == 1 {
 		from, below = p.join(path.Dir(disks[0])), false
+		if d.isYoung(from) { // it has no mark yet
+			return looks
+		}
 	}
 	all, err := d.searchAll(ctx, from, below, patterns...)
 	if err != nil {
@@ -363,6 +391,21 @@ func (d *Disks) Look(ctx context.Context, dir portlayer.DiskPath, disks []string
 
 // settledFor is how old a change has to be before the next is sure to look different: datastores tell times in seconds, and their clock is not this host's.
 const settledFor = time.Minute
+
+// young notes that a directory was made now.
+func (d *Disks) young(dir datastorePath) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	maps.DeleteFunc(d.made, func(_ datastorePath, at time.Time) bool { return time.Since(at) > settledFor })
+	d.made[dir] = time.Now()
+}
+
+func (d *Disks) isYoung(dir datastorePath) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	at, ok := d.made[dir]
+	return ok && time.Since(at) < settledFor
+}
 
 // settledMark is what two files look like that were not changed lately.
 func settledMark(now time.Time, descriptor, small types.BaseFileInfo) (mark [9]uint64, ok bool) {

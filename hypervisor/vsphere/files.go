@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"path"
@@ -50,6 +51,8 @@ type Disks struct {
 	browsers map[string]types.ManagedObjectReference
 	swept    map[datastorePath]bool      // directories in which nothing is left of earlier processes
 	proven   map[datastorePath]time.Time // when a directory was last seen to be there and to take files
+	doubted  map[datastorePath]bool      // those of them that may be gone: something was missing in them
+	made     map[datastorePath]time.Time // when this process has made a directory with a disk, lately
 }
 
 // provenFor is how long a directory is believed to be there without being asked for. What is done in one that is gone says so.
@@ -211,16 +214,26 @@ func (d *Disks) searchAll(ctx context.Context, dir datastorePath, below bool, pa
 	}
 }
 
-// doubt forgets that a directory, or one that it is in, was seen.
+// doubt notes that a directory, or one that it is in, may be gone.
 func (d *Disks) doubt(p datastorePath) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for ; ; p = p.dir() {
-		delete(d.proven, p)
+		if _, there := d.proven[p]; there {
+			d.doubted[p] = true
+		}
 		if p.path == "" {
 			return
 		}
 	}
+}
+
+// changed notes that something in a directory was made or has got another name: it is there and takes files.
+func (d *Disks) changed(dir datastorePath) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.proven[dir] = time.Now()
+	delete(d.doubted, dir)
 }
 
 // reach is Unavailable for a datastore that the server cannot use now.
@@ -396,6 +409,16 @@ func (d *Disks) MakeDir(ctx context.Context, dir portlayer.DiskPath) error {
 	return d.makeDir(ctx, p)
 }
 
+// left notes that a directory has another name now.
+func (d *Disks) left(p datastorePath) {
+	d.mu.Lock()
+	maps.DeleteFunc(d.proven, func(q datastorePath, _ time.Time) bool {
+		return q.store == p.store && strings.HasPrefix(q.path+"/", p.path+"/")
+	})
+	d.mu.Unlock()
+	d.changed(p.dir())
+}
+
 // RemoveDir is portlayer.Disks.RemoveDir: a move takes the name away, then the content goes while nobody waits.
 func (d *Disks) RemoveDir(ctx context.Context, dir portlayer.DiskPath) error {
 	p, err := parsePath(dir)
@@ -414,7 +437,7 @@ func (d *Disks) RemoveDir(ctx context.Context, dir portlayer.DiskPath) error {
 	if err != nil {
 		return err
 	}
-	d.doubt(p)
+	d.left(p)
 	d.work.Go(func() {
 		if d.remove(d.closing, tomb) != nil {
 			d.mu.Lock()
@@ -436,7 +459,12 @@ func (d *Disks) MoveDir(ctx context.Context, from, to portlayer.DiskPath) error 
 		return err
 	}
 	err = d.move(ctx, a, b, false)
-	d.doubt(a)
+	if err != nil {
+		d.doubt(a)
+	} else {
+		d.left(a)
+		d.changed(b.dir())
+	}
 	if fault.Is(err, fault.Conflict) {
 		return fault.New(fault.Conflict, "%s exists already", to)
 	}
@@ -503,32 +531,46 @@ func (d *Disks) Space(ctx context.Context, dir portlayer.DiskPath) (total, free 
 		return 0, 0, fault.New(fault.Unavailable, "no host reaches datastore %s", p.store)
 	}
 	d.mu.Lock()
-	fresh := time.Since(d.proven[p]) < provenFor
+	fresh, doubted := time.Since(d.proven[p]) < provenFor, d.doubted[p]
+	delete(d.doubted, p) // who doubts meanwhile is heard
 	d.mu.Unlock()
-	if !fresh {
+	switch {
+	case !fresh:
 		if err := d.prove(ctx, p); err != nil {
 			return 0, 0, err
 		}
-		d.mu.Lock()
-		d.proven[p] = time.Now()
-		d.mu.Unlock()
+		d.changed(p)
+	case doubted:
+		if err := d.there(ctx, p); err != nil {
+			d.doubt(p)
+			return 0, 0, err
+		}
 	}
 	return portlayer.Bytes(s.total), portlayer.Bytes(s.free), nil
 }
 
+// there finds out whether a directory is there.
+func (d *Disks) there(ctx context.Context, p datastorePath) error {
+	if p.path == "" {
+		return nil
+	}
+	found, err := d.search(ctx, p.dir(), p.base())
+	if err != nil {
+		return err
+	}
+	if len(found) == 0 {
+		return fault.New(fault.NotFound, "%s is missing", p)
+	}
+	if _, ok := found[0].(*types.FolderFileInfo); !ok {
+		return fault.New(fault.Invalid, "%s is not a directory", p)
+	}
+	return nil
+}
+
 // prove finds out whether a directory is there and takes files.
 func (d *Disks) prove(ctx context.Context, p datastorePath) error {
-	if p.path != "" {
-		found, err := d.search(ctx, p.dir(), p.base())
-		if err != nil {
-			return err
-		}
-		if len(found) == 0 {
-			return fault.New(fault.NotFound, "%s is missing", p)
-		}
-		if _, ok := found[0].(*types.FolderFileInfo); !ok {
-			return fault.New(fault.Invalid, "%s is not a directory", p)
-		}
+	if err := d.there(ctx, p); err != nil {
+		return err
 	}
 	probe := p.join(random(unfinishedPrefix))
 	if err := d.putBytes(ctx, probe, nil); err != nil {

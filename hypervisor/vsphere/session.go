@@ -64,6 +64,9 @@ type session struct {
 // agent is what the server's list of sessions shows.
 const agent = "vch"
 
+// maxIdle is how many connections stay open that nobody uses. Of the two that net/http keeps by itself, a daemon with more to do makes a new one for almost every call, of several round trips.
+const maxIdle = 32
+
 // callTries is how often a call that only reads is made when no answer comes.
 const callTries = 3
 
@@ -118,6 +121,7 @@ func (s *session) dial(ctx context.Context) (*vim25.Client, error) {
 	}
 	sc := soap.NewClient(u, s.server.Thumbprint != "")
 	sc.UserAgent = agent
+	sc.DefaultTransport().MaxIdleConnsPerHost = maxIdle
 	if s.server.Thumbprint != "" {
 		sc.DefaultTransport().TLSClientConfig.VerifyConnection = func(c tls.ConnectionState) error { return hasThumbprint(c.PeerCertificates[0], s.server.Thumbprint) }
 	}

@@ -123,7 +123,7 @@ func Open(ctx context.Context, o Options) (_ *Hypervisor, err error) {
 	h.folder, h.pool, h.network = place.folder, place.pool, place.network
 	h.watch = newWatcher(h.s, o.VCH, o.Log, h.folder, place.stores, h.noticed)
 	h.disks = &Disks{s: h.s, w: h.watch, datacenter: place.datacenter, dcPath: place.dcPath, golden: newGolden(maker, dir), closing: h.ctx, work: &h.work,
-		browsers: map[string]types.ManagedObjectReference{}, swept: map[datastorePath]bool{}, proven: map[datastorePath]time.Time{}}
+		browsers: map[string]types.ManagedObjectReference{}, swept: map[datastorePath]bool{}, proven: map[datastorePath]time.Time{}, doubted: map[datastorePath]bool{}, made: map[datastorePath]time.Time{}}
 	h.work.Go(func() { h.watch.run(h.ctx) })
 	if err := h.watch.sync(ctx); err != nil {
 		return nil, err

@@ -98,6 +98,7 @@ var rooms = []struct {
 	{"internal/...", []string{"internal/..."}},
 	{"scripts/...", nil},
 	{"test/vcsim", []string{"hypervisor/vsphere/vcsim", "internal/..."}},
+	{"test/vcbench", []string{"hypervisor/vsphere/vcsim", "test/measure", "guest", "internal/..."}},
 	{"test/...", []string{"test/...", "portlayer", "guest", "internal/..."}},
 }
 

@@ -12,14 +12,13 @@ import (
 
 // control counts calls and spoils them. A call is named as its SOAP method is, "PowerOnVM_Task"; one of /folder "GET /folder", "PUT /folder", ….
 type control struct {
+	mu      sync.Mutex // guards below
 	latency time.Duration
-
-	mu     sync.Mutex // guards below
-	calls  map[string]int
-	delays map[string]time.Duration
-	faults map[string][]types.BaseMethodFault // to come, in order; nil lets one pass
-	lose   map[string]int                     // answers still to be lost
-	hang   map[string]chan struct{}           // closed by Sim.Unhang
+	calls   map[string]int
+	delays  map[string]time.Duration
+	faults  map[string][]types.BaseMethodFault // to come, in order; nil lets one pass
+	lose    map[string]int                     // answers still to be lost
+	hang    map[string]chan struct{}           // closed by Sim.Unhang
 }
 
 func (c *control) init(o Options) {
@@ -70,6 +69,13 @@ func (s *Sim) Delay(method string, d time.Duration) {
 	s.control.mu.Lock()
 	defer s.control.mu.Unlock()
 	s.control.delays[method] = d
+}
+
+// SetLatency gives every SOAP call another Options.Latency from now on.
+func (s *Sim) SetLatency(d time.Duration) {
+	s.control.mu.Lock()
+	defer s.control.mu.Unlock()
+	s.control.latency = d
 }
 
 // Hang makes calls of method wait, until Unhang, or their client goes away, or the sim ends.

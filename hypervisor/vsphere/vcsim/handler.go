@@ -23,11 +23,21 @@ func (s *Sim) handle(ctx *simulator.Context, m *simulator.Method) (mo.Reference,
 			}
 			s.inner.Unlock()
 		}
-	case "WaitForUpdatesEx":
-		if ctx.Session != nil {
-			if pc, ok := ctx.Session.Get(m.This).(*simulator.PropertyCollector); ok {
-				s.server.waits(ctx.Session.Key, m.This.Value, pc)
-			}
+	case "WaitForUpdatesEx", "CancelWaitForUpdates", "DestroyPropertyCollector":
+		if ctx.Session == nil {
+			break
+		}
+		pc, ok := ctx.Session.Get(m.This).(*simulator.PropertyCollector)
+		if !ok {
+			break
+		}
+		if m.Name == "DestroyPropertyCollector" {
+			s.server.noNews(ctx, m.This)
+			break
+		}
+		c := &collector{pc, s.server.newsOf(ctx, m.This)}
+		if h = c; m.Name == "WaitForUpdatesEx" {
+			s.server.waits(ctx.Session.Key, m.This.Value, c)
 		}
 	case "AcquireGenericServiceTicket":
 		return nil, &types.NotSupported{} // files are served by the vCenter alone

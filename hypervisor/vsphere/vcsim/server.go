@@ -47,13 +47,14 @@ type server struct {
 
 	mu       sync.Mutex // guards below
 	closed   bool
-	over     chan struct{}                           // closed when all sessions end; a new one from then on
-	sessions map[string]string                       // who is logged in, by the cookie's value
-	waiting  map[string]*simulator.PropertyCollector // that somebody waits on, by session and reference
+	over     chan struct{}         // closed when all sessions end; a new one from then on
+	sessions map[string]string     // who is logged in, by the cookie's value
+	waiting  map[string]*collector // that somebody waits on, by session and reference
+	news     map[string]*news      // likewise, of those that somebody has waited on
 }
 
 func (s *Sim) serve() (*server, error) {
-	v := &server{s: s, served: make(chan struct{}), over: make(chan struct{}), sessions: map[string]string{}, waiting: map[string]*simulator.PropertyCollector{}}
+	v := &server{s: s, served: make(chan struct{}), over: make(chan struct{}), sessions: map[string]string{}, waiting: map[string]*collector{}, news: map[string]*news{}}
 	cert, err := v.certificate()
 	if err != nil {
 		return nil, err
@@ -115,7 +116,7 @@ func (v *server) close() error {
 	v.mu.Lock()
 	v.closed = true
 	for _, pc := range v.waiting {
-		pc.CancelWaitForUpdates(&types.CancelWaitForUpdates{})
+		pc.stop()
 	}
 	v.mu.Unlock()
 	err := v.http.Close() // Shutdown would wait seconds for connections that were made and not used
@@ -142,6 +143,7 @@ func (v *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case strings.HasPrefix(r.URL.Path, folderPrefix):
 		name := r.Method + " /folder"
+		defer v.called(name, time.Now())
 		if !v.s.control.arrived(r.Context(), v.s.ctx, name) {
 			panic(http.ErrAbortHandler)
 		}
@@ -158,6 +160,13 @@ func (v *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		v.soap(w, r)
 	default:
 		v.mux.ServeHTTP(w, r)
+	}
+}
+
+// called tells who wants to know of a call that has been answered.
+func (v *server) called(name string, arrived time.Time) {
+	if tell := v.s.o.Called; tell != nil {
+		tell(name, arrived, time.Now())
 	}
 }
 
@@ -189,6 +198,7 @@ func (v *server) soap(w http.ResponseWriter, r *http.Request) {
 	if m := soapThis.FindSubmatch(body); m != nil {
 		this = string(m[1])
 	}
+	defer v.called(method, time.Now())
 	if !v.s.control.arrived(r.Context(), v.s.ctx, method) {
 		panic(http.ErrAbortHandler)
 	}
@@ -239,7 +249,7 @@ func session(r *http.Request) string {
 }
 
 // waits takes note of a property collector that a session is going to wait on.
-func (v *server) waits(session, this string, pc *simulator.PropertyCollector) {
+func (v *server) waits(session, this string, pc *collector) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.waiting[session+" "+this] = pc
@@ -268,7 +278,7 @@ func (v *server) wait(a *answer, r *http.Request, this string, body []byte) {
 			pc := v.waiting[key]
 			v.mu.Unlock()
 			if pc != nil {
-				pc.CancelWaitForUpdates(&types.CancelWaitForUpdates{})
+				pc.stop()
 			}
 			select {
 			case <-done:

@@ -48,7 +48,9 @@ type Options struct {
 	Latencies  map[string]time.Duration // of calls by their names, "PowerOnVM_Task"; beside Latency
 	Extents    bool                     // the browser lists disks' extents as files of their own; a vCenter that is asked for types shows a disk as one
 	Machines   Machines                 // default Null{}; Close closes it
-	Log        *slog.Logger             // default: nowhere
+	// Called hears of every call when it has been answered, by its name (Calls); nil: nobody does. Calls at once: it is called at once.
+	Called func(name string, arrived, answered time.Time)
+	Log    *slog.Logger // default: nowhere
 }
 
 // Sim is a vCenter that runs.
