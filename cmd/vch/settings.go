@@ -71,6 +71,15 @@ func (p storePlace) String() string {
 	return p.Path
 }
 
+// words is where the store is, as a command line says it.
+func (p storePlace) words() string {
+	if !p.Datastore {
+		return p.String()
+	}
+	name, path, _ := strings.Cut(strings.TrimPrefix(p.Path, "["), "]")
+	return "ds://" + name + "/" + strings.TrimSpace(path)
+}
+
 // surroundings is what defaults depend on.
 type surroundings struct {
 	Root bool
