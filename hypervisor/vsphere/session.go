@@ -166,13 +166,13 @@ func (s *session) expired(epoch int) {
 
 // do does op, again after a new login where the session has ended. What op does must be able to be done twice: with a session that has ended the server does nothing.
 func (s *session) do(ctx context.Context, op func(ctx context.Context, c *vim25.Client) error) error {
-	for again := false; ; again = true {
+	for n := 1; ; n++ {
 		c, epoch, err := s.ready(ctx)
 		if err != nil {
 			return err
 		}
 		err = op(ctx, c)
-		if err == nil || !loggedOut(err) || again {
+		if err == nil || !loggedOut(err) || n == callTries {
 			if cerr := ctx.Err(); err != nil && cerr != nil {
 				return cerr
 			}
