@@ -124,14 +124,14 @@ func Open(ctx context.Context, o Options) (_ *Hypervisor, err error) {
 	h.watch = newWatcher(h.s, o.VCH, o.Log, h.folder, place.stores, h.noticed)
 	h.disks = &Disks{s: h.s, w: h.watch, datacenter: place.datacenter, dcPath: place.dcPath, golden: newGolden(maker, dir), closing: h.ctx, work: &h.work,
 		browsers: map[string]types.ManagedObjectReference{}, swept: map[datastorePath]bool{}, proven: map[datastorePath]time.Time{}, doubted: map[datastorePath]bool{}, made: map[datastorePath]time.Time{}}
+	if h.endpoint, h.hangUp, err = newEndpoint(o.Listener, filepath.Join(dir, "guests"), h.rebooted, o.Log); err != nil {
+		return nil, err
+	}
 	h.work.Go(func() { h.watch.run(h.ctx) })
 	if err := h.watch.sync(ctx); err != nil {
 		return nil, err
 	}
 	if _, _, err := h.watch.store(o.Datastore); err != nil {
-		return nil, err
-	}
-	if h.endpoint, h.hangUp, err = newEndpoint(o.Listener, filepath.Join(dir, "guests"), h.rebooted, o.Log); err != nil {
 		return nil, err
 	}
 	return h, nil
