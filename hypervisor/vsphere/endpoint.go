@@ -18,9 +18,12 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"vch/guest"
 	"vch/internal/atomicfile"
 	"vch/internal/fault"
+	"vch/internal/keylock"
 	"vch/portlayer"
 )
 
@@ -30,10 +33,13 @@ type endpoint struct {
 	listener net.Listener
 	identity tls.Certificate
 	dir      string // of what is known of guests
+	// rebooted hears of a machine whose guest has gone, and another come, with the token that was used: it was reset, or started again elsewhere.
+	rebooted func(portlayer.ContainerID)
 	log      *slog.Logger
 	ctx      context.Context
 	work     sync.WaitGroup
-	meeting  chan struct{} // has a value for each guest that is being met
+	meeting  chan struct{}                      // has a value for each guest that is being met
+	turns    keylock.Set[portlayer.ContainerID] // held by whoever changes what is known of a machine's guest
 
 	mu    sync.Mutex // guards below
 	lines map[portlayer.ContainerID]*line
@@ -61,7 +67,7 @@ const mostMeetings = 256
 const idle = 15 * time.Second
 
 // newEndpoint serves guests on listener, which it closes, until close.
-func newEndpoint(listener net.Listener, dir string, log *slog.Logger) (*endpoint, func(), error) {
+func newEndpoint(listener net.Listener, dir string, rebooted func(portlayer.ContainerID), log *slog.Logger) (*endpoint, func(), error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, err
 	}
@@ -70,7 +76,7 @@ func newEndpoint(listener net.Listener, dir string, log *slog.Logger) (*endpoint
 		return nil, nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	e := &endpoint{listener: listener, identity: identity, dir: dir, log: log, ctx: ctx, meeting: make(chan struct{}, mostMeetings), lines: map[portlayer.ContainerID]*line{}, open: map[net.Conn]bool{}}
+	e := &endpoint{listener: listener, identity: identity, dir: dir, rebooted: rebooted, log: log, ctx: ctx, meeting: make(chan struct{}, mostMeetings), lines: map[portlayer.ContainerID]*line{}, open: map[net.Conn]bool{}}
 	e.work.Go(e.accept)
 	return e, func() {
 		cancel()
@@ -127,29 +133,33 @@ func (e *endpoint) meet(conn net.Conn) {
 // admit says whether a guest may come in. The first that has the machine's token is the machine's from then on.
 func (e *endpoint) admit(i guest.Introduction, fingerprint string) error {
 	id := portlayer.ContainerID(i.Machine)
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	back, err := e.turns.Lock(e.ctx, id)
+	if err != nil {
+		return err
+	}
+	defer back()
 	l, err := e.line(id)
 	if err != nil {
 		return err
 	}
-	switch {
-	case l == nil:
+	if l == nil {
 		return fault.New(fault.Denied, "there is no machine %q here", i.Machine)
-	case l.known.Key != "":
-		if subtle.ConstantTimeCompare([]byte(l.known.Key), []byte(fingerprint)) == 1 {
-			return nil
+	}
+	e.mu.Lock()
+	known := l.known
+	e.mu.Unlock()
+	switch {
+	case known.Key != "" && subtle.ConstantTimeCompare([]byte(known.Key), []byte(fingerprint)) == 1:
+		return nil
+	case known.Key != "":
+		if subtle.ConstantTimeCompare([]byte(known.Token), []byte(digest(i.Token))) == 1 && !e.connected(l) {
+			e.work.Go(func() { e.rebooted(id) })
 		}
 		return fault.New(fault.Denied, "another guest is machine %s", i.Machine)
-	case subtle.ConstantTimeCompare([]byte(l.known.Token), []byte(digest(i.Token))) != 1:
+	case subtle.ConstantTimeCompare([]byte(known.Token), []byte(digest(i.Token))) != 1:
 		return fault.New(fault.Denied, "the token of machine %s is another", i.Machine)
 	}
-	known := credential{Token: l.known.Token, Key: fingerprint}
-	if err := e.keep(id, known); err != nil {
-		return err
-	}
-	l.known = known
-	return nil
+	return e.keep(id, l, credential{Token: known.Token, Key: fingerprint})
 }
 
 func digest(text string) string {
@@ -157,9 +167,12 @@ func digest(text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// line finds what is known of a machine, nil if nothing is. The caller holds mu.
+// line finds what is known of a machine, nil if nothing is.
 func (e *endpoint) line(id portlayer.ContainerID) (*line, error) {
-	if l, ok := e.lines[id]; ok {
+	e.mu.Lock()
+	l := e.lines[id]
+	e.mu.Unlock()
+	if l != nil {
 		return l, nil
 	}
 	if err := checkID(id); err != nil {
@@ -169,12 +182,17 @@ func (e *endpoint) line(id portlayer.ContainerID) (*line, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	l := newLine()
+	l = newLine()
 	if err == nil {
 		err = json.Unmarshal(data, &l.known)
 	}
 	if err != nil {
 		return nil, fault.New(fault.Internal, "what is known of the guest of machine %s cannot be read: %w", id, err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if have := e.lines[id]; have != nil { // somebody was quicker
+		return have, nil
 	}
 	e.lines[id] = l
 	return l, nil
@@ -188,51 +206,68 @@ func (e *endpoint) file(id portlayer.ContainerID) string {
 	return filepath.Join(e.dir, string(id)+".json")
 }
 
-func (e *endpoint) keep(id portlayer.ContainerID, c credential) error {
+// keep notes what a machine's guest is known by, on disk first. The caller has the turn.
+func (e *endpoint) keep(id portlayer.ContainerID, l *line, c credential) error {
 	data, err := json.Marshal(c)
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(e.file(id), data, 0o600)
+	if err := atomicfile.Write(e.file(id), data, 0o600); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l.known = c
+	e.lines[id] = l
+	return nil
 }
 
 // invite makes a token for the next guest of a machine, and forgets the one before.
 func (e *endpoint) invite(id portlayer.ContainerID) (token string, err error) {
+	back, err := e.turns.Lock(e.ctx, id)
+	if err != nil {
+		return "", err
+	}
+	defer back()
+	l, err := e.line(id)
+	if err != nil {
+		return "", err
+	}
+	if l == nil {
+		l = newLine()
+	}
 	var b [32]byte
 	rand.Read(b[:]) // never fails (crypto/rand)
 	token = hex.EncodeToString(b[:])
-	known := credential{Token: digest(token)}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := e.keep(id, known); err != nil {
+	if err := e.keep(id, l, credential{Token: digest(token)}); err != nil {
 		return "", err
 	}
-	l := e.lines[id]
-	if l == nil {
-		l = newLine()
-		e.lines[id] = l
-	}
-	l.known = known
-	e.hangUp(l)
+	e.drop(id)
 	return token, nil
 }
 
 // invited says whether the token with that hash lets the next guest of a machine in.
 func (e *endpoint) invited(id portlayer.ContainerID, hash string) bool {
+	l, err := e.line(id)
+	if err != nil || l == nil {
+		return false
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	l, err := e.line(id)
-	return err == nil && l != nil && l.known.Key == "" && hash != "" && l.known.Token == hash
+	return l.known.Key == "" && hash != "" && l.known.Token == hash
 }
 
 // forget ends all that connects a machine, and its guest is nobody's. Again: nothing happens.
 func (e *endpoint) forget(id portlayer.ContainerID) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if l := e.lines[id]; l != nil {
-		e.hangUp(l)
-		delete(e.lines, id)
+	back, err := e.turns.Lock(e.ctx, id)
+	if err != nil {
+		return err
 	}
+	defer back()
+	e.drop(id)
+	e.mu.Lock()
+	delete(e.lines, id)
+	e.mu.Unlock()
 	if err := os.Remove(e.file(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -247,6 +282,44 @@ func (e *endpoint) drop(id portlayer.ContainerID) {
 		e.hangUp(l)
 	}
 }
+
+// connected says whether a guest is there still, as far as the kernel knows: one that vanished is missed after half a minute (idle).
+func (e *endpoint) connected(l *line) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, conns := range []map[guest.Purpose]net.Conn{l.parked, l.taken} {
+		for _, conn := range conns {
+			if established(conn) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// established says whether the TCP connection below conn stands (tcp(7), TCP_INFO).
+func established(conn net.Conn) bool {
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
+	}
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return false
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return false
+	}
+	up := false
+	err = raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		up = err == nil && info.State == tcpEstablished
+	})
+	return err == nil && up
+}
+
+// tcpEstablished is TCP_ESTABLISHED (include/net/tcp_states.h).
+const tcpEstablished = 1
 
 // hangUp closes a line's connections. The caller holds mu.
 func (e *endpoint) hangUp(l *line) {
@@ -284,12 +357,11 @@ func (e *endpoint) park(id portlayer.ContainerID, purpose guest.Purpose, conn ne
 // take gives the connection that a guest has made for a purpose. The one that was taken before ends, and its guest makes another.
 func (e *endpoint) take(ctx context.Context, id portlayer.ContainerID, purpose guest.Purpose) (net.Conn, error) {
 	for first := true; ; first = false {
-		e.mu.Lock()
 		l, err := e.line(id)
 		if err != nil || l == nil {
-			e.mu.Unlock()
 			return nil, errors.Join(err, fault.New(fault.Conflict, "machine %s was never told how to reach this host", id))
 		}
+		e.mu.Lock()
 		if old, ok := l.taken[purpose]; ok && first {
 			old.Close()
 			delete(e.open, old)

@@ -19,7 +19,7 @@ const cancelLimit = 30 * time.Second
 // task starts a task and waits for its end. progress may be nil; it hears percents. A start of which no answer came is an error for which unreached is true: the task may run.
 func (w *watcher) task(ctx context.Context, start func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error), progress portlayer.Progressed) (*types.TaskInfo, error) {
 	var ref types.ManagedObjectReference
-	err := w.s.do(ctx, func(ctx context.Context, c *vim25.Client) (err error) {
+	err := w.s.call(ctx, func(ctx context.Context, c *vim25.Client) (err error) {
 		ref, err = start(ctx, c)
 		return err
 	})
@@ -63,7 +63,7 @@ func (w *watcher) wait(ctx context.Context, ref types.ManagedObjectReference, pr
 	if err != nil && ctx.Err() != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelLimit)
 		defer cancel()
-		_ = w.s.do(ctx, func(ctx context.Context, c *vim25.Client) error {
+		_ = w.s.call(ctx, func(ctx context.Context, c *vim25.Client) error {
 			_, err := methods.CancelTask(ctx, c, &types.CancelTask{This: ref})
 			return err
 		})
@@ -137,7 +137,7 @@ func (w *watcher) list(ctx context.Context) error {
 	if len(add) == 0 || list == nil {
 		return nil
 	}
-	err := w.s.do(ctx, func(ctx context.Context, c *vim25.Client) error {
+	err := w.s.call(ctx, func(ctx context.Context, c *vim25.Client) error {
 		_, err := methods.ModifyListView(ctx, c, &types.ModifyListView{This: list.Reference(), Add: add, Remove: remove})
 		return err
 	})
