@@ -121,9 +121,7 @@ func (c *life) remove(ctx context.Context, name string, volumes []string, force 
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "VCH %s is gone; docker forgets it with: docker context rm %s\n", name, name)
-	if found.VSphere != nil {
-		b.WriteString(s.stays(found))
-	}
+	b.WriteString(s.stays(found, record.Target))
 	for _, store := range found.Stores {
 		if store.NFS != nil && !o.Running {
 			fmt.Fprintf(&b, "The volumes of store %s stay on %s.\n", store.Name, store)

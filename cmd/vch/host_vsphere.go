@@ -50,9 +50,27 @@ func (s onVSphere) Do(ctx context.Context, step machine.Step) error {
 	case writePassword:
 		return s.writePassword()
 	case makePool:
-		do = func(ctx context.Context, v *vsphere.Site, _ settings) error { return v.MakePool(ctx, step.Subject) }
+		do = func(ctx context.Context, v *vsphere.Site, set settings) error {
+			if err := v.MakePool(ctx, step.Subject); err != nil {
+				return err
+			}
+			pool, err := v.Pool(ctx, step.Subject)
+			if err != nil {
+				return err
+			}
+			return reaching(ctx, v, set, vsphere.Spot{}, pool)
+		}
 	case makeFolder:
-		do = func(ctx context.Context, v *vsphere.Site, _ settings) error { return v.MakeFolder(ctx, step.Subject) }
+		do = func(ctx context.Context, v *vsphere.Site, set settings) error {
+			if err := v.MakeFolder(ctx, step.Subject); err != nil {
+				return err
+			}
+			folder, err := v.Folder(ctx, step.Subject)
+			if err != nil {
+				return err
+			}
+			return reaching(ctx, v, set, folder, vsphere.Spot{})
+		}
 	case register:
 		do = func(ctx context.Context, v *vsphere.Site, _ settings) error {
 			return v.Register(ctx, step.Subject, s.Name, version)
@@ -109,6 +127,18 @@ func (s onVSphere) Do(ctx context.Context, step machine.Step) error {
 		return fault.New(fault.Unavailable, "%w", context.Cause(ctx))
 	} else if err != nil {
 		return err
+	}
+	return nil
+}
+
+// reaching refuses a folder or a pool that was just made, in which the user may not do what it may do around it.
+func reaching(ctx context.Context, v *vsphere.Site, set settings, folder, pool vsphere.Spot) error {
+	lacks, err := v.Lacks(ctx, folder, pool, vsphere.Spot{}, nil)
+	if err != nil {
+		return nil // what cannot be checked is no reason to end: it is found out when it is done
+	}
+	if needed, _ := vsphere.Lacking(lacks); needed != nil {
+		return fault.New(fault.Denied, "user %s has privileges around it that do not reach it: %s; have the permission propagate", set.VSphere.User, strings.Join(needed, ", "))
 	}
 	return nil
 }
@@ -555,7 +585,7 @@ func addSeen(o machine.Observed, what seen, running bool) machine.Observed {
 func (s site) leave(ctx context.Context, o machine.Observed, found settings, force bool) (site, machine.Observed, error) {
 	if _, err := os.Stat(s.passwordFile()); errors.Is(err, fs.ErrNotExist) && os.Getenv("VCH_PASSWORD") == "" {
 		if j, err := s.Home.Journal(); err == nil && j.Command == machine.Create { // nothing was made before the password was kept
-			s.forsakes = true
+			s.forsakes, s.untouched = true, true
 			return s, o, nil
 		}
 	}
@@ -578,9 +608,14 @@ func (s site) leave(ctx context.Context, o machine.Observed, found settings, for
 }
 
 // stays says what of a VCH stays on vSphere when it goes.
-func (s site) stays(found settings) string {
+func (s site) stays(found settings, target string) string {
 	t := found.VSphere
-	if s.forsakes {
+	switch {
+	case t == nil && (target == "" || target == machine.Local), s.untouched:
+		return ""
+	case t == nil:
+		return fmt.Sprintf("What it had at %s stays there: its configuration, which said what that is, cannot be read.\n", target)
+	case s.forsakes:
 		return fmt.Sprintf("What it had at %s stays there: machines in %s, the resource pool %s, images in %s.\n", t.URL, t.Folder, t.Pool, found.ImageDisks)
 	}
 	return fmt.Sprintf("%s stays: other VCHs may boot machines from the discs in it, and copy its empty disks.\n", vsphere.SharedDir(datastoreOf(found.ImageDisks)))

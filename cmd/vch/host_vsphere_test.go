@@ -61,6 +61,9 @@ func TestStoresOnDatastores(t *testing.T) {
 	if diff := cmp.Diff([]string{"ds://ds/a", "/b", "ds://ds/"}, words); diff != "" {
 		t.Error(diff)
 	}
+	if !within("[ds]", "[ds] a") || within("[ds] a", "[ds] ab") || within("[d]", "[ds] a") {
+		t.Error("what is within a datastore")
+	}
 	// The same directory at two targets is two.
 	a := settings{VSphere: &vsphereTarget{URL: "https://a"}}
 	b := settings{VSphere: &vsphereTarget{URL: "https://b"}, Stores: stores}

@@ -553,7 +553,12 @@ func parseDatastore(text string) (portlayer.DiskPath, error) {
 }
 
 // within says whether path lies below dir.
-func within(dir, path string) bool { return strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/") }
+func within(dir, path string) bool {
+	if strings.HasSuffix(dir, "]") && strings.HasPrefix(path, dir+" ") { // a datastore's root
+		return true
+	}
+	return strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
 
 func absolute(path string, at surroundings) string {
 	if filepath.IsAbs(path) {

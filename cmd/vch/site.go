@@ -29,6 +29,7 @@ type site struct {
 	password  string        // at the target, as it was said to this command; "": it was not
 	registers bool          // its user may register an extension there
 	forsakes  bool          // what it has there is left there
+	untouched bool          // and that is nothing
 }
 
 // own are the steps that this site has beside those that every site knows. A VCH whose machines run on this host needs none.

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmware/govmomi/vim25/mo"
+
 	"vch/hypervisor/vsphere/vcsim"
 	"vch/internal/fault"
 	"vch/portlayer"
@@ -230,7 +232,9 @@ func TestSiteBootDisc(t *testing.T) {
 // A VCH's machines are told from others in its folder, and its volumes are listed, while no daemon runs.
 func TestSiteSeesMachinesAndVolumes(t *testing.T) {
 	sim := simulate(t, vcsim.Options{})
-	h := open(t, options(t, sim, t.TempDir()))
+	o := options(t, sim, t.TempDir())
+	o.Extension = "org.vch.web"
+	h := open(t, o)
 	if _, err := h.Define(t.Context(), spec("m1")); err != nil {
 		t.Fatal(err)
 	}
@@ -246,6 +250,10 @@ func TestSiteSeesMachinesAndVolumes(t *testing.T) {
 	s := site(t, sim)
 	if all, err := s.Machines(t.Context(), "/DC0/vm", "this"); err != nil || len(all) != 1 || all[0].ID != "m1" || all[0].Power != "poweredOff" {
 		t.Errorf("%+v, %v", all, err)
+	}
+	var vm mo.VirtualMachine
+	if err := s.s.properties(t.Context(), h.watch.find("m1").ref, []string{"config.managedBy"}, &vm); err != nil || vm.Config.ManagedBy == nil || vm.Config.ManagedBy.ExtensionKey != "org.vch.web" {
+		t.Errorf("it is managed by nobody: %+v, %v", vm.Config, err)
 	}
 	if all, err := s.Machines(t.Context(), "/DC0/vm", "another"); err != nil || len(all) != 0 {
 		t.Errorf("%+v, %v", all, err)
