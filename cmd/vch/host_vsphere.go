@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,7 @@ import (
 // The kinds of steps that only a VCH on vSphere has. Subject is what is made or removed; Settings are those by which it is found, where the plan is to remove it.
 const (
 	writePassword   machine.Kind = "write-password"
+	restorePassword machine.Kind = "restore-password"
 	makePool        machine.Kind = "make-resource-pool"
 	makeFolder      machine.Kind = "make-vm-folder"
 	register        machine.Kind = "register-extension"
@@ -48,7 +50,9 @@ func (s onVSphere) Do(ctx context.Context, step machine.Step) error {
 	at := portlayer.DiskPath(step.Subject)
 	switch step.Kind {
 	case writePassword:
-		return s.writePassword()
+		return s.writePassword(step.Data[changeKey])
+	case restorePassword:
+		return s.restorePassword(step.Data[changeKey])
 	case makePool:
 		do = func(ctx context.Context, v *vsphere.Site, set settings) error {
 			if err := v.MakePool(ctx, step.Subject); err != nil {
@@ -175,11 +179,47 @@ func datastoreOf(at portlayer.DiskPath) string {
 // passwordFile is where the password of the VCH's user is.
 func (l place) passwordFile() string { return filepath.Join(string(l.Home), "password") }
 
-func (s site) writePassword() error {
+// writePassword keeps the password, and the one before under the name of the change.
+func (s site) writePassword(change string) error {
 	if s.password == "" {
 		return fault.New(fault.Conflict, "the password is not known any more: say it again with --password-file, or in the environment as VCH_PASSWORD")
 	}
+	if kept := s.keptPassword(); kept != "" && kept != s.password {
+		if err := s.forgetPasswords(); err != nil {
+			return err
+		}
+		if err := atomicfile.Write(s.formerPassword(change), []byte(kept+"\n"), 0o600); err != nil {
+			return err
+		}
+	}
 	return atomicfile.Write(s.passwordFile(), []byte(s.password+"\n"), 0o600)
+}
+
+// changeKey is what a change of the password is called by, in the data of its steps: the way back of one that did not come so far has nothing to take back.
+const changeKey = "change"
+
+// formerPassword is where the password is that there was before a change.
+func (l place) formerPassword(change string) string { return l.passwordFile() + ".before-" + change }
+
+// forgetPasswords removes those that there were before earlier changes.
+func (l place) forgetPasswords() error {
+	old, err := filepath.Glob(l.formerPassword("*"))
+	for _, file := range old {
+		err = errors.Join(err, removeFile(file))
+	}
+	return err
+}
+
+// restorePassword takes writePassword back; done already, nothing happens.
+func (s site) restorePassword(change string) error {
+	text, err := os.ReadFile(s.formerPassword(change))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(s.passwordFile(), text, 0o600)
 }
 
 // keptPassword is the one that the VCH has kept, "" if it has none.
@@ -442,6 +482,11 @@ func (s site) ownSteps(d machine.Desired, o machine.Observed) (own machine.Own) 
 		add(writePassword, s.passwordFile(), "keep the password in %s, which this user alone can read", "kept the password in %s")
 	}
 	if o.Supervisor != "" { // it is there
+		if own.Before != nil {
+			change := map[string]string{changeKey: strings.ToLower(rand.Text())}
+			own.Before[0].Data = change
+			own.Back = []machine.Step{{Kind: restorePassword, Subject: s.passwordFile(), Data: change, Text: "keep the password that there was", Done: "kept the password that there was"}}
+		}
 		return own
 	}
 	if found.VSphere.Pool != "" {

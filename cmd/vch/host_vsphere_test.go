@@ -92,11 +92,11 @@ func TestFindPassword(t *testing.T) {
 	if _, err := s.findPassword(target, "", null, os.Stderr); err == nil || !strings.Contains(err.Error(), "neither in --password-file nor") {
 		t.Errorf("none: %v", err)
 	}
-	if err := (site{place: s.place}).writePassword(); !fault.Is(err, fault.Conflict) {
+	if err := (site{place: s.place}).writePassword(""); !fault.Is(err, fault.Conflict) {
 		t.Errorf("none is written: %v", err)
 	}
 	s.password = "kept"
-	if err := s.writePassword(); err != nil {
+	if err := s.writePassword(""); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(s.passwordFile()); err != nil || info.Mode() != 0o600 {
@@ -111,6 +111,38 @@ func TestFindPassword(t *testing.T) {
 		if got, err := s.findPassword(target, set.file, null, os.Stderr); got != want || err != nil {
 			t.Errorf("%s: %s, %v", want, got, err)
 		}
+	}
+}
+
+// A password that was changed is the one before again when that is taken back, however often either is done.
+func TestPasswordIsTakenBack(t *testing.T) {
+	dir := t.TempDir()
+	s := site{place: place{Home: machine.Home(dir)}, at: asRoot, password: "old"}
+	if err := s.writePassword(""); err != nil {
+		t.Fatal(err)
+	}
+	s.password = "new"
+	for range 2 {
+		if err := s.writePassword("a"); err != nil || s.keptPassword() != "new" {
+			t.Errorf("%s, %v", s.keptPassword(), err)
+		}
+	}
+	if err := s.restorePassword("b"); err != nil || s.keptPassword() != "new" { // a change that did not come so far
+		t.Errorf("%s, %v", s.keptPassword(), err)
+	}
+	for range 2 {
+		if err := (onVSphere{s}).Do(t.Context(), machine.Step{Kind: restorePassword, Data: map[string]string{changeKey: "a"}}); err != nil || s.keptPassword() != "old" {
+			t.Errorf("%s, %v", s.keptPassword(), err)
+		}
+	}
+	set := machine.Settings{"target": {"https://vc"}, "user": {"ops"}, "image-store": {"ds://ssd/vch"}}
+	own := s.own(machine.Desired{Settings: set}, machine.Observed{Supervisor: "process"})
+	if len(own.Before) != 1 || own.Before[0].Kind != writePassword || len(own.Back) != 1 || own.Back[0].Data[changeKey] == "" || own.Back[0].Data[changeKey] != own.Before[0].Data[changeKey] {
+		t.Errorf("%+v", own)
+	}
+	s.password = "old"
+	if own := s.own(machine.Desired{Settings: set}, machine.Observed{Supervisor: "process"}); own.Before != nil || own.Back != nil {
+		t.Errorf("nothing changes, and there is %+v", own)
 	}
 }
 

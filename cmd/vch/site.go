@@ -292,7 +292,7 @@ func (s site) removeDirectory(path string) error {
 			return err
 		}
 	}
-	return removeFile(s.Socket)
+	return errors.Join(s.forgetPasswords(), removeFile(s.Socket))
 }
 
 func removeFile(path string) error {
