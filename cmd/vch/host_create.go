@@ -46,6 +46,9 @@ With an address of TCP, certificates are made for it and for one client. The end
 			if len(args) == 1 && args[0] != machine.Local {
 				return usagef("%q is no target; it is local, or --target URL", args[0])
 			}
+			if len(args) == 1 && w.target != machine.Local {
+				return usagef("it is either local or --target %s", w.target)
+			}
 			return c.create(cmd.Context(), cmd.Flags(), w.config, name, supervisor, force)
 		},
 	}
