@@ -368,6 +368,9 @@ func random(prefix string) string {
 	return prefix + hex.EncodeToString(b[:])
 }
 
+// sharedFor is longer than anything takes to be made in the directory that all VCHs share.
+const sharedFor = 6 * time.Hour
+
 // sweep removes what an earlier process left in a directory of what it was making or removing, once.
 func (d *Disks) sweep(ctx context.Context, dir datastorePath) {
 	d.mu.Lock()
@@ -379,6 +382,9 @@ func (d *Disks) sweep(ctx context.Context, dir datastorePath) {
 	}
 	found, err := d.search(ctx, dir, unfinishedPrefix+"*", tombPrefix+"*")
 	for _, f := range found {
+		if made := f.GetFileInfo().Modification; dir.path == goldenDir && (made == nil || time.Since(*made) < sharedFor) {
+			continue // another VCH, or this process, may be making it
+		}
 		err = errors.Join(err, d.remove(ctx, dir.join(f.GetFileInfo().Path)))
 	}
 	if err != nil {

@@ -376,6 +376,9 @@ func (h *host) listens() (wrong []string) {
 			if len(f) > 9 && asked != "" && strings.HasSuffix(f[1], asked) {
 				continue
 			}
+			if len(f) > 9 && h.rig != nil && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", h.port)) {
+				continue // guests come there
+			}
 			if len(f) > 9 && own[f[9]] && (f[3] == listening || strings.HasPrefix(table, "udp") && f[3] == unconnected) {
 				wrong = append(wrong, fmt.Sprintf("the daemon listens by %s at %s", table, f[1]))
 			}
