@@ -685,7 +685,7 @@ func (d *Disks) Grow(ctx context.Context, file portlayer.DiskPath, size portlaye
 
 // growIn makes a disk of a machine that is on longer.
 func (d *Disks) growIn(ctx context.Context, vm *vmState, p datastorePath, size portlayer.Bytes) error {
-	read, err := d.w.detail(ctx, vm.ref)
+	read, err := d.w.fetch(ctx, []types.ManagedObjectReference{vm.ref}) // without the machine's turn: what is noted of it may be newer
 	if err != nil {
 		return err
 	}

@@ -67,7 +67,7 @@ func TestChange(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	create := old.create(lookout{name: "n", store: "s", boot: datastorePath{"s", "boot.iso"}})
+	create := old.create(lookout{name: "n", store: "s"})
 	var kinds []string
 	var devices []types.BaseVirtualDevice
 	for _, c := range create.DeviceChange {

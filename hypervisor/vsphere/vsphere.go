@@ -321,6 +321,9 @@ func (h *Hypervisor) Machine(ctx context.Context, id portlayer.ContainerID) (por
 		}
 		vm = h.watch.find(id)
 	}
+	if hidden := h.watch.unread(id); vm == nil && hidden != nil {
+		return nil, unreadable(hidden)
+	}
 	if vm == nil {
 		return nil, fault.New(fault.NotFound, "no machine %s", id)
 	}
