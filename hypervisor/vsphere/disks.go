@@ -436,42 +436,96 @@ func (d *Disks) Delete(ctx context.Context, file portlayer.DiskPath) error {
 	if err != nil {
 		return err
 	}
-	extent := vmdkfile.Extent(p.base())
-	there := map[string]bool{}
-	for _, f := range found {
-		there[f.GetFileInfo().Path] = true
+	own, err := d.described(ctx, p)
+	if err != nil {
+		return err
 	}
-	if there[p.base()] {
-		if text, err := d.getBytes(ctx, p); err == nil {
-			if name, _, err := vmdkfile.Parse(string(text)); err == nil {
-				extent = name
-			}
-		} else if !fault.Is(err, fault.NotFound) && !fault.Is(err, fault.Conflict) {
+	there, of, err := d.extents(ctx, p, found)
+	if err != nil {
+		return err
+	}
+	if other := of[p.base()]; other != "" {
+		return fault.New(fault.Conflict, "%s is the extent of disk %s: delete that", file, p.dir().join(other))
+	}
+	extent := own
+	if own == "" { // what has its extent's name may be something else
+		extent = vmdkfile.Extent(p.base())
+		if name, err := d.described(ctx, p.dir().join(extent)); err != nil {
 			return err
+		} else if name != "" {
+			return d.remove(ctx, p)
 		}
 	}
-	shared := false
-	for name := range there {
-		if name == p.base() || strings.HasSuffix(name, "-flat.vmdk") {
-			continue
-		}
-		text, err := d.getBytes(ctx, p.dir().join(name))
-		if err != nil {
-			continue
-		}
-		if other, _, err := vmdkfile.Parse(string(text)); err == nil && other == extent {
-			shared = true
-		}
+	if of[extent] != "" {
+		return d.remove(ctx, p)
 	}
-	if !shared && there[p.base()] && there[extent] && extent == vmdkfile.Extent(p.base()) {
+	if own == vmdkfile.Extent(p.base()) && there[own] {
 		return d.deleteDisk(ctx, p)
 	}
-	if !shared {
-		if err := d.remove(ctx, p.dir().join(extent)); err != nil {
-			return err
-		}
+	if err := d.remove(ctx, p.dir().join(extent)); err != nil {
+		return err
 	}
 	return d.remove(ctx, p)
+}
+
+// extents says of files found beside p which are there, and of which disk each is the extent; p itself is not asked.
+func (d *Disks) extents(ctx context.Context, p datastorePath, found []types.BaseFileInfo) (there map[string]bool, of map[string]string, err error) {
+	there, of = map[string]bool{}, map[string]string{}
+	var late []string // names as extents have them: what a descriptor names as one is not read
+	read := func(name string) error {
+		extent, err := d.described(ctx, p.dir().join(name))
+		if err == nil && extent != "" {
+			of[extent] = name
+		}
+		return err
+	}
+	for _, f := range found {
+		name := f.GetFileInfo().Path
+		there[name] = true
+		switch {
+		case name == p.base():
+		case isExtentName(name):
+			late = append(late, name)
+		default:
+			if err := read(name); err != nil {
+				return nil, nil, err
+			}
+		}
+	}
+	for _, name := range late {
+		if of[name] != "" || name == vmdkfile.Extent(p.base()) { // p's is the caller's to look at
+			continue
+		}
+		if err := read(name); err != nil {
+			return nil, nil, err
+		}
+	}
+	return there, of, nil
+}
+
+func isExtentName(name string) bool { return strings.HasSuffix(name, "-flat.vmdk") }
+
+// described is the name of the extent that the descriptor at p gives; "" if there is none. An extent is larger than any descriptor, and its text is its guest's.
+func (d *Disks) described(ctx context.Context, p datastorePath) (extent string, err error) {
+	var text []byte
+	size := int64(0)
+	if isExtentName(p.base()) { // likely gigabytes
+		size, err = d.length(ctx, p)
+	}
+	if err == nil && size <= smallFile {
+		text, err = d.getBytes(ctx, p)
+	}
+	if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Conflict) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	extent, _, err = vmdkfile.Parse(string(text))
+	if err != nil {
+		return "", nil // something else
+	}
+	return extent, nil
 }
 
 // Import is portlayer.Disks.Import.
