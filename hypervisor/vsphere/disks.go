@@ -156,11 +156,17 @@ func (d *Disks) once(ctx context.Context, start func(ctx context.Context, c *vim
 	return translated(d.s.server.address(), err)
 }
 
+// thin is what copies are: without it they are preallocated (VirtualDiskManager.CopyVirtualDisk_Task, destSpec). Not a FileBackedVirtualDiskSpec, which has a capacity: a copy's is
+// its source's.
+func thin() *types.VirtualDiskSpec {
+	return &types.VirtualDiskSpec{DiskType: string(types.VirtualDiskTypeThin), AdapterType: string(types.VirtualDiskAdapterTypeLsiLogic)}
+}
+
 // copyDisk makes the disk to, thin, as a copy of from.
 func (d *Disks) copyDisk(ctx context.Context, from, to datastorePath, progress portlayer.Progressed) error {
 	return d.once(ctx, func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {
 		res, err := methods.CopyVirtualDisk_Task(ctx, c, &types.CopyVirtualDisk_Task{This: *c.ServiceContent.VirtualDiskManager, SourceName: from.String(), SourceDatacenter: &d.datacenter,
-			DestName: to.String(), DestDatacenter: &d.datacenter, Force: types.NewBool(false)})
+			DestName: to.String(), DestDatacenter: &d.datacenter, DestSpec: thin(), Force: types.NewBool(false)})
 		if err != nil {
 			return types.ManagedObjectReference{}, err
 		}
@@ -168,7 +174,7 @@ func (d *Disks) copyDisk(ctx context.Context, from, to datastorePath, progress p
 	}, progress)
 }
 
-// extend makes a disk that no machine has open longer; as long already: nothing happens.
+// extend makes a disk that no machine has open longer, and fills no more with zeros than its kind asks for; as long already: nothing happens.
 func (d *Disks) extend(ctx context.Context, p datastorePath, size portlayer.Bytes) error {
 	return d.change(ctx, func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {
 		res, err := methods.ExtendVirtualDisk_Task(ctx, c, &types.ExtendVirtualDisk_Task{This: *c.ServiceContent.VirtualDiskManager, Name: p.String(), Datacenter: &d.datacenter,
@@ -765,9 +771,13 @@ func (d *Disks) growIn(ctx context.Context, vm *vmState, p datastorePath, size p
 	return fault.New(fault.Internal, "machine %s has no disk %s", vm.name, p)
 }
 
-// Link is portlayer.Disks.Link: a second descriptor of the same extent.
+// Link is portlayer.Disks.Link: a second descriptor of the same extent, with all that vSphere wrote into the first.
 func (d *Disks) Link(ctx context.Context, from, to portlayer.DiskPath) error {
-	extent, info, err := d.locate(ctx, from)
+	extent, _, err := d.locate(ctx, from)
+	if err != nil {
+		return err
+	}
+	text, err := d.ReadFile(ctx, from)
 	if err != nil {
 		return err
 	}
@@ -785,5 +795,5 @@ func (d *Disks) Link(ctx context.Context, from, to portlayer.DiskPath) error {
 	if len(found) > 0 {
 		return fault.New(fault.Conflict, "disk %s exists already", to)
 	}
-	return d.WriteFile(ctx, to, []byte(vmdkfile.OnDatastore(extent.base(), int64(info.Size))))
+	return d.WriteFile(ctx, to, text)
 }
