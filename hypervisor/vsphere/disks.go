@@ -101,7 +101,7 @@ func (d *Disks) place(ctx context.Context, p datastorePath, fill func(beside dat
 			err = d.moveDisk(ctx, beside, p)
 		}
 		if err != nil {
-			d.clear(beside, d.deleteDisk)
+			d.clear(beside, d.discard)
 		}
 		return err
 	})
@@ -128,7 +128,14 @@ func (d *Disks) comes(ctx context.Context, p datastorePath) bool {
 	if pause(ctx, backoff) != nil {
 		return false
 	}
-	return !d.missing(ctx, p)
+	found, err := d.search(ctx, p.dir(), p.base(), vmdkfile.Extent(p.base()))
+	return !(err == nil && len(found) == 0 || fault.Is(err, fault.NotFound))
+}
+
+// discard removes what there is of a disk that may be none: an extent without its descriptor, where an upload broke, is nothing to the server's tasks for disks.
+func (d *Disks) discard(ctx context.Context, p datastorePath) error {
+	_ = d.deleteDisk(ctx, p) // whatever it says, the files tell
+	return errors.Join(d.remove(ctx, p.dir().join(vmdkfile.Extent(p.base()))), d.remove(ctx, p))
 }
 
 // errLost is that no answer came, so that what was done is not known.

@@ -1,10 +1,18 @@
 package vsphere
 
 import (
+	"bytes"
+	"errors"
+	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"testing/iotest"
 
+	"github.com/vmware/govmomi/vim25/types"
+
+	"vch/internal/fault"
 	"vch/internal/vmdkfile"
 	"vch/portlayer"
 )
@@ -30,4 +38,45 @@ func TestDisksAreThin(t *testing.T) {
 			t.Errorf("%s is\n%s", p, text)
 		}
 	}
+}
+
+// Of an upload that breaks nothing stays, wherever it breaks.
+func TestBrokenUploadsLeaveNothing(t *testing.T) {
+	s := newScene(t)
+	d := s.h.Disks()
+	const size = 8 * portlayer.MiB
+	part := func() io.Reader { return bytes.NewReader(make([]byte, size/2)) }
+	whole := func() io.Reader { return bytes.NewReader(make([]byte, size)) }
+	local := filepath.Join(t.TempDir(), "raw")
+	s.must(os.WriteFile(local, make([]byte, size), 0o600))
+	create := func(r io.Reader) error {
+		return d.CreateFrom(t.Context(), d.Join(s.dir, "new.vmdk"), size, r)
+	}
+	broken := errors.New("broken")
+	for what, try := range map[string]func() error{
+		"its source breaks":     func() error { return create(io.MultiReader(part(), iotest.ErrReader(broken))) },
+		"its source is short":   func() error { return create(part()) },
+		"its source is long":    func() error { return create(io.MultiReader(whole(), part())) },
+		"no answer comes to it": func() error { s.sim.LoseAnswer("PUT /folder"); return create(whole()) },
+		"it cannot get its name": func() error {
+			s.sim.FailOnce("MoveVirtualDisk_Task", &types.NoDiskSpace{FileFault: types.FileFault{File: "x"}, Datastore: "datastore1"})
+			return d.Import(t.Context(), local, d.Join(s.dir, "new.vmdk"))
+		},
+		"no answer comes to an import": func() error {
+			for range 6 {
+				s.sim.LoseAnswer("PUT /folder")
+			}
+			return d.Import(t.Context(), local, d.Join(s.dir, "new.vmdk"))
+		},
+	} {
+		if err := try(); err == nil {
+			t.Errorf("%s: no error", what)
+		}
+		s.sim.ClearFaults()
+		s.left()
+		if t.Failed() {
+			t.Fatalf("where %s", what)
+		}
+	}
+	s.want("a disk that is not there", func() error { _, err := d.Stat(t.Context(), d.Join(s.dir, "new.vmdk")); return err }(), fault.NotFound)
 }
