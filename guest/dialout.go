@@ -74,12 +74,13 @@ func Fingerprint(der []byte) string {
 // peerFingerprint is that of the other end's certificate.
 func peerFingerprint(s tls.ConnectionState) (string, error) {
 	if len(s.PeerCertificates) == 0 {
-		return "", fault.New(fault.Denied, "the other end has no certificate")
+		return "", fault.New(fault.Unavailable, "the other end has no certificate")
 	}
 	return Fingerprint(s.PeerCertificates[0].Raw), nil
 }
 
-// Call introduces the guest to its host over conn, which it closes after an error. Denied: the host is another one, or does not let this guest in.
+// Call introduces the guest to its host over conn, which it closes after an error. Denied is the host's own word: it does not let this guest in. Who is
+// not the host cannot say that: that is Unavailable.
 func (c Contact) Call(ctx context.Context, conn net.Conn, identity tls.Certificate, purpose Purpose) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeLimit)
 	defer cancel()
@@ -90,7 +91,7 @@ func (c Contact) Call(ctx context.Context, conn net.Conn, identity tls.Certifica
 		VerifyConnection: func(s tls.ConnectionState) error {
 			got, err := peerFingerprint(s)
 			if err == nil && subtle.ConstantTimeCompare([]byte(got), []byte(c.Host)) != 1 {
-				err = fault.New(fault.Denied, "who answers at %s is not the host: its certificate is %s", c.Address, got)
+				err = fault.New(fault.Unavailable, "who answers at %s is not the host: its certificate is %s", c.Address, got)
 			}
 			return err
 		},

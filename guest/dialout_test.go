@@ -58,7 +58,7 @@ func TestMeet(t *testing.T) {
 	}
 	wrong := good
 	wrong.Host = otherPrint
-	if g, h := meet(wrong, ForChannel, func(Introduction, string) error { t.Error("a guest that was refused by itself came in"); return nil }); !fault.Is(g, fault.Denied) || h == nil {
+	if g, h := meet(wrong, ForChannel, func(Introduction, string) error { t.Error("a guest that was refused by itself came in"); return nil }); !fault.Is(g, fault.Unavailable) || h == nil {
 		t.Errorf("another host: %v, %v", g, h)
 	}
 	if g, h := meet(good, ForChannel, func(Introduction, string) error { return fault.New(fault.Denied, "no") }); !fault.Is(g, fault.Denied) || !fault.Is(h, fault.Denied) || !strings.Contains(g.Error(), "no") {

@@ -130,7 +130,8 @@ func (e *endpoint) meet(conn net.Conn) {
 	e.park(portlayer.ContainerID(i.Machine), i.Purpose, secure)
 }
 
-// admit says whether a guest may come in. The first that has the machine's token is the machine's from then on.
+// admit says whether a guest may come in. The first that has the machine's token is the machine's from then on. Denied makes a machine that was never let in go off (tether, remote.call):
+// what may be otherwise in a while, as a file that cannot be read now, is another kind.
 func (e *endpoint) admit(i guest.Introduction, fingerprint string) error {
 	id := portlayer.ContainerID(i.Machine)
 	back, err := e.turns.Lock(e.ctx, id)
