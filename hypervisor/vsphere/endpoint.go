@@ -49,6 +49,7 @@ type endpoint struct {
 // line is what connects one machine.
 type line struct {
 	known   credential
+	coming  int                        // guests that are let in and not parked yet
 	parked  map[guest.Purpose]net.Conn // come, and not asked for yet
 	taken   map[guest.Purpose]net.Conn
 	arrival chan struct{} // closed when one comes
@@ -120,7 +121,14 @@ func (e *endpoint) meet(conn net.Conn) {
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: idle, Interval: idle / 3, Count: 3})
 	}
-	i, secure, err := guest.Meet(e.ctx, conn, e.identity, e.admit)
+	var in *line
+	i, secure, err := guest.Meet(e.ctx, conn, e.identity, func(i guest.Introduction, fingerprint string) (err error) {
+		in, err = e.admit(i, fingerprint)
+		return err
+	})
+	if in != nil {
+		defer e.came(in)
+	}
 	if err != nil {
 		if e.ctx.Err() == nil {
 			e.log.Warn("who came to the guests' endpoint was not let in", "from", conn.RemoteAddr().String(), "machine", i.Machine, "err", err)
@@ -132,35 +140,49 @@ func (e *endpoint) meet(conn net.Conn) {
 
 // admit says whether a guest may come in. The first that has the machine's token is the machine's from then on. Denied makes a machine that was never let in go off (tether, remote.call):
 // what may be otherwise in a while, as a file that cannot be read now, is another kind.
-func (e *endpoint) admit(i guest.Introduction, fingerprint string) error {
+// It is connected until came is called.
+func (e *endpoint) admit(i guest.Introduction, fingerprint string) (l *line, err error) {
 	id := portlayer.ContainerID(i.Machine)
 	back, err := e.turns.Lock(e.ctx, id)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer back()
-	l, err := e.line(id)
+	l, err = e.line(id)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if l == nil {
-		return fault.New(fault.Denied, "there is no machine %q here", i.Machine)
+		return nil, fault.New(fault.Denied, "there is no machine %q here", i.Machine)
 	}
 	e.mu.Lock()
 	known := l.known
 	e.mu.Unlock()
 	switch {
 	case known.Key != "" && subtle.ConstantTimeCompare([]byte(known.Key), []byte(fingerprint)) == 1:
-		return nil
 	case known.Key != "":
 		if subtle.ConstantTimeCompare([]byte(known.Token), []byte(digest(i.Token))) == 1 && !e.connected(l) {
 			e.work.Go(func() { e.rebooted(id) })
 		}
-		return fault.New(fault.Denied, "another guest is machine %s", i.Machine)
+		return nil, fault.New(fault.Denied, "another guest is machine %s", i.Machine)
 	case subtle.ConstantTimeCompare([]byte(known.Token), []byte(digest(i.Token))) != 1:
-		return fault.New(fault.Denied, "the token of machine %s is another", i.Machine)
+		return nil, fault.New(fault.Denied, "the token of machine %s is another", i.Machine)
+	default:
+		if err := e.keep(id, l, credential{Token: known.Token, Key: fingerprint}); err != nil {
+			return nil, err
+		}
 	}
-	return e.keep(id, l, credential{Token: known.Token, Key: fingerprint})
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l.coming++
+	return l, nil
+}
+
+// came notes that a guest that was let in has its place, or has gone.
+func (e *endpoint) came(l *line) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l.coming--
 }
 
 func digest(text string) string {
@@ -288,6 +310,9 @@ func (e *endpoint) drop(id portlayer.ContainerID) {
 func (e *endpoint) connected(l *line) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if l.coming > 0 {
+		return true
+	}
 	for _, conns := range []map[guest.Purpose]net.Conn{l.parked, l.taken} {
 		for _, conn := range conns {
 			if established(conn) {
