@@ -53,6 +53,9 @@ type Introduction struct {
 // handshakeLimit bounds the handshake and the introduction.
 const handshakeLimit = 20 * time.Second
 
+// maxIntroduction bounds an introduction, in bytes: it is read of anybody, whose certificate can be any, and has an id, a token and a word.
+const maxIntroduction = 4 << 10
+
 // NewIdentity makes a key and a certificate for it, which nobody has signed and which is known by its Fingerprint.
 func NewIdentity(name string) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -135,7 +138,7 @@ func Meet(ctx context.Context, conn net.Conn, identity tls.Certificate, admit fu
 	if err := secure.HandshakeContext(ctx); err != nil {
 		return i, nil, err
 	}
-	kind, body, err := readMessage(secure)
+	kind, body, err := readShort(secure, maxIntroduction)
 	if err != nil {
 		return i, nil, err
 	}
@@ -151,7 +154,7 @@ func Meet(ctx context.Context, conn net.Conn, identity tls.Certificate, admit fu
 	case i.Version != Version:
 		err = fault.New(fault.Unsupported, "the guest speaks version %d of the protocol, this vch speaks %d", i.Version, Version)
 	case i.Purpose != ForChannel && i.Purpose != ForFrames:
-		err = fault.New(fault.Invalid, "the guest wants a connection for %q", i.Purpose)
+		err = fault.New(fault.Invalid, "the guest wants a connection for %.32q", i.Purpose)
 	default:
 		err = admit(i, fingerprint)
 	}

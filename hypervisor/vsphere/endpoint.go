@@ -38,7 +38,8 @@ type endpoint struct {
 	log      *slog.Logger
 	ctx      context.Context
 	work     sync.WaitGroup
-	meeting  chan struct{}                      // has a value for each guest that is being met
+	lobby    lobby
+	refusals refusals
 	turns    keylock.Set[portlayer.ContainerID] // held by whoever changes what is known of a machine's guest
 
 	mu    sync.Mutex // guards below
@@ -61,9 +62,6 @@ type credential struct {
 	Key   string `json:"key,omitempty"` // fingerprint of the guest that came with it
 }
 
-// most guests that are met at once: who says nothing keeps nobody out for long.
-const mostMeetings = 256
-
 // idle is how long a connection may be silent before its other end is asked whether it is there.
 const idle = 15 * time.Second
 
@@ -77,7 +75,7 @@ func newEndpoint(listener net.Listener, dir string, rebooted func(portlayer.Cont
 		return nil, nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	e := &endpoint{listener: listener, identity: identity, dir: dir, rebooted: rebooted, log: log, ctx: ctx, meeting: make(chan struct{}, mostMeetings), lines: map[portlayer.ContainerID]*line{}, open: map[net.Conn]bool{}}
+	e := &endpoint{listener: listener, identity: identity, dir: dir, rebooted: rebooted, log: log, ctx: ctx, lines: map[portlayer.ContainerID]*line{}, open: map[net.Conn]bool{}}
 	e.work.Go(e.accept)
 	return e, func() {
 		cancel()
@@ -103,14 +101,9 @@ func (e *endpoint) accept() {
 			}
 			continue
 		}
-		select {
-		case e.meeting <- struct{}{}:
-		case <-e.ctx.Done():
-			conn.Close()
-			return
-		}
+		e.lobby.enter(conn)
 		e.work.Go(func() {
-			defer func() { <-e.meeting }()
+			defer e.lobby.leave(conn)
 			e.meet(conn)
 		})
 	}
@@ -123,6 +116,7 @@ func (e *endpoint) meet(conn net.Conn) {
 	}
 	var in *line
 	i, secure, err := guest.Meet(e.ctx, conn, e.identity, func(i guest.Introduction, fingerprint string) (err error) {
+		e.lobby.leave(conn)
 		in, err = e.admit(i, fingerprint)
 		return err
 	})
@@ -130,12 +124,22 @@ func (e *endpoint) meet(conn net.Conn) {
 		defer e.came(in)
 	}
 	if err != nil {
-		if e.ctx.Err() == nil {
-			e.log.Warn("who came to the guests' endpoint was not let in", "from", conn.RemoteAddr().String(), "machine", i.Machine, "err", err)
-		}
+		e.refused(conn, i, err)
 		return
 	}
 	e.park(portlayer.ContainerID(i.Machine), i.Purpose, secure)
+}
+
+// refused says in the log who was not let in, now and then: anybody can come, and say anything.
+func (e *endpoint) refused(conn net.Conn, i guest.Introduction, err error) {
+	say, unsaid := e.refusals.next(time.Now())
+	if e.ctx.Err() != nil || !say {
+		return
+	}
+	if checkID(portlayer.ContainerID(i.Machine)) != nil {
+		i.Machine = ""
+	}
+	e.log.Warn("who came to the guests' endpoint was not let in", "from", conn.RemoteAddr().String(), "machine", i.Machine, "err", brief(err.Error()), "unsaid", unsaid)
 }
 
 // admit says whether a guest may come in. The first that has the machine's token is the machine's from then on. Denied makes a machine that was never let in go off (tether, remote.call):
@@ -143,6 +147,9 @@ func (e *endpoint) meet(conn net.Conn) {
 // It is connected until came is called.
 func (e *endpoint) admit(i guest.Introduction, fingerprint string) (l *line, err error) {
 	id := portlayer.ContainerID(i.Machine)
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
 	back, err := e.turns.Lock(e.ctx, id)
 	if err != nil {
 		return nil, err
@@ -416,7 +423,7 @@ func (e *endpoint) take(ctx context.Context, id portlayer.ContainerID, purpose g
 // checkID refuses an id that could name a file elsewhere.
 func checkID(id portlayer.ContainerID) error {
 	if id == "" || len(id) > 128 || strings.Trim(string(id), "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") != "" || id[0] == '.' {
-		return fault.New(fault.Invalid, "machine id %q has characters that are not letters, digits, dots, dashes or underscores", id)
+		return fault.New(fault.Invalid, "machine id %.128q is too long, or has characters that are not letters, digits, dots, dashes or underscores", id)
 	}
 	return nil
 }
