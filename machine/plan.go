@@ -59,6 +59,7 @@ type Plan struct {
 type Own struct {
 	Before []Step // the daemon's start, after all else is there
 	After  []Step // the daemon's end, before what was made for it goes
+	Back   []Step // that take Before back, of a VCH that is there: done before its daemon is started as it was
 }
 
 // PlanFor is the way from o to d. An empty plan is that o is as d wants it. Conflict: d is to be made, and there is one. NotFound: a volume that is to be
@@ -114,15 +115,16 @@ func PlanFor(c Command, d Desired, o Observed, own Own) (Plan, error) {
 		}
 	}
 	if o.Supervisor != "" && !same { // there is a way back: it was a VCH before
-		p.Back = back(d, o, settled, registered)
+		p.Back = back(d, o, own, settled, registered)
 	}
 	return p, nil
 }
 
 // back is how to be again what was there: it stops what runs, and goes on from there.
-func back(d Desired, o Observed, settled, registered bool) []Step {
+func back(d Desired, o Observed, own Own, settled, registered bool) []Step {
 	var b Plan
 	b.stop(nil)
+	b.Steps = append(b.Steps, own.Back...)
 	if !settled && o.Settings != nil {
 		b.settings(o.Settings)
 	}

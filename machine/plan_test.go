@@ -390,3 +390,20 @@ func TestJudge(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// What a site has of its own is taken back before the daemon is started as it was.
+func TestOwnStepsAreTakenBack(t *testing.T) {
+	o := Observed{Supervisor: "process", Program: "v1", Programs: []string{"v1"}, Settings: Settings{"a": {"1"}}, Running: true}
+	d := Desired{Name: "web", Supervisor: "process", Program: "v1", Settings: Settings{"a": {"1"}}, Running: true}
+	p, err := PlanFor(Configure, d, o, Own{Before: []Step{{Kind: "own"}}, Back: []Step{{Kind: "own-back"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kinds []Kind
+	for _, s := range p.Back {
+		kinds = append(kinds, s.Kind)
+	}
+	if diff := cmp.Diff([]Kind{StopDaemon, "own-back", StartDaemon, AwaitDaemon}, kinds); diff != "" {
+		t.Error(diff)
+	}
+}

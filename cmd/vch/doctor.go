@@ -41,7 +41,8 @@ func doctorCommand(stdout io.Writer) *cobra.Command {
 		Use:   "doctor",
 		Short: "Say whether vch serve would work on this machine, and what to do where not",
 		Long: `vch doctor looks at what vch serve with the same flags would need: QEMU, a guest kernel with its modules, e2fsprogs, hardware
-virtualisation, the stores and their free space, the socket, the docker CLI. It changes nothing.
+virtualisation, the stores and their free space, the socket, the docker CLI. With --target it looks at vSphere instead of QEMU: who logs
+in, where machines and volumes would be, what the user may do there. It changes nothing.
 
 It ends with exit code 1 if a check says FAIL. One that says warn does not keep vch from working.`,
 		Example: "  vch doctor --volume-store ~/volumes:default",
@@ -72,6 +73,9 @@ func examine(ctx context.Context, s settings) []check {
 	checks := examineMachine(ctx, s)
 	found, err := lookAtState(s.State)
 	checks = append(checks, rowOf("state", found, err))
+	if s.VSphere != nil {
+		checks = append(checks, examineTarget(ctx, s)...)
+	}
 	checks = append(checks, storeChecks(ctx, s.Stores, s.NFSTimeout)...)
 	for _, a := range s.Listen {
 		checks = append(checks, socketCheck(a))
@@ -82,6 +86,13 @@ func examine(ctx context.Context, s settings) []check {
 // examineMachine looks at what machines and networks need.
 func examineMachine(ctx context.Context, s settings) []check {
 	checks := []check{tetherCheck(tetherProgram())}
+	if s.VSphere != nil {
+		checks = append(checks, examineSphere(s)...)
+		if s.Bridges {
+			checks = append(checks, bridgeCheck(exec.LookPath))
+		}
+		return checks
+	}
 	o := machineOptions(s, slog.New(slog.DiscardHandler))
 	for _, c := range qemu.Checks(ctx, o) {
 		checks = append(checks, check{c.Name, verdictOf(c.OK), c.Detail})
@@ -164,6 +175,10 @@ func storeChecks(ctx context.Context, stores []storePlace, patience time.Duratio
 	for _, place := range stores {
 		if place.NFS != nil {
 			checks = append(checks, exportCheck(ctx, place, patience))
+			withDefault = withDefault || place.Name == portlayer.DefaultStore
+			continue
+		}
+		if place.Datastore { // its target says how it is
 			withDefault = withDefault || place.Name == portlayer.DefaultStore
 			continue
 		}

@@ -138,7 +138,7 @@ func (c *life) change(ctx context.Context, s site, command machine.Command, d ma
 			return false, err
 		}
 	}
-	return true, machine.Apply(ctx, j, machine.Options{Home: s.Home, Site: s, Points: points, Now: time.Now, Say: c.say})
+	return true, machine.Apply(ctx, j, machine.Options{Home: s.Home, Site: onVSphere{s}, Points: points, Now: time.Now, Say: c.say})
 }
 
 // show prints a plan.

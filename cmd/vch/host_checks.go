@@ -21,8 +21,8 @@ func (c check) noun() machine.Check {
 	return machine.Check{Name: c.name, Verdict: machine.Verdict(c.verdict), Detail: c.detail}
 }
 
-// checkCreate looks at all that a new VCH needs, before anything is made. others are the VCHs that there are, by name.
-func checkCreate(ctx context.Context, s settings, others map[string]settings) (checks []machine.Check) {
+// checkCreate looks at all that a new VCH needs, before anything is made. others are the VCHs that there are, by name; v is what was seen of the target, nil if that is this host.
+func checkCreate(ctx context.Context, s settings, others map[string]settings, v *survey) (checks []machine.Check) {
 	for _, c := range examineMachine(ctx, s) {
 		checks = append(checks, c.noun())
 	}
@@ -34,7 +34,10 @@ func checkCreate(ctx context.Context, s settings, others map[string]settings) (c
 	for _, a := range s.Listen {
 		checks = append(checks, checkListen(a, others))
 	}
-	return append(checks, checkStores(ctx, s, s.Stores, others)...)
+	if v != nil {
+		checks = append(append(checks, checkGuests(s.VSphere, others)), v.checks...)
+	}
+	return append(checks, checkStores(ctx, s, s.Stores, others, v)...)
 }
 
 // checkListen looks at an address that is new to a VCH: nobody listens there, and no other VCH will.
@@ -75,9 +78,9 @@ func checkImages(path string) machine.Check {
 }
 
 // checkStores looks at stores that are new to a VCH: reachable, writable, with room, and nobody else's.
-func checkStores(ctx context.Context, s settings, stores []storePlace, others map[string]settings) (checks []machine.Check) {
+func checkStores(ctx context.Context, s settings, stores []storePlace, others map[string]settings, v *survey) (checks []machine.Check) {
 	for _, store := range stores {
-		checks = append(checks, checkStore(ctx, s, store, others))
+		checks = append(checks, checkStore(ctx, s, store, others, v))
 	}
 	for _, store := range s.Stores {
 		if store.Name == portlayer.DefaultStore {
@@ -87,11 +90,11 @@ func checkStores(ctx context.Context, s settings, stores []storePlace, others ma
 	return append(checks, check{"store default", warn, noDefaultStore}.noun())
 }
 
-func checkStore(ctx context.Context, s settings, store storePlace, others map[string]settings) machine.Check {
+func checkStore(ctx context.Context, s settings, store storePlace, others map[string]settings, v *survey) machine.Check {
 	title := "store " + string(store.Name)
 	for name, other := range others {
 		for _, theirs := range other.Stores {
-			if store.NFS == nil && theirs.NFS == nil && (store.Path == theirs.Path || within(store.Path, theirs.Path) || within(theirs.Path, store.Path)) {
+			if store.NFS == nil && theirs.NFS == nil && sameTarget(s, other) && (store.Path == theirs.Path || within(store.Path, theirs.Path) || within(theirs.Path, store.Path)) {
 				return check{title, fail, fmt.Sprintf("%s is, or is in, store %s of VCH %s, and a directory of disks is one VCH's; give another directory", store.Path, theirs.Name, name)}.noun()
 			}
 		}
@@ -107,6 +110,11 @@ func checkStore(ctx context.Context, s settings, store storePlace, others map[st
 		}
 		return check{title, ok, fmt.Sprintf("%s, %s free of %s", store, size(free), size(total))}.noun()
 	}
+	if store.Datastore {
+		c := v.checkPlace(ctx, title, store.Path)
+		c.Forceable = c.Verdict == machine.Fail
+		return c
+	}
 	found, err := lookAtStore(store)
 	if err == nil {
 		err = tryToWrite(store)
@@ -115,6 +123,11 @@ func checkStore(ctx context.Context, s settings, store storePlace, others map[st
 	c.Detail = strings.TrimPrefix(c.Detail, "volume "+title+": ") // the row says it
 	c.Forceable = c.Verdict == machine.Fail
 	return c
+}
+
+// sameTarget says whether two VCHs have their disks in the same place.
+func sameTarget(a, b settings) bool {
+	return a.VSphere == nil && b.VSphere == nil || a.VSphere != nil && b.VSphere != nil && a.VSphere.URL == b.VSphere.URL
 }
 
 // tryToWrite writes where a store is, or will be, and takes it away again: a look at modes does not find what a server or a full medium refuses.
@@ -151,7 +164,7 @@ func (c *life) others(but string, at surroundings) (map[string]settings, error) 
 	return found, err
 }
 
-// reached are the directories of this host among stores that passed their checks: what could not be reached is not made.
+// reached are the directories, of this host or of a datastore, among stores that passed their checks: what could not be reached is not made.
 func reached(stores []storePlace, checks []machine.Check) (paths []string) {
 	bad := map[string]bool{}
 	for _, c := range checks {

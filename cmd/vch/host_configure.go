@@ -102,6 +102,11 @@ func (c *life) configure(ctx context.Context, name string, f *pflag.FlagSet, sto
 	if err != nil {
 		return err
 	}
+	if file := first(set["password-file"]); file != "" && f.Changed("password-file") {
+		if s.password, err = (&vsphereTarget{PasswordFile: file}).password(); err != nil {
+			return err
+		}
+	}
 	set = complete(set, s.place)
 	found, err := checked(set, s.at)
 	if err != nil {
@@ -120,7 +125,20 @@ func (c *life) configure(ctx context.Context, name string, f *pflag.FlagSet, sto
 	})
 	var checks []machine.Check
 	if len(fresh) > 0 {
-		checks = checkStores(ctx, found, fresh, others)
+		v, err := s.again(ctx, found, fresh)
+		if err != nil {
+			return err
+		}
+		defer v.close()
+		checks = append(v.checks, checkStores(ctx, found, fresh, others, v)...)
+	}
+	if t := found.VSphere; len(fresh) == 0 && t != nil && (s.password != "" || t.User != was.VSphere.User || t.Thumbprint != was.VSphere.Thumbprint || t.Network != was.VSphere.Network) {
+		v, err := s.again(ctx, found, nil)
+		if err != nil {
+			return err
+		}
+		defer v.close()
+		checks = append(checks, v.checks...)
 	}
 	for _, a := range found.Listen {
 		if !slices.Contains(was.Listen, a) {
@@ -156,6 +174,19 @@ func (c *life) configure(ctx context.Context, name string, f *pflag.FlagSet, sto
 	return printLine(c.out, "Reach it with\n\n  "+strings.Join(contextLines(s.place, found), "\n  "))
 }
 
+// again looks at the target of a VCH that is there, for one that changes. close follows.
+func (s site) again(ctx context.Context, found settings, stores []storePlace) (*survey, error) {
+	if found.VSphere == nil || stores != nil && !slices.ContainsFunc(stores, func(p storePlace) bool { return p.Datastore }) {
+		return &survey{}, nil
+	}
+	password := s.password
+	if password == "" {
+		password = s.keptPassword()
+	}
+	v := surveyed(ctx, found, password, "")
+	return &v, nil
+}
+
 // changed are the settings with what the command line changes.
 func (s site) changed(set machine.Settings, f *pflag.FlagSet, stores machine.StoreChange, unset []string) (machine.Settings, error) {
 	for _, name := range []string{"state", "absent-stores", configFlag} {
@@ -166,7 +197,7 @@ func (s site) changed(set machine.Settings, f *pflag.FlagSet, stores machine.Sto
 	if f.Changed(machine.StoresSetting) {
 		return nil, usagef("--%s: say --add-volume-store, --set-volume-store or --remove-volume-store; stores that are not named stay as they are", machine.StoresSetting)
 	}
-	for _, name := range []string{"image-store", "target"} {
+	for _, name := range []string{"image-store", "target", "datacenter", "pool", "folder", "extension"} {
 		if f.Changed(name) || slices.Contains(unset, name) {
 			return nil, usagef("--%s cannot be changed: containers are made of what is there; make another VCH", name)
 		}
@@ -195,9 +226,9 @@ func (s site) changed(set machine.Settings, f *pflag.FlagSet, stores machine.Sto
 		placedAll := []string{}
 		for _, text := range *list {
 			if name, where, ok := strings.Cut(text, "="); ok && storeName.MatchString(name) && list == &stores.Set {
-				text = name + "=" + strings.TrimSuffix(placed(machine.StoresSetting, where+":"+name, s.at), ":"+name)
+				text = name + "=" + strings.TrimSuffix(placed(machine.StoresSetting, where+":"+name, s.at, remote(set)), ":"+name)
 			} else {
-				text = placed(machine.StoresSetting, text, s.at)
+				text = placed(machine.StoresSetting, text, s.at, remote(set))
 			}
 			placedAll = append(placedAll, text)
 		}

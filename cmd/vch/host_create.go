@@ -22,18 +22,22 @@ func createCommand(stdout io.Writer) *cobra.Command {
 	var name, supervisor string
 	force := false
 	cmd := &cobra.Command{
-		Use:   "create --name NAME [local]",
+		Use:   "create --name NAME [local | --target URL --user USER --image-store ds://DATASTORE/PATH]",
 		Short: "Make a VCH: its directory, configuration, certificates and daemon",
 		Long: `vch create makes a virtual container host on this machine and starts its daemon, which is looked after by systemd where that runs. It takes the settings of vch serve,
 but for --state: everything of a VCH is in a directory of its own.
 
 Everything is checked first; nothing is made if something is wrong. A volume store that cannot be reached is a reason not to begin, or, with --force, degraded until it can be.
+With --target its machines are on vSphere: it gets a resource pool and a folder of its own there, in --pool and --folder. What its user may do there is checked; vch role lists what is needed. The
+password is in --password-file or in the environment, VCH_PASSWORD, or it is asked for; the VCH keeps it in a file of its own.
+
 The plan is printed and then done step by step. If that is cut off, the same command goes on where it stopped.
 
 With an address of TCP, certificates are made for it and for one client. The end of the output says how docker reaches the VCH.`,
 		Example: `  vch create --name web --volume-store /srv/volumes:default
   vch create --name web --volume-store /srv/volumes:default --volume-store nfs://nas/vch:shared --listen tcp://0.0.0.0:2376 --tls-cname vch.example.org
-  vch create --name web --volume-store /srv/volumes:default --dry-run --format json`,
+  vch create --name web --volume-store /srv/volumes:default --dry-run --format json
+  vch create --name web --target vcenter.example --user ops@example --thumbprint AB:CD:… --network containers --image-store ds://ssd/vch --volume-store ds://big/volumes:default`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := c.checkFormat("text", "json"); err != nil {
@@ -41,6 +45,9 @@ With an address of TCP, certificates are made for it and for one client. The end
 			}
 			if len(args) == 1 && args[0] != machine.Local {
 				return usagef("%q is no target; it is local, or --target URL", args[0])
+			}
+			if len(args) == 1 && w.target != machine.Local {
+				return usagef("it is either local or --target %s", w.target)
 			}
 			return c.create(cmd.Context(), cmd.Flags(), w.config, name, supervisor, force)
 		},
@@ -75,9 +82,10 @@ func (s site) asking(f *pflag.FlagSet, config string) (machine.Settings, error) 
 	if f.Changed("state") || f.Changed("absent-stores") || set["state"] != nil {
 		return nil, usagef("--state and --absent-stores are no settings of a VCH that vch create makes: everything of it is in %s; choose another place with --root", s.Home)
 	}
+	elsewhere := remote(set) || f.Changed("target") && f.Lookup("target").Value.String() != machine.Local
 	for key, values := range set {
 		for i, v := range values {
-			values[i] = placed(key, v, s.at)
+			values[i] = placed(key, v, s.at, elsewhere)
 		}
 	}
 	for key, values := range said(f, s.at) {
@@ -104,21 +112,39 @@ func (c *life) create(ctx context.Context, f *pflag.FlagSet, config, name, super
 	if err != nil {
 		return err
 	}
+	root := ""
+	if c.root != "" {
+		root = absolute(c.root, s.at)
+	}
+	again := commandLine(name, root, supervisor, asked)
 	set := complete(asked, s.place)
 	found, err := checked(set, s.at)
 	if err != nil {
 		return err
+	}
+	var v *survey
+	if found.VSphere != nil {
+		if s.password, err = s.findPassword(found.VSphere, first(asked["password-file"]), os.Stdin, os.Stderr); err != nil {
+			return err
+		}
+		if was, ok := s.cutOff(machine.Create, again); ok {
+			set = was.Settings
+		} else if !s.there() {
+			if v, asked, err = s.seek(ctx, asked, name); err != nil {
+				return err
+			}
+			defer v.close()
+			s.registers, set = v.registers, complete(asked, s.place)
+		}
+		if found, err = checked(set, s.at); err != nil {
+			return err
+		}
 	}
 	d := s.desired(set, found)
 	d.Supervisor = supervisor
 	if d.Program, err = s.versionOf(); err != nil {
 		return err
 	}
-	root := ""
-	if c.root != "" {
-		root = absolute(c.root, s.at)
-	}
-	again := commandLine(name, root, supervisor, asked)
 	var checks []machine.Check
 	if j, err := s.Home.Journal(); err == nil {
 		if j.Command != machine.Create {
@@ -131,7 +157,7 @@ func (c *life) create(ctx context.Context, f *pflag.FlagSet, config, name, super
 		if err != nil {
 			return err
 		}
-		if checks, err = machine.Judge(checkCreate(ctx, found, others), force); err != nil {
+		if checks, err = machine.Judge(checkCreate(ctx, found, others, v), force); err != nil {
 			return err
 		}
 	}
@@ -150,6 +176,30 @@ func (c *life) create(ctx context.Context, f *pflag.FlagSet, config, name, super
 	return c.summary(ctx, s, found)
 }
 
+// first is a setting's only value.
+func first(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[0]
+}
+
+// seek looks at the target of a VCH that is to be made, and gives what was asked for with the places there by their paths. close follows.
+func (s site) seek(ctx context.Context, asked machine.Settings, name string) (*survey, machine.Settings, error) {
+	found, err := checked(asked, s.at)
+	if err != nil {
+		return nil, nil, err
+	}
+	v := surveyed(ctx, found, s.password, name)
+	asked = asked.Clone()
+	for key, at := range map[string]string{"pool": v.pool, "folder": v.folder} {
+		if at != "" {
+			asked[key] = []string{at}
+		}
+	}
+	return &v, asked, nil
+}
+
 // summary is what an administrator wants to know of a VCH that was just made.
 func (c *life) summary(ctx context.Context, s site, found settings) error {
 	if c.format == "json" {
@@ -159,6 +209,9 @@ func (c *life) summary(ctx context.Context, s site, found settings) error {
 	fmt.Fprintf(&b, "\nVCH %s is up.\n", s.Name)
 	for _, a := range found.Listen {
 		fmt.Fprintf(&b, "  listens at     %s\n", a)
+	}
+	if t := found.VSphere; t != nil {
+		fmt.Fprintf(&b, "  machines       at %s, in %s, resource pool %s\n", t.URL, t.Folder, t.Pool)
 	}
 	info, err := endpoint{s.Socket}.info(ctx)
 	if err != nil {

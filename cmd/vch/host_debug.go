@@ -108,6 +108,15 @@ func (s site) parts(ctx context.Context) []part {
 			err := printChecks(&b, examine(ctx, found))
 			return b.Bytes(), err
 		}},
+		{"vsphere.json", func() ([]byte, error) {
+			if ferr != nil || found.VSphere == nil {
+				return []byte("null"), ferr
+			}
+			ctx, cancel := context.WithTimeout(ctx, lookLimit)
+			defer cancel()
+			what, err := s.look(ctx, found)
+			return pretty(map[string]any{"machines": what.machines, "volumes": what.volumes, "others": what.foreign}, err)
+		}},
 		{"info.json", func() ([]byte, error) { v, err := e.info(ctx); return pretty(v, err) }},
 		{"containers.json", func() ([]byte, error) { v, err := e.containers(ctx); return pretty(v, err) }},
 		{"volumes.json", func() ([]byte, error) { v, _, err := e.volumes(ctx, found.Stores); return pretty(v, err) }},

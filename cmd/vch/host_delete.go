@@ -87,6 +87,19 @@ func (c *life) remove(ctx context.Context, name string, volumes []string, force 
 		}
 		o, found = s.salvage(o, record)
 	}
+	if o.Settings == nil { // half-made, or half-deleted
+		if set, err := s.settings(); err == nil {
+			found, _ = checked(set, s.at) // as far as it makes sense
+		}
+	}
+	if found.VSphere != nil {
+		if s, o, err = s.leave(ctx, o, found, force); err != nil {
+			return err
+		}
+	}
+	if s.forsakes && len(volumes) > 0 {
+		return fault.New(fault.Unavailable, "nothing was changed: volumes cannot be deleted while the target is not reached")
+	}
 	remote := slices.IndexFunc(found.Stores, func(p storePlace) bool { return p.NFS != nil })
 	if len(volumes) > 0 && !o.Running && remote >= 0 {
 		return fault.New(fault.Conflict, "nothing was changed: while VCH %s is stopped nobody can say which volumes store %s has; start it first: vch start %[1]s%[3]s", name, found.Stores[remote].Name, c.rootWord())
@@ -108,11 +121,12 @@ func (c *life) remove(ctx context.Context, name string, volumes []string, force 
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "VCH %s is gone; docker forgets it with: docker context rm %s\n", name, name)
+	b.WriteString(s.stays(found, record.Target))
 	for _, store := range found.Stores {
 		if store.NFS != nil && !o.Running {
 			fmt.Fprintf(&b, "The volumes of store %s stay on %s.\n", store.Name, store)
 		} else {
-			fmt.Fprintf(&b, "Store %s stays; another VCH sees its volumes with --volume-store %s\n", store.Name, shellQuote(store.String()+":"+string(store.Name)))
+			fmt.Fprintf(&b, "Store %s stays; another VCH sees its volumes with --volume-store %s\n", store.Name, shellQuote(store.words()+":"+string(store.Name)))
 		}
 	}
 	_, err = io.WriteString(c.out, b.String())

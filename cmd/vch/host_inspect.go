@@ -28,6 +28,7 @@ type inspection struct {
 	Containers []machine.Container `json:"containerList"`
 	Volumes    []machine.Volume    `json:"volumes"`
 	Daemon     *daemonInfo         `json:"daemon,omitempty"`
+	Checks     []machine.Check     `json:"checks,omitempty"` // of the target
 }
 
 func inspectCommand(stdout io.Writer) *cobra.Command {
@@ -113,6 +114,9 @@ func (s site) inspect(ctx context.Context) inspection {
 	} else if o.Settings != nil {
 		v.Context = contextLines(s.place, found)
 	}
+	if found.VSphere != nil {
+		v.Checks, v.Volumes = s.inspectTarget(ctx, found, v)
+	}
 	if record.Supervisor == systemd().Name() {
 		v.Log = "journalctl --unit " + s.daemon("").Name
 	}
@@ -122,6 +126,24 @@ func (s site) inspect(ctx context.Context) inspection {
 		}
 	}
 	return v
+}
+
+// inspectTarget looks at the target, and at the volumes on it that no daemon lists.
+func (s site) inspectTarget(ctx context.Context, found settings, v inspection) ([]machine.Check, []machine.Volume) {
+	ctx, cancel := context.WithTimeout(ctx, lookLimit)
+	defer cancel()
+	var checks []machine.Check
+	for _, c := range examineTarget(ctx, found) {
+		checks = append(checks, c.noun())
+	}
+	if v.State == stateRunning {
+		return checks, v.Volumes
+	}
+	what, err := s.look(ctx, found)
+	if err != nil {
+		return checks, v.Volumes
+	}
+	return checks, append(v.Volumes, what.volumes...)
 }
 
 // inspected prints what is known, for people.
@@ -163,6 +185,9 @@ func (c *life) inspected(v inspection) error {
 		for _, w := range v.Daemon.Warnings {
 			row("warning", w)
 		}
+	}
+	for _, k := range v.Checks {
+		row("check "+k.Name, string(k.Verdict)+": "+k.Detail)
 	}
 	for _, k := range v.Containers {
 		row("container", k.String())

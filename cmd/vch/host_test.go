@@ -28,7 +28,7 @@ func TestThumbprint(t *testing.T) {
 	if len(lines) != 4 || lines[0] != "SHA-256" || len(lines[1]) != 95 || lines[2] != "SHA-1" || len(lines[3]) != 59 {
 		t.Fatalf("%q", lines)
 	}
-	if v, err := (vsphereWords{target: "vc", thumbprint: lines[1]}).parse(); err != nil || v.Thumbprint != strings.ToLower(strings.ReplaceAll(lines[1], ":", "")) {
+	if v, err := (vsphereWords{target: "vc", user: "u", thumbprint: lines[1]}).parse(); err != nil || v.Thumbprint != strings.ToLower(strings.ReplaceAll(lines[1], ":", "")) {
 		t.Errorf("it is no --thumbprint: %v", err)
 	}
 	plain := httptest.NewServer(nil)

@@ -75,7 +75,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		root.AddCommand(cmd)
 	}
 	for _, cmd := range []*cobra.Command{
-		serveCommand(stderr), volumeCommand(stdout), templateCommand(stdout), certCommand(stdout), thumbprintCommand(stdout), doctorCommand(stdout), versionCommand(stdout),
+		serveCommand(stderr), volumeCommand(stdout), templateCommand(stdout), certCommand(stdout), thumbprintCommand(stdout), roleCommand(stdout), doctorCommand(stdout), versionCommand(stdout),
 	} {
 		cmd.GroupID = "other"
 		root.AddCommand(cmd)

@@ -124,7 +124,7 @@ var containerID = regexp.MustCompile(`^[0-9a-f]{64}$`)
 // volumesOf are those that stores on this host have, for when no daemon can be asked.
 func volumesOf(stores []storePlace) (all []machine.Volume) {
 	for _, s := range stores {
-		if s.NFS != nil {
+		if s.NFS != nil || s.Datastore {
 			continue
 		}
 		entries, _ := os.ReadDir(filepath.Join(s.Path, "volumes")) // none: there is nothing

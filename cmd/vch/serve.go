@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -189,11 +188,14 @@ func openHypervisor(ctx context.Context, s settings, id string, host qemu.Host, 
 		return nil, err
 	}
 	log.Info("guests come here", "listen", listener.Addr().String(), "by", advertise)
-	store, _, _ := strings.Cut(strings.TrimPrefix(string(s.ImageDisks), "["), "]")
+	name := filepath.Base(s.State)
+	if name == "state" { // of a VCH that vch create made
+		name = filepath.Base(filepath.Dir(s.State))
+	}
 	return vsphere.Open(ctx, vsphere.Options{
-		Server: vsphere.Server{URL: s.VSphere.URL, User: s.VSphere.User, Password: password, Thumbprint: s.VSphere.Thumbprint},
-		VCH:    id, Name: filepath.Base(s.State), Datacenter: s.VSphere.Datacenter, Pool: s.VSphere.Pool, Folder: s.VSphere.Folder, Datastore: store, Network: s.VSphere.Network,
-		Listener: listener, Advertise: advertise, StateDir: s.State, Kernel: s.Kernel, Tether: tetherProgram(), Seeds: []portlayer.Bytes{exec.RootSize}, Log: log,
+		Server: s.VSphere.server(password),
+		VCH:    id, Name: name, Datacenter: s.VSphere.Datacenter, Pool: s.VSphere.Pool, Folder: s.VSphere.Folder, Datastore: datastoreOf(s.ImageDisks), Network: s.VSphere.Network, Extension: s.VSphere.Extension,
+		Listener: listener, Advertise: advertise, StateDir: s.State, Kernel: s.Kernel, Tether: tetherProgram(), Seeds: bootSeeds(), Log: log,
 	})
 }
 

@@ -71,6 +71,15 @@ func (p storePlace) String() string {
 	return p.Path
 }
 
+// words is where the store is, as a command line says it.
+func (p storePlace) words() string {
+	if !p.Datastore {
+		return p.String()
+	}
+	name, path, _ := strings.Cut(strings.TrimPrefix(p.Path, "["), "]")
+	return "ds://" + name + "/" + strings.TrimSpace(path)
+}
+
 // surroundings is what defaults depend on.
 type surroundings struct {
 	Root bool
@@ -544,7 +553,12 @@ func parseDatastore(text string) (portlayer.DiskPath, error) {
 }
 
 // within says whether path lies below dir.
-func within(dir, path string) bool { return strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/") }
+func within(dir, path string) bool {
+	if strings.HasSuffix(dir, "]") && strings.HasPrefix(path, dir+" ") { // a datastore's root
+		return true
+	}
+	return strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
 
 func absolute(path string, at surroundings) string {
 	if filepath.IsAbs(path) {

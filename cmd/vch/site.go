@@ -22,14 +22,18 @@ import (
 // site is this host, as far as it is the place of one VCH: it does the steps of plans. Steps that it does not know it refuses.
 type site struct {
 	place
-	at       surroundings
-	program  string        // the file that is copied: this program
-	seen     string        // what record, journal and configuration were when the command began
-	patience time.Duration // of waiting for a daemon
+	at        surroundings
+	program   string        // the file that is copied: this program
+	seen      string        // what record, journal and configuration were when the command began
+	patience  time.Duration // of waiting for a daemon
+	password  string        // at the target, as it was said to this command; "": it was not
+	registers bool          // its user may register an extension there
+	forsakes  bool          // what it has there is left there
+	untouched bool          // and that is nothing
 }
 
 // own are the steps that this site has beside those that every site knows. A VCH whose machines run on this host needs none.
-func (s site) own(machine.Desired, machine.Observed) machine.Own { return machine.Own{} }
+func (s site) own(d machine.Desired, o machine.Observed) machine.Own { return s.ownSteps(d, o) }
 
 // print is what record, journal and configuration are now: two commands at once are not to plan by what the other one changes.
 func (l place) print() string {
@@ -283,12 +287,12 @@ func (s site) removeDirectory(path string) error {
 		}
 		return os.RemoveAll(path)
 	}
-	for _, name := range []string{"bin", "client", "state", "log", "vch.sock", "vch.toml"} {
+	for _, name := range []string{"bin", "client", "state", "log", "password", "vch.sock", "vch.toml"} {
 		if err := os.RemoveAll(filepath.Join(path, name)); err != nil {
 			return err
 		}
 	}
-	return removeFile(s.Socket)
+	return errors.Join(s.forgetPasswords(), removeFile(s.Socket))
 }
 
 func removeFile(path string) error {
@@ -406,6 +410,9 @@ func (s site) desired(set machine.Settings, found settings) machine.Desired {
 	d := machine.Desired{
 		Name: s.Name, Target: machine.Local, Settings: set, Running: true,
 		Directories: []machine.Directory{{Path: string(s.Home), Mode: 0o711}, {Path: s.State, Mode: 0o700}},
+	}
+	if found.VSphere != nil {
+		d.Target = found.VSphere.URL
 	}
 	if found.Images != filepath.Join(s.State, "images") {
 		d.Directories = append(d.Directories, machine.Directory{Path: found.Images, Mode: 0o700})

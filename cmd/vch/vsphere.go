@@ -26,14 +26,15 @@ type vsphereTarget struct {
 	Pool         string
 	Folder       string
 	Network      string
+	Extension    string // key of who manages the machines; "": nobody is named
 	GuestListen  string // HOST:PORT that this daemon listens at for its machines' guests
 	GuestAddress string // HOST:PORT by which they reach it; "": this machine's address, and the port of GuestListen
 }
 
 // vsphereWords are the same as they are written.
 type vsphereWords struct {
-	target, user, passwordFile, thumbprint, datacenter, pool, folder, network string
-	guestListen, guestAddress                                                 string
+	target, user, passwordFile, thumbprint, datacenter, pool, folder, network, extension string
+	guestListen, guestAddress                                                            string
 }
 
 func (w *vsphereWords) flags(f *pflag.FlagSet) {
@@ -42,9 +43,10 @@ func (w *vsphereWords) flags(f *pflag.FlagSet) {
 	f.StringVar(&w.passwordFile, "password-file", "", "the `FILE` that holds the password at --target")
 	f.StringVar(&w.thumbprint, "thumbprint", "", "the SHA-256 `THUMBPRINT` of the certificate at --target (vch thumbprint shows it); without: an authority that this machine trusts has to have signed it")
 	f.StringVar(&w.datacenter, "datacenter", "", "the `DATACENTER` at --target")
-	f.StringVar(&w.pool, "pool", "", "the resource `POOL` at --target that machines are made in")
-	f.StringVar(&w.folder, "folder", "", "the `FOLDER` at --target that machines are made in")
+	f.StringVar(&w.pool, "pool", "", "the resource `POOL` at --target that machines are made in, by name or path; vch create makes the VCH's own in it")
+	f.StringVar(&w.folder, "folder", "", "the `FOLDER` at --target that machines are made in, by name or path; vch create makes the VCH's own in it")
 	f.StringVar(&w.network, "network", "", "the `NETWORK` at --target that machines reach this daemon by: a port group, on which a DHCP server gives them addresses")
+	f.StringVar(&w.extension, "extension", "", "the `KEY` of the vCenter extension that machines say manages them; vch create gives each VCH one of its own")
 	f.StringVar(&w.guestListen, "guest-listen", "", "listen at this `ADDRESS`, HOST:PORT, for the machines at --target (default: 0.0.0.0:2378)")
 	f.StringVar(&w.guestAddress, "guest-address", "", "the `ADDRESS`, HOST or HOST:PORT, by which the machines at --target reach --guest-listen (default: this machine's)")
 }
@@ -56,7 +58,7 @@ const defaultGuestPort = "2378"
 func (w vsphereWords) parse() (*vsphereTarget, error) {
 	if w.target == machine.Local {
 		for _, more := range []struct{ flag, value string }{
-			{"user", w.user}, {"password-file", w.passwordFile}, {"thumbprint", w.thumbprint}, {"datacenter", w.datacenter}, {"pool", w.pool}, {"folder", w.folder}, {"network", w.network}, {"guest-listen", w.guestListen}, {"guest-address", w.guestAddress},
+			{"user", w.user}, {"password-file", w.passwordFile}, {"thumbprint", w.thumbprint}, {"datacenter", w.datacenter}, {"pool", w.pool}, {"folder", w.folder}, {"network", w.network}, {"extension", w.extension}, {"guest-listen", w.guestListen}, {"guest-address", w.guestAddress},
 		} {
 			if more.value != "" {
 				return nil, usagef("--%s has a meaning with --target URL only", more.flag)
@@ -75,7 +77,7 @@ func (w vsphereWords) parse() (*vsphereTarget, error) {
 	case u.User != nil:
 		return nil, usagef("--target has a user or a password in it, which everybody who lists processes would see: say --user, and --password-file or VCH_PASSWORD")
 	}
-	v := &vsphereTarget{URL: "https://" + u.Host, User: w.user, PasswordFile: w.passwordFile, Datacenter: w.datacenter, Pool: w.pool, Folder: w.folder, Network: w.network}
+	v := &vsphereTarget{URL: "https://" + u.Host, User: w.user, PasswordFile: w.passwordFile, Datacenter: w.datacenter, Pool: w.pool, Folder: w.folder, Network: w.network, Extension: w.extension}
 	if v.User == "" {
 		return nil, usagef("--target %s wants --user: who vch is to be there", w.target)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,7 +16,7 @@ import (
 // Settings as they are written: on a command line, in a VCH's vch.toml, and back.
 
 // ownSettings are those that a VCH's directory decides, and no command line.
-var ownSettings = []string{"state", "absent-stores", configFlag}
+var ownSettings = []string{"state", "absent-stores", "extension", configFlag}
 
 // said gives the flags of f that the command line or its configuration file has, paths made absolute: the daemon has another working directory.
 func said(f *pflag.FlagSet, at surroundings) machine.Settings {
@@ -23,6 +24,8 @@ func said(f *pflag.FlagSet, at surroundings) machine.Settings {
 	var all words
 	known := pflag.NewFlagSet("", pflag.ContinueOnError)
 	all.flags(known)
+	target := f.Lookup("target")
+	elsewhere := target != nil && target.Value.String() != machine.Local
 	known.VisitAll(func(k *pflag.Flag) {
 		flag := f.Lookup(k.Name)
 		if flag == nil || !flag.Changed || slices.Contains(ownSettings, k.Name) {
@@ -38,18 +41,25 @@ func said(f *pflag.FlagSet, at surroundings) machine.Settings {
 			return
 		}
 		for i, v := range values {
-			values[i] = placed(k.Name, v, at)
+			values[i] = placed(k.Name, v, at, elsewhere)
 		}
 		s[k.Name] = values
 	})
 	return s
 }
 
-// placed is a value with its path made absolute, if it has one.
-func placed(setting, value string, at surroundings) string {
+// placed is a value with its path made absolute, if it has one. Where machines are elsewhere, those of images and volumes are datastores'.
+func placed(setting, value string, at surroundings, elsewhere bool) string {
+	if elsewhere && (setting == machine.StoresSetting || setting == "image-store") {
+		return value
+	}
 	switch setting {
-	case "tlscacert", "tlscert", "tlskey", "cache", "kernel", "image-store", "bind-allow", "password-file":
+	case "tlscacert", "tlscert", "tlskey", "cache", "kernel", "bind-allow", "password-file":
 		if value != "" {
+			return absolute(value, at)
+		}
+	case "image-store":
+		if value != "" && !strings.Contains(value, "://") && !strings.HasPrefix(value, "[") {
 			return absolute(value, at)
 		}
 	case "qemu":
@@ -72,6 +82,17 @@ func complete(s machine.Settings, l place) machine.Settings {
 	own := "unix://" + l.Socket
 	listen := slices.DeleteFunc(slices.Clone(s["listen"]), func(a string) bool { return a == own })
 	s["listen"] = append([]string{own}, listen...)
+	if remote(s) { // what is made for it there is in what was asked for
+		s["password-file"] = []string{l.passwordFile()}
+		for _, key := range []string{"pool", "folder"} {
+			if len(s[key]) == 1 {
+				s[key] = []string{path.Join(s[key][0], l.Name)}
+			}
+		}
+		if s["folder"] != nil {
+			s["extension"] = []string{"org.vch." + l.Name}
+		}
+	}
 	tcp := slices.ContainsFunc(listen, func(a string) bool { return strings.HasPrefix(a, "tcp://") })
 	if tcp && s["plain-tcp"] == nil {
 		s["tlsverify"] = []string{"true"}
@@ -85,6 +106,14 @@ func asked(s machine.Settings, l place) machine.Settings {
 	for _, key := range ownSettings {
 		delete(s, key)
 	}
+	if remote(s) {
+		delete(s, "password-file")
+		for _, key := range []string{"pool", "folder"} {
+			if len(s[key]) == 1 && path.Base(s[key][0]) == l.Name {
+				s[key] = []string{path.Dir(s[key][0])}
+			}
+		}
+	}
 	s["listen"] = slices.DeleteFunc(s["listen"], func(a string) bool { return a == "unix://"+l.Socket })
 	if len(s["listen"]) == 0 {
 		delete(s, "listen")
@@ -93,6 +122,9 @@ func asked(s machine.Settings, l place) machine.Settings {
 	}
 	return s
 }
+
+// remote says whether machines are elsewhere.
+func remote(s machine.Settings) bool { return len(s["target"]) == 1 && s["target"][0] != machine.Local }
 
 // settingsFlags are flags with the values that s says.
 func settingsFlags(s machine.Settings) (*words, *pflag.FlagSet, error) {
@@ -207,7 +239,7 @@ func shellQuote(word string) string {
 // localStores are the directories of this host among the stores.
 func localStores(stores []storePlace) (paths []string) {
 	for _, s := range stores {
-		if s.NFS == nil {
+		if s.NFS == nil && !s.Datastore {
 			paths = append(paths, s.Path)
 		}
 	}
@@ -215,4 +247,9 @@ func localStores(stores []storePlace) (paths []string) {
 }
 
 // volumesDir is what a store's directory has: by it a store is known from the mount point of one that is not mounted.
-func volumesDir(store string) string { return filepath.Join(store, "volumes") }
+func volumesDir(store string) string {
+	if onDatastore(store) {
+		return inDatastore(store, "volumes")
+	}
+	return filepath.Join(store, "volumes")
+}

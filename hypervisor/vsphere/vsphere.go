@@ -15,6 +15,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -347,24 +348,27 @@ func (h *Hypervisor) List(ctx context.Context) ([]portlayer.ContainerID, error) 
 // commandLine is the guest kernel's. Its console is the last that there is: the machine's screen, or, where a test gives it one, its serial port.
 const commandLine = "console=tty0 console=ttyS0 quiet reboot=t panic=-1 scsi_mod.scan=sync cryptomgr.notests rcupdate.rcu_expedited=1 random.trust_cpu=on audit=0 nowatchdog"
 
-// bootDisc ensures that the disc from which machines boot is on the datastore, named by what is on it.
+// bootDisc ensures that the disc from which machines boot is on the datastore, named by what it is made of.
 func (h *Hypervisor) bootDisc(ctx context.Context) (datastorePath, error) {
 	h.discs.Lock()
 	defer h.discs.Unlock()
 	if h.boot != nil {
 		return *h.boot, nil
 	}
-	disc, err := h.makeDisc(ctx)
+	sum, err := h.discSum()
 	if err != nil {
 		return datastorePath{}, fault.Wrap("make the disc that machines boot from", "", err)
 	}
-	sum := sha256.Sum256(disc)
 	p := datastorePath{store: h.o.Datastore}.join(goldenDir, "boot-"+hex.EncodeToString(sum[:8])+".iso")
-	if found, err := h.disks.search(ctx, p.dir(), p.base()); err == nil && len(found) == 1 && found[0].GetFileInfo().FileSize == int64(len(disc)) {
+	if found, err := h.disks.search(ctx, p.dir(), p.base()); err == nil && len(found) == 1 && found[0].GetFileInfo().FileSize > 0 { // whole: it got its name last
 		h.boot = &p
 		return p, nil
 	} else if err != nil && !fault.Is(err, fault.NotFound) {
 		return p, err
+	}
+	disc, err := h.makeDisc(ctx)
+	if err != nil {
+		return datastorePath{}, fault.Wrap("make the disc that machines boot from", "", err)
 	}
 	if err := h.disks.makeDir(ctx, p.dir()); err != nil {
 		return p, err
@@ -380,6 +384,31 @@ func (h *Hypervisor) bootDisc(ctx context.Context) (datastorePath, error) {
 	return p, nil
 }
 
+// discSum is what the disc is named by. The seeds count by their sizes: each that mke2fs makes has another time and another UUID.
+func (h *Hypervisor) discSum() (sum [sha256.Size]byte, err error) {
+	kernel, err := os.ReadFile(h.kernel.Image)
+	if err != nil {
+		return sum, err
+	}
+	const seedForm = 1 // of the seeds: what makes them otherwise has another
+	all := sha256.New()
+	fmt.Fprintf(all, "%d %v %s %x\n", seedForm, h.seedSizes(), commandLine, sha256.Sum256(kernel))
+	if err := guestkernel.WriteInitramfs(all, h.kernel, h.o.Tether); err != nil {
+		return sum, err
+	}
+	all.Sum(sum[:0])
+	return sum, nil
+}
+
+// seedSizes are the sizes of disks that the tether makes file systems for by copying.
+func (h *Hypervisor) seedSizes() []int64 {
+	sizes := []int64{int64(portlayer.MinDisk), 64 << 20, 256 << 20}
+	for _, s := range h.o.Seeds {
+		sizes = append(sizes, int64(s))
+	}
+	return sizes
+}
+
 // makeDisc makes the disc of the kernel, the drivers and the tether.
 func (h *Hypervisor) makeDisc(ctx context.Context) ([]byte, error) {
 	kernel, err := os.ReadFile(h.kernel.Image)
@@ -387,11 +416,7 @@ func (h *Hypervisor) makeDisc(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	var seeds, initramfs, disc bytes.Buffer
-	sizes := []int64{int64(portlayer.MinDisk), 64 << 20, 256 << 20}
-	for _, s := range h.o.Seeds {
-		sizes = append(sizes, int64(s))
-	}
-	if err := h.disks.golden.maker.Seeds(ctx, h.disks.golden.dir, &seeds, sizes...); err != nil {
+	if err := h.disks.golden.maker.Seeds(ctx, h.disks.golden.dir, &seeds, h.seedSizes()...); err != nil {
 		return nil, err
 	}
 	if err := guestkernel.WriteInitramfs(&initramfs, h.kernel, h.o.Tether, guestkernel.File{Name: "seeds", Data: seeds.Bytes()}); err != nil {

@@ -48,6 +48,8 @@ import (
 //	nfs kill|restart|stop|continue   end it as a power failure would, start it again, make it silent, let it speak
 //	machines N                 wait until the script's own daemon has N machines
 //	dead PID                   the process PID ends
+//	vcenter start [FLAG…]      a simulated vCenter of the script's own, with flags of test/vcsim; $TARGET, $TUSER, $TPASSWORD, $THUMBPRINT and $DATASTORES (where its files are) are its
+//	vcenter stop               its end
 //	archive KIND FILE          write an image archive: docker, oci, truncated, badlayer, notatar
 //	registry start [auth|corrupt|cut]   a registry on loopback; $REGISTRY is its address
 //	registry push NAME         put a two-layer image there
@@ -73,6 +75,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"buildkit":   buildkitCmd,
 		"nfs":        nfsCmd,
 		"machines":   machinesCmd,
+		"vcenter":    vcenterCmd,
 		"pid":        pidCmd,
 		"dead":       deadCmd,
 		"archive":    archiveCmd,

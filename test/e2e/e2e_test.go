@@ -174,6 +174,8 @@ type script struct {
 	stop  []func()
 	last  []func() // after the script's own daemon has ended
 	nfs   *nfstest.Server
+
+	vcenter *rig // the script's own; nil: it has none
 }
 
 // scriptKey is the script's key among testscript's values.

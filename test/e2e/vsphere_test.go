@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
 )
 
 // rig is a simulated vCenter whose machines are real (hypervisor/vsphere/vcsim).
@@ -29,42 +32,82 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	program := filepath.Join(dir, "vcsim")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../vcsim").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	log, err := os.Create(filepath.Join(dir, "log"))
+	r, err := startRig(dir, "--datastore", datastore)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := r.stop(); err != nil {
+			t.Errorf("the simulated vCenter: %v", err)
+		}
+		if t.Failed() {
+			text, _ := os.ReadFile(filepath.Join(dir, "log"))
+			t.Logf("the simulated vCenter's log:\n%s", text[max(0, len(text)-4000):])
+		}
+	})
+	return r
+}
+
+// startRig builds and starts one in dir, with flags of test/vcsim.
+func startRig(dir string, flags ...string) (*rig, error) {
+	program := filepath.Join(dir, "vcsim")
+	if out, err := exec.Command("go", "build", "-o", program, "../vcsim").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		return nil, err
+	}
 	defer log.Close()
-	r := &rig{dir: dir, cmd: exec.Command(program, "--dir", dir, "--datastore", datastore)}
+	r := &rig{dir: dir, cmd: exec.Command(program, append([]string{"--dir", dir}, flags...)...)}
 	r.cmd.Stderr = log
 	out, err := r.cmd.StdoutPipe()
 	if err == nil {
 		err = r.cmd.Start()
 	}
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	t.Cleanup(func() {
-		_ = r.cmd.Process.Signal(syscall.SIGTERM)
-		if err := r.cmd.Wait(); err != nil {
-			t.Errorf("the simulated vCenter: %v", err)
-		}
-		if t.Failed() {
-			text, _ := os.ReadFile(log.Name())
-			t.Logf("the simulated vCenter's log:\n%s", text[max(0, len(text)-4000):])
-		}
-	})
 	line, err := bufio.NewReader(out).ReadBytes('\n')
 	if err == nil {
 		err = json.Unmarshal(line, r)
 	}
 	if err != nil {
-		t.Fatalf("the simulated vCenter says %q: %v", line, err)
+		return nil, errors.Join(fmt.Errorf("the simulated vCenter says %q: %w", line, err), r.stop())
 	}
-	return r
+	return r, nil
+}
+
+// stop ends it with all its machines.
+func (r *rig) stop() error {
+	_ = r.cmd.Process.Signal(syscall.SIGTERM)
+	return r.cmd.Wait()
+}
+
+func vcenterCmd(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) > 0, "vcenter start [FLAG…] | stop")
+	s := of(ts)
+	switch {
+	case args[0] == "start" && s.vcenter == nil:
+		dir, err := os.MkdirTemp(s.work, "r")
+		ts.Check(err)
+		s.vcenter, err = startRig(dir, append([]string{"--password", "s3cret-of-ops"}, args[1:]...)...)
+		ts.Check(err)
+		for name, value := range map[string]string{"TARGET": s.vcenter.URL, "TUSER": s.vcenter.User, "TPASSWORD": s.vcenter.Password, "THUMBPRINT": s.vcenter.Thumbprint, "DATASTORES": dir} {
+			ts.Setenv(name, value)
+		}
+		started := s.vcenter
+		s.stop = append(s.stop, func() {
+			if s.vcenter == started {
+				_ = started.stop()
+			}
+		})
+	case args[0] == "stop" && s.vcenter != nil:
+		ts.Check(s.vcenter.stop())
+		s.vcenter = nil
+	default:
+		usage(ts, false, "vcenter start [FLAG…] | stop")
+	}
 }
 
 // place is where a host keeps things on the rig, by a path of the rig's and by one of this machine's.

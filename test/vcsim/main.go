@@ -33,12 +33,15 @@ func run() error {
 	hosts := flag.Int("hosts", 1, "hosts of the cluster")
 	machines := flag.String("machines", "qemu", "what VMs run on: qemu, or null for nothing")
 	latency := flag.Duration("latency", 0, "of each call")
+	password := flag.String("password", "", "of the user who may log in")
+	lacks := flag.String("lacks", "", "privileges that the user does not have, with commas between them")
+	lose := flag.String("lose", "", "names of datastores that no host reaches, with commas between them")
 	flag.Parse()
 	if *dir == "" || flag.NArg() > 0 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	o := vcsim.Options{Dir: *dir, Listen: *listen, Datastores: list(*datastores), PortGroups: list(*networks), Hosts: *hosts, Latency: *latency,
+	o := vcsim.Options{Dir: *dir, Listen: *listen, Datastores: list(*datastores), PortGroups: list(*networks), Hosts: *hosts, Latency: *latency, Lacks: list(*lacks), Password: *password,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	switch *machines {
 	case "null":
@@ -54,12 +57,19 @@ func run() error {
 		return err
 	}
 	defer s.Close()
+	for _, name := range list(*lose) {
+		d := s.Datastore(name)
+		if d == nil {
+			return fmt.Errorf("--lose %s: --datastore names no such one", name)
+		}
+		d.Lose()
+	}
 	cert := filepath.Join(*dir, "vcsim.pem")
 	if err := os.WriteFile(cert, s.Certificate(), 0o600); err != nil {
 		return err
 	}
-	password, _ := s.User().Password()
-	if err := json.NewEncoder(os.Stdout).Encode(map[string]string{"url": s.URL().String(), "user": s.User().Username(), "password": password, "thumbprint": s.Thumbprint(),
+	said, _ := s.User().Password()
+	if err := json.NewEncoder(os.Stdout).Encode(map[string]string{"url": s.URL().String(), "user": s.User().Username(), "password": said, "thumbprint": s.Thumbprint(),
 		"thumbprint_sha1": s.ThumbprintSHA1(), "certificate": cert, "datacenter": vcsim.Datacenter, "cluster": vcsim.Cluster}); err != nil {
 		return err
 	}

@@ -4,7 +4,7 @@
 // its full size, sparse; what exists is not made twice, however many ask at once; what a running machine has open is locked, with the faults that a
 // real vCenter gives; free space is the medium's. A machine that is powered on is one of Options.Machines, which may be QEMU.
 //
-// What it does not do: several datacenters, snapshots and clones of disks, vMotion, permissions, OVF and NFC transfers, tags' REST API. It is for tests
+// What it does not do: several datacenters, snapshots and clones of disks, vMotion, permissions (it says which are lacking, where a test asks), OVF and NFC transfers, tags' REST API. It is for tests
 // and demos on one machine, and serves the loopback interface only.
 package vcsim
 
@@ -51,6 +51,7 @@ type Options struct {
 	// Called hears of every call when it has been answered, by its name (Calls); nil: nobody does. Calls at once: it is called at once.
 	Called func(name string, arrived, answered time.Time)
 	Log    *slog.Logger // default: nowhere
+	Lacks  []string     // privileges that the user has on nothing, as far as AuthorizationManager tells; calls that want them work all the same
 }
 
 // Sim is a vCenter that runs.

@@ -489,8 +489,31 @@ func (s *Sim) wrap(obj mo.Reference, method string) mo.Reference {
 		if method == "RefreshDatastore" {
 			return &datastore{obj, s}
 		}
+	case *simulator.AuthorizationManager:
+		if method == "HasPrivilegeOnEntities" {
+			return &authorization{obj, s}
+		}
 	}
 	return nil
+}
+
+// authorization says which privileges the user lacks.
+type authorization struct {
+	*simulator.AuthorizationManager
+	s *Sim
+}
+
+// HasPrivilegeOnEntities grants all but Options.Lacks.
+func (a *authorization) HasPrivilegeOnEntities(req *types.HasPrivilegeOnEntities) soap.HasFault {
+	body := a.AuthorizationManager.HasPrivilegeOnEntities(req)
+	if res, ok := body.(*methods.HasPrivilegeOnEntitiesBody); ok && res.Res != nil {
+		for _, e := range res.Res.Returnval {
+			for i, p := range e.PrivAvailability {
+				e.PrivAvailability[i].IsGranted = !slices.Contains(a.s.o.Lacks, p.PrivId)
+			}
+		}
+	}
+	return body
 }
 
 // datastore is a datastore that has the space of its directory.
