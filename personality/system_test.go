@@ -92,7 +92,7 @@ func TestStoreWarnings(t *testing.T) {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
 	s := &Server{}
-	rows := s.driverStatus(portlayer.HypervisorInfo{Detail: "/dev/kvm is missing", Starts: "none"}, []portlayer.StoreInfo{{Name: "fast", Driver: "qemu-vmdk", Location: "/x", Status: portlayer.StoreStatus{Degraded: "gone"}}})
+	rows := s.driverStatus(portlayer.HypervisorInfo{Accel: "tcg", Detail: "/dev/kvm is missing", Starts: "none"}, []portlayer.StoreInfo{{Name: "fast", Driver: "qemu-vmdk", Location: "/x", Status: portlayer.StoreStatus{Degraded: "gone"}}})
 	data, err := json.Marshal(rows)
 	if err != nil || !strings.Contains(string(data), `["Acceleration Detail","/dev/kvm is missing"]`) || !strings.Contains(string(data), `["Machine Starts","none"]`) || !strings.Contains(string(data), `["Volume Store fast","qemu-vmdk /x, degraded: gone"]`) {
 		t.Errorf("%s, %v", data, err)

@@ -215,6 +215,10 @@ func openStores(ctx context.Context, s settings, id string, hypervisor portlayer
 		return err
 	}
 	driver, nfsDriver := driversOf(s)
+	unit := portlayer.Bytes(0)
+	if s.VSphere != nil {
+		unit = vsphere.SizeUnit
+	}
 	for _, place := range s.Stores {
 		if place.NFS != nil {
 			store, err := nfs.Open(ctx, nfs.StoreOptions{Name: place.Name, Location: *place.NFS, Driver: nfsDriver, VCH: id, Timeout: s.NFSTimeout, Log: log})
@@ -226,7 +230,7 @@ func openStores(ctx context.Context, s settings, id string, hypervisor portlayer
 		} else {
 			store, err := vmdk.Open(ctx, vmdk.Options{
 				Name: place.Name, Location: place.Path, Root: portlayer.DiskPath(place.Path),
-				Disks: hypervisor.Disks(), Driver: driver, DefaultCapacity: s.DefaultCapacity, MayBeAway: s.Degrade, NoByteRate: s.VSphere != nil,
+				Disks: hypervisor.Disks(), Driver: driver, DefaultCapacity: s.DefaultCapacity, MayBeAway: s.Degrade, NoByteRate: s.VSphere != nil, SizeUnit: unit,
 			})
 			if err != nil {
 				return nil, close, err

@@ -2,9 +2,11 @@ package qemu
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
@@ -26,6 +28,36 @@ func makeReady(d Disks, dir string, spec portlayer.DirSpec) error {
 		return err
 	}
 	return d.createReady(stage, dir, spec, size, uuid)
+}
+
+// A disk from a directory that was ready is sound, and has its own name.
+func TestReadyDisk(t *testing.T) {
+	d, err := FindDisks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fsck, err := ext4.FindTool("e2fsck")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const label = portlayer.Label("0123456789abcdef0123456789abcdef")
+	home := filepath.Join(t.TempDir(), "home")
+	if err := makeReady(d, home, portlayer.DirSpec{Disk: portlayer.DiskSpec{Size: portlayer.GiB, Label: label}, Name: "x.vmdk", File: "note", Data: []byte("text")}); err != nil {
+		t.Fatal(err)
+	}
+	extent := filepath.Join(home, "x-flat.vmdk")
+	if out, err := exec.CommandContext(t.Context(), fsck, "-fn", extent).CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	f, err := os.Open(extent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	uuid := make([]byte, 16)
+	if _, err := f.ReadAt(uuid, 1024+0x68); err != nil || hex.EncodeToString(uuid) != string(label) {
+		t.Errorf("it is called %x, %v", uuid, err)
+	}
 }
 
 // bench is errands whose directories are empty ones.

@@ -22,15 +22,15 @@ import (
 	"vch/portlayer"
 )
 
-// sizeUnit is what the size of a disk is a multiple of, in bytes: vSphere counts capacities in KiB.
-const sizeUnit = 1024
+// SizeUnit is what the size of a disk is a multiple of, in bytes: vSphere counts capacities in KiB.
+const SizeUnit = 1024
 
 // maxDisk bounds a disk, in bytes: what ext4 holds with blocks of 4 KiB. vSphere's own bound, 62 TiB, is larger.
 const maxDisk = vmdkfile.MaxDisk
 
 // rounded is a size as a disk has it.
 func rounded(size portlayer.Bytes) portlayer.Bytes {
-	return (size + sizeUnit - 1) / sizeUnit * sizeUnit
+	return (size + SizeUnit - 1) / SizeUnit * SizeUnit
 }
 
 // checkedSize is a new disk's.
@@ -172,7 +172,7 @@ func (d *Disks) copyDisk(ctx context.Context, from, to datastorePath, progress p
 func (d *Disks) extend(ctx context.Context, p datastorePath, size portlayer.Bytes) error {
 	return d.change(ctx, func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {
 		res, err := methods.ExtendVirtualDisk_Task(ctx, c, &types.ExtendVirtualDisk_Task{This: *c.ServiceContent.VirtualDiskManager, Name: p.String(), Datacenter: &d.datacenter,
-			NewCapacityKb: int64(size / sizeUnit), EagerZero: types.NewBool(false)})
+			NewCapacityKb: int64(size / SizeUnit), EagerZero: types.NewBool(false)})
 		if err != nil {
 			return types.ManagedObjectReference{}, err
 		}
@@ -698,7 +698,7 @@ func (d *Disks) growIn(ctx context.Context, vm *vmState, p datastorePath, size p
 			continue
 		}
 		longer := *disk
-		longer.CapacityInBytes, longer.CapacityInKB = int64(size), int64(size/sizeUnit)
+		longer.CapacityInBytes, longer.CapacityInKB = int64(size), int64(size/SizeUnit)
 		spec := types.VirtualMachineConfigSpec{DeviceChange: []types.BaseVirtualDeviceConfigSpec{&types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationEdit, Device: &longer}}}
 		return d.change(ctx, func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {
 			res, err := methods.ReconfigVM_Task(ctx, c, &types.ReconfigVM_Task{This: vm.ref, Spec: spec})

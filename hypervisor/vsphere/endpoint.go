@@ -21,6 +21,7 @@ import (
 	"vch/guest"
 	"vch/internal/atomicfile"
 	"vch/internal/fault"
+	"vch/internal/keylock"
 	"vch/portlayer"
 )
 
@@ -33,7 +34,8 @@ type endpoint struct {
 	log      *slog.Logger
 	ctx      context.Context
 	work     sync.WaitGroup
-	meeting  chan struct{} // has a value for each guest that is being met
+	meeting  chan struct{}                      // has a value for each guest that is being met
+	turns    keylock.Set[portlayer.ContainerID] // held by whoever changes what is known of a machine's guest
 
 	mu    sync.Mutex // guards below
 	lines map[portlayer.ContainerID]*line
@@ -127,29 +129,30 @@ func (e *endpoint) meet(conn net.Conn) {
 // admit says whether a guest may come in. The first that has the machine's token is the machine's from then on.
 func (e *endpoint) admit(i guest.Introduction, fingerprint string) error {
 	id := portlayer.ContainerID(i.Machine)
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	back, err := e.turns.Lock(e.ctx, id)
+	if err != nil {
+		return err
+	}
+	defer back()
 	l, err := e.line(id)
 	if err != nil {
 		return err
 	}
-	switch {
-	case l == nil:
+	if l == nil {
 		return fault.New(fault.Denied, "there is no machine %q here", i.Machine)
-	case l.known.Key != "":
-		if subtle.ConstantTimeCompare([]byte(l.known.Key), []byte(fingerprint)) == 1 {
-			return nil
-		}
+	}
+	e.mu.Lock()
+	known := l.known
+	e.mu.Unlock()
+	switch {
+	case known.Key != "" && subtle.ConstantTimeCompare([]byte(known.Key), []byte(fingerprint)) == 1:
+		return nil
+	case known.Key != "":
 		return fault.New(fault.Denied, "another guest is machine %s", i.Machine)
-	case subtle.ConstantTimeCompare([]byte(l.known.Token), []byte(digest(i.Token))) != 1:
+	case subtle.ConstantTimeCompare([]byte(known.Token), []byte(digest(i.Token))) != 1:
 		return fault.New(fault.Denied, "the token of machine %s is another", i.Machine)
 	}
-	known := credential{Token: l.known.Token, Key: fingerprint}
-	if err := e.keep(id, known); err != nil {
-		return err
-	}
-	l.known = known
-	return nil
+	return e.keep(id, l, credential{Token: known.Token, Key: fingerprint})
 }
 
 func digest(text string) string {
@@ -157,9 +160,12 @@ func digest(text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// line finds what is known of a machine, nil if nothing is. The caller holds mu.
+// line finds what is known of a machine, nil if nothing is.
 func (e *endpoint) line(id portlayer.ContainerID) (*line, error) {
-	if l, ok := e.lines[id]; ok {
+	e.mu.Lock()
+	l := e.lines[id]
+	e.mu.Unlock()
+	if l != nil {
 		return l, nil
 	}
 	if err := checkID(id); err != nil {
@@ -169,12 +175,17 @@ func (e *endpoint) line(id portlayer.ContainerID) (*line, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	l := newLine()
+	l = newLine()
 	if err == nil {
 		err = json.Unmarshal(data, &l.known)
 	}
 	if err != nil {
 		return nil, fault.New(fault.Internal, "what is known of the guest of machine %s cannot be read: %w", id, err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if have := e.lines[id]; have != nil { // somebody was quicker
+		return have, nil
 	}
 	e.lines[id] = l
 	return l, nil
@@ -188,51 +199,68 @@ func (e *endpoint) file(id portlayer.ContainerID) string {
 	return filepath.Join(e.dir, string(id)+".json")
 }
 
-func (e *endpoint) keep(id portlayer.ContainerID, c credential) error {
+// keep notes what a machine's guest is known by, on disk first. The caller has the turn.
+func (e *endpoint) keep(id portlayer.ContainerID, l *line, c credential) error {
 	data, err := json.Marshal(c)
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(e.file(id), data, 0o600)
+	if err := atomicfile.Write(e.file(id), data, 0o600); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l.known = c
+	e.lines[id] = l
+	return nil
 }
 
 // invite makes a token for the next guest of a machine, and forgets the one before.
 func (e *endpoint) invite(id portlayer.ContainerID) (token string, err error) {
+	back, err := e.turns.Lock(e.ctx, id)
+	if err != nil {
+		return "", err
+	}
+	defer back()
+	l, err := e.line(id)
+	if err != nil {
+		return "", err
+	}
+	if l == nil {
+		l = newLine()
+	}
 	var b [32]byte
 	rand.Read(b[:]) // never fails (crypto/rand)
 	token = hex.EncodeToString(b[:])
-	known := credential{Token: digest(token)}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := e.keep(id, known); err != nil {
+	if err := e.keep(id, l, credential{Token: digest(token)}); err != nil {
 		return "", err
 	}
-	l := e.lines[id]
-	if l == nil {
-		l = newLine()
-		e.lines[id] = l
-	}
-	l.known = known
-	e.hangUp(l)
+	e.drop(id)
 	return token, nil
 }
 
 // invited says whether the token with that hash lets the next guest of a machine in.
 func (e *endpoint) invited(id portlayer.ContainerID, hash string) bool {
+	l, err := e.line(id)
+	if err != nil || l == nil {
+		return false
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	l, err := e.line(id)
-	return err == nil && l != nil && l.known.Key == "" && hash != "" && l.known.Token == hash
+	return l.known.Key == "" && hash != "" && l.known.Token == hash
 }
 
 // forget ends all that connects a machine, and its guest is nobody's. Again: nothing happens.
 func (e *endpoint) forget(id portlayer.ContainerID) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if l := e.lines[id]; l != nil {
-		e.hangUp(l)
-		delete(e.lines, id)
+	back, err := e.turns.Lock(e.ctx, id)
+	if err != nil {
+		return err
 	}
+	defer back()
+	e.drop(id)
+	e.mu.Lock()
+	delete(e.lines, id)
+	e.mu.Unlock()
 	if err := os.Remove(e.file(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -284,12 +312,11 @@ func (e *endpoint) park(id portlayer.ContainerID, purpose guest.Purpose, conn ne
 // take gives the connection that a guest has made for a purpose. The one that was taken before ends, and its guest makes another.
 func (e *endpoint) take(ctx context.Context, id portlayer.ContainerID, purpose guest.Purpose) (net.Conn, error) {
 	for first := true; ; first = false {
-		e.mu.Lock()
 		l, err := e.line(id)
 		if err != nil || l == nil {
-			e.mu.Unlock()
 			return nil, errors.Join(err, fault.New(fault.Conflict, "machine %s was never told how to reach this host", id))
 		}
+		e.mu.Lock()
 		if old, ok := l.taken[purpose]; ok && first {
 			old.Close()
 			delete(e.open, old)

@@ -62,7 +62,7 @@ const provenFor = time.Minute
 func (d *Disks) change(ctx context.Context, start func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error), done func(error) bool) error {
 	lost := false
 	for n := 1; ; n++ {
-		_, err := d.w.task(ctx, start, nil)
+		_, err := d.w.unhurried(ctx, start)
 		switch {
 		case err == nil, lost && done != nil && done(err):
 			return nil

@@ -256,7 +256,7 @@ func TestLostAnswers(t *testing.T) {
 		id := "c" + strings.ToLower(strings.NewReplacer("_", "", "/", "", " ", "").Replace(call))
 		s.sim.LoseAnswer(call)
 		if err := s.volume(t.Context(), id); err != nil {
-			t.Errorf("without the answer to %s: %v", call, err)
+			t.Fatalf("without the answer to %s: %v", call, err)
 		}
 		s.sim.ClearFaults()
 		if ids, err := s.h.List(t.Context()); err != nil || len(ids) != 0 {

@@ -241,7 +241,11 @@ func (h *Hypervisor) create(ctx context.Context, spec portlayer.MachineSpec, def
 		}
 		// Where no answer came, or a name is taken after that, it may be there all the same.
 		if n > 1 || unreached(err) {
-			if vm := h.awaitMade(ctx, spec.ID); vm != nil {
+			limit := madeLimit
+			if !unreached(err) {
+				limit = settleLimit
+			}
+			if vm := h.awaitMade(ctx, spec.ID, limit); vm != nil {
 				m.ref = vm.ref
 				break
 			}
@@ -266,6 +270,7 @@ func (h *Hypervisor) create(ctx context.Context, spec portlayer.MachineSpec, def
 func (h *Hypervisor) unmade(ctx context.Context, m *Machine, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelLimit)
 	defer cancel()
+	_ = h.watch.classify(ctx) // what is not known then is found by whoever looks for what is nobody's
 	if vm := h.watch.find(m.id); vm != nil {
 		m.ref = vm.ref
 		_ = m.destroy(ctx)
@@ -281,8 +286,8 @@ const settleLimit = time.Minute
 const madeLimit = 3 * time.Second
 
 // awaitMade waits a while for a machine to appear of which nobody has heard.
-func (h *Hypervisor) awaitMade(ctx context.Context, id portlayer.ContainerID) *vmState {
-	ctx, cancel := context.WithTimeout(ctx, madeLimit)
+func (h *Hypervisor) awaitMade(ctx context.Context, id portlayer.ContainerID, limit time.Duration) *vmState {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for h.watch.classify(ctx) == nil {
 		if vm := h.watch.find(id); vm != nil {
@@ -469,7 +474,7 @@ func (m *Machine) Grown(_ context.Context, serial string) error {
 // power starts a task of a machine's power; one that finds the machine as it should be is done.
 func (m *Machine) power(ctx context.Context, start func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error), reached func(*vmState) bool) error {
 	for n := 1; ; n++ {
-		_, err := m.h.watch.task(ctx, start, nil)
+		_, err := m.h.watch.unhurried(ctx, start)
 		switch {
 		case err == nil, isA(err, new(types.InvalidPowerState)):
 			ctx, cancel := context.WithTimeout(ctx, settleLimit)

@@ -166,13 +166,13 @@ func (s *session) expired(epoch int) {
 
 // do does op, again after a new login where the session has ended. What op does must be able to be done twice: with a session that has ended the server does nothing.
 func (s *session) do(ctx context.Context, op func(ctx context.Context, c *vim25.Client) error) error {
-	for again := false; ; again = true {
+	for n := 1; ; n++ {
 		c, epoch, err := s.ready(ctx)
 		if err != nil {
 			return err
 		}
 		err = op(ctx, c)
-		if err == nil || !loggedOut(err) || again {
+		if err == nil || !loggedOut(err) || n == callTries {
 			if cerr := ctx.Err(); err != nil && cerr != nil {
 				return cerr
 			}
@@ -182,10 +182,31 @@ func (s *session) do(ctx context.Context, op func(ctx context.Context, c *vim25.
 	}
 }
 
-// read is do for what changes nothing: it is tried again when no answer comes. Its error has a kind.
+// callLimit is how long an answer to a call may take that does its work at once, or begins a task.
+const callLimit = time.Minute
+
+// silent is that no answer came in time. It is a net.Error.
+type silent time.Duration
+
+func (s silent) Error() string { return fmt.Sprintf("no answer came in %v", time.Duration(s)) }
+func (silent) Timeout() bool   { return true }
+func (silent) Temporary() bool { return true }
+
+// call is do for one call, which is answered soon or not at all.
+func (s *session) call(ctx context.Context, op func(ctx context.Context, c *vim25.Client) error) error {
+	limited, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	err := s.do(limited, op)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		return silent(callLimit)
+	}
+	return err
+}
+
+// read is call for what changes nothing: it is made again when no answer comes. Its error has a kind.
 func (s *session) read(ctx context.Context, op func(ctx context.Context, c *vim25.Client) error) error {
 	for n := 1; ; n++ {
-		err := s.do(ctx, op)
+		err := s.call(ctx, op)
 		if err == nil || n == callTries || !unreached(err) {
 			return translated(s.server.address(), err)
 		}

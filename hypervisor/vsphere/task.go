@@ -19,7 +19,7 @@ const cancelLimit = 30 * time.Second
 // task starts a task and waits for its end. progress may be nil; it hears percents. A start of which no answer came is an error for which unreached is true: the task may run.
 func (w *watcher) task(ctx context.Context, start func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error), progress portlayer.Progressed) (*types.TaskInfo, error) {
 	var ref types.ManagedObjectReference
-	err := w.s.do(ctx, func(ctx context.Context, c *vim25.Client) (err error) {
+	err := w.s.call(ctx, func(ctx context.Context, c *vim25.Client) (err error) {
 		ref, err = start(ctx, c)
 		return err
 	})
@@ -27,6 +27,22 @@ func (w *watcher) task(ctx context.Context, start func(ctx context.Context, c *v
 		return nil, err
 	}
 	return w.wait(ctx, ref, progress)
+}
+
+// busyFor is how long another task may keep a machine.
+const busyFor = time.Minute
+
+// unhurried is task, again while the machine has another task to end: one whose answer was lost, an administrator's, or a backup's.
+func (w *watcher) unhurried(ctx context.Context, start func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error)) (*types.TaskInfo, error) {
+	for end := time.Now().Add(busyFor); ; {
+		info, err := w.task(ctx, start, nil)
+		if err == nil || !isA(err, new(types.TaskInProgress)) || time.Now().After(end) {
+			return info, err
+		}
+		if err := pause(ctx, backoff); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // wait waits for a task. When ctx ends, the task is told to, and waited for: what it leaves is not changed by it later.
@@ -47,7 +63,7 @@ func (w *watcher) wait(ctx context.Context, ref types.ManagedObjectReference, pr
 	if err != nil && ctx.Err() != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelLimit)
 		defer cancel()
-		_ = w.s.do(ctx, func(ctx context.Context, c *vim25.Client) error {
+		_ = w.s.call(ctx, func(ctx context.Context, c *vim25.Client) error {
 			_, err := methods.CancelTask(ctx, c, &types.CancelTask{This: ref})
 			return err
 		})
@@ -121,7 +137,7 @@ func (w *watcher) list(ctx context.Context) error {
 	if len(add) == 0 || list == nil {
 		return nil
 	}
-	err := w.s.do(ctx, func(ctx context.Context, c *vim25.Client) error {
+	err := w.s.call(ctx, func(ctx context.Context, c *vim25.Client) error {
 		_, err := methods.ModifyListView(ctx, c, &types.ModifyListView{This: list.Reference(), Add: add, Remove: remove})
 		return err
 	})

@@ -51,6 +51,8 @@ func options(t *testing.T, sim *vcsim.Sim, dir string) Options {
 	}
 }
 
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
 // testWriter logs what a hypervisor says.
 type testWriter struct{ t *testing.T }
 
@@ -108,7 +110,7 @@ func TestSuite(t *testing.T) {
 		Commands: hypertest.Commands{Write: func(p, text string) string { return "echo -n " + text + " > " + p }, Read: func(p string) string { return "cat " + p }},
 		Limit:    40 * time.Second,
 		Memory:   192 * portlayer.MiB,
-		SizeUnit: sizeUnit, HidesExtents: true, NoByteRate: true, Uploads: true,
+		SizeUnit: SizeUnit, HidesExtents: true, NoByteRate: true, Uploads: true,
 		Datastore: func(string) (portlayer.DiskPath, func(portlayer.DiskPath) string) {
 			return "[datastore1]", func(p portlayer.DiskPath) string { return sim.Path(string(p)) }
 		},

@@ -143,15 +143,15 @@ func (w *watcher) listen(ctx context.Context, c *vim25.Client) error {
 		defer cancel()
 		_ = pc.Destroy(ctx) // it goes with the session, too
 	}()
+	w.mu.Lock()
+	w.ended = nil
+	open, before := slices.Collect(maps.Keys(w.tasks)), maps.Clone(w.vms)
+	w.mu.Unlock()
 	m := view.NewManager(c)
 	vms, err := m.CreateContainerView(ctx, w.folder, []string{"VirtualMachine"}, true)
 	if err != nil {
 		return err
 	}
-	w.mu.Lock()
-	w.ended = nil
-	open := slices.Collect(maps.Keys(w.tasks))
-	w.mu.Unlock()
 	tasks, err := m.CreateListView(ctx, open)
 	if err != nil {
 		return err
@@ -194,8 +194,8 @@ func (w *watcher) listen(ctx context.Context, c *vim25.Client) error {
 		if first && (set.Truncated == nil || !*set.Truncated) {
 			first = false
 			w.mu.Lock()
-			for ref, vm := range w.vms { // what has gone while nobody listened
-				if !known[ref] {
+			for ref, vm := range w.vms { // what has gone while nobody listened; what is new came after the view
+				if before[ref] != nil && !known[ref] {
 					delete(w.vms, ref)
 					w.hear(vm, nil)
 				}
@@ -305,8 +305,31 @@ func (v *vmState) learn(vch string) {
 	}
 }
 
-// detail reads machines anew, all there is to know of them, and notes it.
+// detail reads machines anew, all there is to know of them, and notes whose they are and what they are to be. Who calls it has the machines' turns.
 func (w *watcher) detail(ctx context.Context, refs ...types.ManagedObjectReference) (map[types.ManagedObjectReference]*vmState, error) {
+	read, err := w.fetch(ctx, refs)
+	if err == nil {
+		w.note(read, func(*vmState) bool { return true })
+	}
+	return read, err
+}
+
+// note notes what was read of machines that are there and of which take says so. Whether they are on is the open question's to say: it is newer.
+func (w *watcher) note(read map[types.ManagedObjectReference]*vmState, take func(*vmState) bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for ref, vm := range read {
+		if have := w.vms[ref]; have != nil && take(have) {
+			next := *have
+			next.known, next.id, next.def, next.extra = true, vm.id, vm.def, vm.extra
+			w.vms[ref] = &next
+		}
+	}
+	w.tell()
+}
+
+// fetch reads machines.
+func (w *watcher) fetch(ctx context.Context, refs []types.ManagedObjectReference) (map[types.ManagedObjectReference]*vmState, error) {
 	read := map[types.ManagedObjectReference]*vmState{}
 	for chunk := range slices.Chunk(refs, maxUpdates) {
 		spec := types.PropertyFilterSpec{PropSet: []types.PropertySpec{{Type: "VirtualMachine", PathSet: vmDetails}}, ReportMissingObjectsInResults: types.NewBool(true)}
@@ -337,17 +360,6 @@ func (w *watcher) detail(ctx context.Context, refs ...types.ManagedObjectReferen
 			return nil, err
 		}
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for ref, vm := range read {
-		if w.gone[ref] || w.vms[ref] == nil && w.synced {
-			continue // it has gone meanwhile, or the news of it comes
-		}
-		kept := *vm
-		kept.devices = nil
-		w.vms[ref] = &kept
-	}
-	w.tell()
 	return read, nil
 }
 
@@ -374,7 +386,10 @@ func (w *watcher) classify(ctx context.Context) error {
 	if len(unknown) == 0 {
 		return nil
 	}
-	_, err := w.detail(ctx, unknown...)
+	read, err := w.fetch(ctx, unknown)
+	if err == nil {
+		w.note(read, func(vm *vmState) bool { return !vm.known }) // of others this process knows better
+	}
 	return err
 }
 

@@ -181,6 +181,8 @@ func (s *Sim) ended(m machine, st *machineState, ready chan struct{}, running *R
 		if !same {
 			return // somebody has powered it off meanwhile
 		}
+		console := (*running).Console()
+		s.o.Log.Info("a machine has ended by itself", "vm", st.name, "console", string(console[max(0, len(console)-500):]))
 		s.end(m.Self.Value, st)
 		ctx := s.context()
 		off := types.VirtualMachinePowerStatePoweredOff

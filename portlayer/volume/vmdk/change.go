@@ -64,7 +64,7 @@ func (s *Store) Grow(ctx context.Context, name portlayer.VolumeName, capacity po
 		if err != nil {
 			return s.blame(ctx, s.damage(name, "%w", err))
 		}
-		if rounded(capacity) < info.Size {
+		if s.rounded(capacity) < info.Size {
 			return fault.New(fault.Invalid, "volume %s has %s (%d bytes), and cannot shrink to %s (%d bytes)", name, size(info.Size), info.Size, size(capacity), capacity)
 		}
 		if err := s.o.Disks.Grow(ctx, s.disk(name), capacity); err != nil {

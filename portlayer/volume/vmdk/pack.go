@@ -108,7 +108,7 @@ func unpack(r io.Reader) (packed, error) {
 	if err := json.NewDecoder(io.LimitReader(t, most)).Decode(&p.packRecord); err != nil {
 		return none(err)
 	}
-	if p.Format != format || p.Size <= 0 || p.Size != rounded(p.Size) || len(p.Was) == 0 {
+	if p.Format != format || p.Size <= 0 || p.Size%sector != 0 || len(p.Was) == 0 {
 		return none(errors.New(packFile + " lacks its format, size or labels, or is a newer vch's"))
 	}
 	for _, l := range p.Was {

@@ -39,6 +39,7 @@ type Options struct {
 	Disks           portlayer.Disks
 	Driver          string          // what its volumes are called: "qemu-vmdk"
 	NoByteRate      bool            // volumes are bounded in requests a second alone, for their machines' disks are
+	SizeUnit        portlayer.Bytes // what sizes of disks are multiples of; 0: 512
 	DefaultCapacity portlayer.Bytes // of a volume that asks for none; 0: 1 GiB, as VIC had it
 	MayBeAway       bool            // Open makes nothing, and does not fail for what Root is: the store is degraded until volumes/ is there and can be written
 }
@@ -58,6 +59,9 @@ type Store struct {
 	seen map[portlayer.VolumeName]sight
 }
 
+// sector is the least that a disk's size counts in, in bytes.
+const sector = 512
+
 // defaultCapacity is for Options that name none.
 const defaultCapacity = portlayer.GiB
 
@@ -72,6 +76,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	if o.DefaultCapacity == 0 {
 		o.DefaultCapacity = defaultCapacity
+	}
+	if o.SizeUnit == 0 {
+		o.SizeUnit = sector
 	}
 	s := &Store{o: o, volumes: o.Disks.Join(o.Root, "volumes")}
 	if o.MayBeAway {

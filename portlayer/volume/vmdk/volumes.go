@@ -151,14 +151,14 @@ func (s *Store) newRecord(spec portlayer.VolumeSpec) (record, error) {
 	if spec.From == nil {
 		was = s.o.Disks.Born()
 	}
-	if capacity < 0 || rounded(capacity) < capacity {
+	if capacity < 0 || s.rounded(capacity) < capacity {
 		return record{}, fault.New(fault.Invalid, "a volume cannot have %d bytes", capacity)
 	}
 	return record{
 		Format:  format,
 		Driver:  s.o.Driver,
 		Label:   s.label(spec.Name),
-		Size:    rounded(capacity),
+		Size:    s.rounded(capacity),
 		IOPS:    spec.Throttle.IOPS,
 		BPS:     spec.Throttle.BPS,
 		Options: spec.Options,
@@ -172,9 +172,8 @@ func (s *Store) newRecord(spec portlayer.VolumeSpec) (record, error) {
 }
 
 // rounded is a capacity as a disk can have it.
-func rounded(capacity portlayer.Bytes) portlayer.Bytes {
-	const sector = 512 // disks are multiples of it
-	return (capacity + sector - 1) / sector * sector
+func (s *Store) rounded(capacity portlayer.Bytes) portlayer.Bytes {
+	return (capacity + s.o.SizeUnit - 1) / s.o.SizeUnit * s.o.SizeUnit
 }
 
 // label is the label of a volume that is called name from now on.

@@ -86,7 +86,7 @@ func onDatastore(t *testing.T, sim *vcsim.Sim, disks portlayer.Disks, name, dir 
 	}
 	return volumetest.Place{
 		Open: func(ctx context.Context) (portlayer.VolumeStore, error) {
-			return Open(ctx, Options{Name: "disks", Location: string(root), Root: root, Disks: faulty, Driver: "vsphere-vmdk"})
+			return Open(ctx, Options{Name: "disks", Location: string(root), Root: root, Disks: faulty, Driver: "vsphere-vmdk", SizeUnit: vsphere.SizeUnit})
 		},
 		TooSmall: portlayer.MiB,
 		Disks:    true,
@@ -106,9 +106,9 @@ func onDatastore(t *testing.T, sim *vcsim.Sim, disks portlayer.Disks, name, dir 
 				} else {
 					sim.Datastore(name).Restore()
 				}
-				known := func() bool {
+				known := func() bool { // by the watcher: a call may find out earlier
 					_, _, err := disks.Space(t.Context(), "["+portlayer.DiskPath(name)+"]")
-					return (err != nil) == on
+					return (err != nil && strings.Contains(err.Error(), "no host reaches")) == on
 				}
 				for end := time.Now().Add(10 * time.Second); !known() && time.Now().Before(end); time.Sleep(5 * time.Millisecond) { // the news takes a moment
 				}

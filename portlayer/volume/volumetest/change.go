@@ -170,7 +170,7 @@ func copyLaw(b *bench) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.equal("labels of a copy", []portlayer.Label{vol.Label, same.Label}, again.Labels)
+	b.equal("labels of a copy", append(labelsOf(p, vol.Label), same.Label), again.Labels)
 	b.shows(b.open(p), vol, larger, same)
 	_, err = s.Source(b.Context(), "gone", "")
 	b.kind(err, fault.NotFound, "gone")
