@@ -18,6 +18,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"vch/guest"
 	"vch/internal/atomicfile"
 	"vch/internal/fault"
@@ -31,6 +33,8 @@ type endpoint struct {
 	listener net.Listener
 	identity tls.Certificate
 	dir      string // of what is known of guests
+	// rebooted hears of a machine whose guest has gone, and another come, with the token that was used: it was reset, or started again elsewhere.
+	rebooted func(portlayer.ContainerID)
 	log      *slog.Logger
 	ctx      context.Context
 	work     sync.WaitGroup
@@ -63,7 +67,7 @@ const mostMeetings = 256
 const idle = 15 * time.Second
 
 // newEndpoint serves guests on listener, which it closes, until close.
-func newEndpoint(listener net.Listener, dir string, log *slog.Logger) (*endpoint, func(), error) {
+func newEndpoint(listener net.Listener, dir string, rebooted func(portlayer.ContainerID), log *slog.Logger) (*endpoint, func(), error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, err
 	}
@@ -72,7 +76,7 @@ func newEndpoint(listener net.Listener, dir string, log *slog.Logger) (*endpoint
 		return nil, nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	e := &endpoint{listener: listener, identity: identity, dir: dir, log: log, ctx: ctx, meeting: make(chan struct{}, mostMeetings), lines: map[portlayer.ContainerID]*line{}, open: map[net.Conn]bool{}}
+	e := &endpoint{listener: listener, identity: identity, dir: dir, rebooted: rebooted, log: log, ctx: ctx, meeting: make(chan struct{}, mostMeetings), lines: map[portlayer.ContainerID]*line{}, open: map[net.Conn]bool{}}
 	e.work.Go(e.accept)
 	return e, func() {
 		cancel()
@@ -148,6 +152,9 @@ func (e *endpoint) admit(i guest.Introduction, fingerprint string) error {
 	case known.Key != "" && subtle.ConstantTimeCompare([]byte(known.Key), []byte(fingerprint)) == 1:
 		return nil
 	case known.Key != "":
+		if subtle.ConstantTimeCompare([]byte(known.Token), []byte(digest(i.Token))) == 1 && !e.connected(l) {
+			e.work.Go(func() { e.rebooted(id) })
+		}
 		return fault.New(fault.Denied, "another guest is machine %s", i.Machine)
 	case subtle.ConstantTimeCompare([]byte(known.Token), []byte(digest(i.Token))) != 1:
 		return fault.New(fault.Denied, "the token of machine %s is another", i.Machine)
@@ -275,6 +282,44 @@ func (e *endpoint) drop(id portlayer.ContainerID) {
 		e.hangUp(l)
 	}
 }
+
+// connected says whether a guest is there still, as far as the kernel knows: one that vanished is missed after half a minute (idle).
+func (e *endpoint) connected(l *line) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, conns := range []map[guest.Purpose]net.Conn{l.parked, l.taken} {
+		for _, conn := range conns {
+			if established(conn) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// established says whether the TCP connection below conn stands (tcp(7), TCP_INFO).
+func established(conn net.Conn) bool {
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
+	}
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return false
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return false
+	}
+	up := false
+	err = raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		up = err == nil && info.State == tcpEstablished
+	})
+	return err == nil && up
+}
+
+// tcpEstablished is TCP_ESTABLISHED (include/net/tcp_states.h).
+const tcpEstablished = 1
 
 // hangUp closes a line's connections. The caller holds mu.
 func (e *endpoint) hangUp(l *line) {

@@ -370,6 +370,18 @@ func TestBehindOurBack(t *testing.T) {
 	if err := <-waited; err != nil {
 		t.Error(err)
 	}
+	// Who switches a container on in vCenter has a machine whose guest is nobody's: it goes off again.
+	task, err = vm.PowerOn(t.Context())
+	s.must(err)
+	s.must(task.Wait(t.Context()))
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if state, err := vm.PowerState(t.Context()); err == nil && state == types.VirtualMachinePowerStatePoweredOff {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("a machine that was switched on by hand stays on")
+		}
+	}
 	task, err = vm.Destroy(t.Context())
 	s.must(err)
 	s.must(task.Wait(t.Context()))

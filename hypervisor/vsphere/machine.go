@@ -521,6 +521,7 @@ func (m *Machine) powerOn(ctx context.Context) error {
 			return err
 		}
 	}
+	defer m.h.starts(m.ref)()
 	err = m.power(ctx, m.startTask, func(vm *vmState) bool { return vm.on() })
 	if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Internal) || fault.Is(err, fault.Unavailable) || fault.Is(err, fault.Conflict) {
 		if derr := m.whole(ctx, vm.def); derr != nil { // which says more than vSphere does

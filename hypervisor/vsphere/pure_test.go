@@ -174,10 +174,11 @@ func TestEndpoint(t *testing.T) {
 	dir := t.TempDir()
 	var e *endpoint
 	var hangUp func()
+	rebooted := make(chan portlayer.ContainerID, 9)
 	begin := func() {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err == nil {
-			e, hangUp, err = newEndpoint(l, filepath.Join(dir, "guests"), quiet())
+			e, hangUp, err = newEndpoint(l, filepath.Join(dir, "guests"), func(id portlayer.ContainerID) { rebooted <- id }, quiet())
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -226,8 +227,17 @@ func TestEndpoint(t *testing.T) {
 	if err := call(contact, 2); !fault.Is(err, fault.Denied) {
 		t.Errorf("the token a second time: %v", err)
 	}
+	if len(rebooted) > 0 {
+		t.Error("a machine whose guest is there was taken for one that booted again")
+	}
 	hangUp()
 	begin()
+	if err := call(contact, 2); !fault.Is(err, fault.Denied) {
+		t.Errorf("the token after the guest has gone: %v", err)
+	}
+	if id := <-rebooted; id != "m" {
+		t.Errorf("%s has booted again", id)
+	}
 	contact.Token = "" // it has no meaning any more
 	if err := call(contact, 1); err != nil {
 		t.Errorf("after a restart: %v", err)

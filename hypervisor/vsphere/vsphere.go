@@ -78,6 +78,9 @@ type Hypervisor struct {
 	network types.BaseVirtualDeviceBackingInfo
 	info    portlayer.HypervisorInfo
 
+	mu       sync.Mutex                           // guards below
+	starting map[types.ManagedObjectReference]int // machines that are being switched on here
+
 	kernel guestkernel.Kernel
 	loader bootiso.Loader
 	discs  sync.Mutex // guards boot; held while the disc is uploaded
@@ -91,7 +94,7 @@ type Hypervisor struct {
 
 // Open logs in, finds what o names, and waits until it knows the machines that are there. It changes nothing on the server.
 func Open(ctx context.Context, o Options) (_ *Hypervisor, err error) {
-	h := &Hypervisor{o: o, s: newSession(o.Server, o.Log)}
+	h := &Hypervisor{o: o, s: newSession(o.Server, o.Log), starting: map[types.ManagedObjectReference]int{}}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -113,9 +116,6 @@ func Open(ctx context.Context, o Options) (_ *Hypervisor, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fault.New(fault.Denied, "cannot make the state directory: %w", err)
 	}
-	if h.endpoint, h.hangUp, err = newEndpoint(o.Listener, filepath.Join(dir, "guests"), o.Log); err != nil {
-		return nil, err
-	}
 	place, err := h.find(ctx)
 	if err != nil {
 		return nil, err
@@ -124,6 +124,9 @@ func Open(ctx context.Context, o Options) (_ *Hypervisor, err error) {
 	h.watch = newWatcher(h.s, o.VCH, o.Log, h.folder, place.stores, h.noticed)
 	h.disks = &Disks{s: h.s, w: h.watch, datacenter: place.datacenter, dcPath: place.dcPath, golden: newGolden(maker, dir), closing: h.ctx, work: &h.work,
 		browsers: map[string]types.ManagedObjectReference{}, swept: map[datastorePath]bool{}, proven: map[datastorePath]time.Time{}, doubted: map[datastorePath]bool{}, made: map[datastorePath]time.Time{}}
+	if h.endpoint, h.hangUp, err = newEndpoint(o.Listener, filepath.Join(dir, "guests"), h.rebooted, o.Log); err != nil {
+		return nil, err
+	}
 	h.work.Go(func() { h.watch.run(h.ctx) })
 	if err := h.watch.sync(ctx); err != nil {
 		return nil, err
@@ -240,7 +243,8 @@ func named(what, name, flag string, err error) error {
 	return fault.New(fault.NotFound, "%s %s: %w", what, name, err)
 }
 
-// noticed is told by the watcher of every change to a machine, and logs what nobody here has done.
+// noticed is told by the watcher of every change to a machine, which waits meanwhile, and says what nobody here has done. A machine that somebody else has switched on, as vSphere's
+// high availability does, is switched off: its guest is not let in, and it would hold its volumes.
 func (h *Hypervisor) noticed(old, new *vmState) {
 	switch {
 	case old == nil || old.id == "":
@@ -248,6 +252,45 @@ func (h *Hypervisor) noticed(old, new *vmState) {
 		h.o.Log.Warn("a machine is gone that was not removed by vch", "machine", old.name, "container", string(old.id))
 	case old.connect != new.connect:
 		h.o.Log.Warn("a machine's connection to vCenter has changed", "machine", new.name, "was", string(old.connect), "is", string(new.connect))
+	case !old.on() && new.on():
+		h.mu.Lock()
+		expected := h.starting[new.ref] > 0
+		h.mu.Unlock()
+		if !expected {
+			h.o.Log.Warn("a machine was switched on that vch has not started: it is switched off", "machine", new.name, "container", string(new.id))
+			h.work.Go(func() { h.sendBack(&Machine{h, new.id, new.ref}) })
+		}
+	}
+}
+
+// rebooted is told by the endpoint of a machine that has booted without having been started here. Its container has ended.
+func (h *Hypervisor) rebooted(id portlayer.ContainerID) {
+	if vm := h.watch.find(id); vm != nil && vm.on() {
+		h.o.Log.Warn("a machine was reset or started again elsewhere: its container has ended, and it is switched off", "machine", vm.name, "container", string(id))
+		h.sendBack(&Machine{h, id, vm.ref})
+	}
+}
+
+// sendBack switches a machine off that nobody here has started.
+func (h *Hypervisor) sendBack(m *Machine) {
+	ctx, cancel := context.WithTimeout(h.ctx, settleLimit)
+	defer cancel()
+	if err := m.PowerOff(ctx); err != nil && h.ctx.Err() == nil {
+		h.o.Log.Warn("a machine that vch has not started stays on", "container", string(m.id), "err", err)
+	}
+}
+
+// starts notes that a machine is being switched on here, until done.
+func (h *Hypervisor) starts(ref types.ManagedObjectReference) (done func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.starting[ref]++
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.starting[ref]--; h.starting[ref] == 0 {
+			delete(h.starting, ref)
+		}
 	}
 }
 

@@ -108,4 +108,9 @@ func TestVSphere(t *testing.T) {
 func newRigFor(t *testing.T, w *world) { w.rig = newRig(t) }
 
 // onVSphere are the scripts that TestVSphere runs each time; doc/vsphere.md has which others do there, and which cannot.
-var onVSphere = []string{"volume_named_persists", "volume_readonly"}
+var onVSphere = []string{
+	"attach_stdin", "container_cp_volumes", "container_lifecycle", "container_machine_killed", "container_pause", "container_restart_policy", "container_stats", "container_tty",
+	"daemon_killed", "daemon_restart", "exec_runs", "exec_tty", "image_import", "logs_follow", "network_names", "network_ports", "system_info",
+	"volume_anonymous_rm", "volume_attach_stopped", "volume_attach_writable", "volume_capacity", "volume_copyup_at_first_start", "volume_named_persists", "volume_nfs", "volume_one_writer",
+	"volume_readers_share", "volume_readonly", "volume_rename", "volume_resize", "volume_survives_kill", "volume_two_stores", "volume_unclean_read_only",
+}
