@@ -95,7 +95,7 @@ func (d *Disks) place(ctx context.Context, p datastorePath, fill func(beside dat
 	}
 	d.sweep(ctx, p.dir())
 	return d.afresh(ctx, func() error {
-		beside := p.dir().join(random(unfinishedPrefix) + ".vmdk")
+		beside := p.dir().join(d.random(unfinishedPrefix) + ".vmdk")
 		err := fill(beside)
 		if err == nil {
 			err = d.moveDisk(ctx, beside, p)
@@ -223,7 +223,7 @@ func (d *Disks) CreateDir(ctx context.Context, dir portlayer.DiskPath, spec port
 	}
 	d.sweep(ctx, p.dir())
 	return d.afresh(ctx, func() (err error) {
-		stage := p.dir().join(random(unfinishedPrefix))
+		stage := p.dir().join(d.random(unfinishedPrefix))
 		defer func() {
 			if err != nil {
 				d.clear(stage, d.remove)

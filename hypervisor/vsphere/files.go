@@ -43,6 +43,7 @@ type Disks struct {
 	datacenter types.ManagedObjectReference
 	dcPath     string // of the datacenter in the inventory, for HTTP
 	golden     *golden
+	own        string // begins the names, after their prefixes, of what this process is making or removing
 
 	closing context.Context // ends when removals that go on are to stop
 	work    *sync.WaitGroup // removals that go on
@@ -361,11 +362,14 @@ func (d *Disks) length(ctx context.Context, p datastorePath) (n int64, err error
 	return n, err
 }
 
-// random makes a name that nobody has.
-func random(prefix string) string {
+// random makes a name that nobody has. It begins with what this process's names do.
+func (d *Disks) random(prefix string) string { return prefix + d.own + ownName() }
+
+// ownName is a text that nobody else has.
+func ownName() string {
 	var b [8]byte
 	rand.Read(b[:]) // never fails (crypto/rand)
-	return prefix + hex.EncodeToString(b[:])
+	return hex.EncodeToString(b[:])
 }
 
 // sweep removes what an earlier process left in a directory of what it was making or removing, once.
@@ -379,7 +383,9 @@ func (d *Disks) sweep(ctx context.Context, dir datastorePath) {
 	}
 	found, err := d.search(ctx, dir, unfinishedPrefix+"*", tombPrefix+"*")
 	for _, f := range found {
-		err = errors.Join(err, d.remove(ctx, dir.join(f.GetFileInfo().Path)))
+		if name := f.GetFileInfo().Path; !strings.HasPrefix(name, unfinishedPrefix+d.own) { // that is being made at this moment
+			err = errors.Join(err, d.remove(ctx, dir.join(name)))
+		}
 	}
 	if err != nil {
 		d.mu.Lock()
@@ -429,7 +435,7 @@ func (d *Disks) RemoveDir(ctx context.Context, dir portlayer.DiskPath) error {
 		return err
 	}
 	d.sweep(ctx, p.dir())
-	tomb := p.dir().join(random(tombPrefix))
+	tomb := p.dir().join(d.random(tombPrefix))
 	err = d.move(ctx, p, tomb, false)
 	if fault.Is(err, fault.NotFound) {
 		return nil
@@ -498,7 +504,7 @@ func (d *Disks) WriteFile(ctx context.Context, file portlayer.DiskPath, data []b
 	if err != nil {
 		return err
 	}
-	beside := p.dir().join(random(unfinishedPrefix))
+	beside := p.dir().join(d.random(unfinishedPrefix))
 	if err := d.putBytes(ctx, beside, data); err != nil {
 		return err
 	}
@@ -572,7 +578,7 @@ func (d *Disks) prove(ctx context.Context, p datastorePath) error {
 	if err := d.there(ctx, p); err != nil {
 		return err
 	}
-	probe := p.join(random(unfinishedPrefix))
+	probe := p.join(d.random(unfinishedPrefix))
 	if err := d.putBytes(ctx, probe, nil); err != nil {
 		if fault.Is(err, fault.Unavailable) {
 			return err

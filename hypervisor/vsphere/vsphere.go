@@ -123,7 +123,7 @@ func Open(ctx context.Context, o Options) (_ *Hypervisor, err error) {
 	h.folder, h.pool, h.network = place.folder, place.pool, place.network
 	h.watch = newWatcher(h.s, o.VCH, o.Log, h.folder, place.stores, h.noticed)
 	h.disks = &Disks{s: h.s, w: h.watch, datacenter: place.datacenter, dcPath: place.dcPath, golden: newGolden(maker, dir), closing: h.ctx, work: &h.work,
-		browsers: map[string]types.ManagedObjectReference{}, swept: map[datastorePath]bool{}, proven: map[datastorePath]time.Time{}, doubted: map[datastorePath]bool{}, made: map[datastorePath]time.Time{}}
+		own: ownName(), browsers: map[string]types.ManagedObjectReference{}, swept: map[datastorePath]bool{}, proven: map[datastorePath]time.Time{}, doubted: map[datastorePath]bool{}, made: map[datastorePath]time.Time{}}
 	if h.endpoint, h.hangUp, err = newEndpoint(o.Listener, filepath.Join(dir, "guests"), h.rebooted, o.Log); err != nil {
 		return nil, err
 	}
@@ -365,7 +365,7 @@ func (h *Hypervisor) bootDisc(ctx context.Context) (datastorePath, error) {
 	if err := h.disks.makeDir(ctx, p.dir()); err != nil {
 		return p, err
 	}
-	beside := p.dir().join(random(unfinishedPrefix) + ".iso")
+	beside := p.dir().join(h.disks.random(unfinishedPrefix) + ".iso")
 	if err := h.disks.put(ctx, beside, func() (io.Reader, error) { return bytes.NewReader(disc), nil }, int64(len(disc))); err != nil {
 		return p, err
 	}
