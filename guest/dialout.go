@@ -53,6 +53,9 @@ type Introduction struct {
 // handshakeLimit bounds the handshake and the introduction.
 const handshakeLimit = 20 * time.Second
 
+// maxIntroduction bounds an introduction, in bytes: it is read of anybody, whose certificate can be any, and has an id, a token and a word.
+const maxIntroduction = 4 << 10
+
 // NewIdentity makes a key and a certificate for it, which nobody has signed and which is known by its Fingerprint.
 func NewIdentity(name string) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -74,12 +77,13 @@ func Fingerprint(der []byte) string {
 // peerFingerprint is that of the other end's certificate.
 func peerFingerprint(s tls.ConnectionState) (string, error) {
 	if len(s.PeerCertificates) == 0 {
-		return "", fault.New(fault.Denied, "the other end has no certificate")
+		return "", fault.New(fault.Unavailable, "the other end has no certificate")
 	}
 	return Fingerprint(s.PeerCertificates[0].Raw), nil
 }
 
-// Call introduces the guest to its host over conn, which it closes after an error. Denied: the host is another one, or does not let this guest in.
+// Call introduces the guest to its host over conn, which it closes after an error. Denied is the host's own word: it does not let this guest in. Who is
+// not the host cannot say that: that is Unavailable.
 func (c Contact) Call(ctx context.Context, conn net.Conn, identity tls.Certificate, purpose Purpose) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeLimit)
 	defer cancel()
@@ -90,7 +94,7 @@ func (c Contact) Call(ctx context.Context, conn net.Conn, identity tls.Certifica
 		VerifyConnection: func(s tls.ConnectionState) error {
 			got, err := peerFingerprint(s)
 			if err == nil && subtle.ConstantTimeCompare([]byte(got), []byte(c.Host)) != 1 {
-				err = fault.New(fault.Denied, "who answers at %s is not the host: its certificate is %s", c.Address, got)
+				err = fault.New(fault.Unavailable, "who answers at %s is not the host: its certificate is %s", c.Address, got)
 			}
 			return err
 		},
@@ -134,7 +138,7 @@ func Meet(ctx context.Context, conn net.Conn, identity tls.Certificate, admit fu
 	if err := secure.HandshakeContext(ctx); err != nil {
 		return i, nil, err
 	}
-	kind, body, err := readMessage(secure)
+	kind, body, err := readShort(secure, maxIntroduction)
 	if err != nil {
 		return i, nil, err
 	}
@@ -150,7 +154,7 @@ func Meet(ctx context.Context, conn net.Conn, identity tls.Certificate, admit fu
 	case i.Version != Version:
 		err = fault.New(fault.Unsupported, "the guest speaks version %d of the protocol, this vch speaks %d", i.Version, Version)
 	case i.Purpose != ForChannel && i.Purpose != ForFrames:
-		err = fault.New(fault.Invalid, "the guest wants a connection for %q", i.Purpose)
+		err = fault.New(fault.Invalid, "the guest wants a connection for %.32q", i.Purpose)
 	default:
 		err = admit(i, fingerprint)
 	}

@@ -58,11 +58,16 @@ func TestMeet(t *testing.T) {
 	}
 	wrong := good
 	wrong.Host = otherPrint
-	if g, h := meet(wrong, ForChannel, func(Introduction, string) error { t.Error("a guest that was refused by itself came in"); return nil }); !fault.Is(g, fault.Denied) || h == nil {
+	if g, h := meet(wrong, ForChannel, func(Introduction, string) error { t.Error("a guest that was refused by itself came in"); return nil }); !fault.Is(g, fault.Unavailable) || h == nil {
 		t.Errorf("another host: %v, %v", g, h)
 	}
 	if g, h := meet(good, ForChannel, func(Introduction, string) error { return fault.New(fault.Denied, "no") }); !fault.Is(g, fault.Denied) || !fault.Is(h, fault.Denied) || !strings.Contains(g.Error(), "no") {
 		t.Errorf("not let in: %v, %v", g, h)
+	}
+	long := good
+	long.Token = strings.Repeat("t", maxIntroduction)
+	if g, h := meet(long, ForChannel, func(Introduction, string) error { t.Error("a long introduction was heard"); return nil }); g == nil || h == nil {
+		t.Errorf("a long introduction: %v, %v", g, h)
 	}
 	if g, h := meet(good, "coffee", func(Introduction, string) error { return nil }); !fault.Is(g, fault.Invalid) || h == nil {
 		t.Errorf("for coffee: %v, %v", g, h)

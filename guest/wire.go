@@ -60,14 +60,17 @@ func writeMessage(w io.Writer, kind byte, body []byte) error {
 }
 
 // readMessage reads one message. io.EOF means that the stream ended between messages.
-func readMessage(r io.Reader) (kind byte, body []byte, err error) {
+func readMessage(r io.Reader) (kind byte, body []byte, err error) { return readShort(r, maxMessage) }
+
+// readShort is readMessage of one whose body has no more bytes than most.
+func readShort(r io.Reader, most uint32) (kind byte, body []byte, err error) {
 	var head [5]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return 0, nil, err
 	}
 	n := binary.BigEndian.Uint32(head[:])
-	if n > maxMessage {
-		return 0, nil, fmt.Errorf("guest channel: message of %d bytes, more than %d", n, maxMessage)
+	if n > most {
+		return 0, nil, fmt.Errorf("guest channel: message of %d bytes, more than %d", n, most)
 	}
 	// Grow with what really comes: a length alone allocates nothing.
 	var buf bytes.Buffer

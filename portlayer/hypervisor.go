@@ -129,7 +129,8 @@ type Disks interface {
 	// small file between two looks at a disk whose marks are the same and not zero. A zero mark cannot tell: something is missing, or was changed so lately that another change
 	// could look the same. What a machine writes into a disk is no change. The answers are in the order of disks.
 	Look(ctx context.Context, dir DiskPath, disks []string, beside string) []Look
-	// Delete removes extent and descriptor; missing ones are no error.
+	// Delete removes extent and descriptor; missing ones are no error. Of a disk without a descriptor that can be read it removes what has the name of its extent, unless that is a
+	// disk itself or another's extent. Conflict if path is the extent of a disk.
 	Delete(ctx context.Context, path DiskPath) error
 	// Import moves the raw image at the local path into place as the disk path, wrapped as a flat VMDK. The local file is gone afterwards.
 	Import(ctx context.Context, local string, path DiskPath) error

@@ -102,7 +102,7 @@ func boot() error {
 		if err != nil {
 			return err
 		}
-		r.serve(core)
+		return r.serve(core)
 	}
 	return servePort(l.uevents, core)
 }

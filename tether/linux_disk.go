@@ -89,13 +89,13 @@ func format(dev string) error {
 	}
 	for _, s := range seeds {
 		if s.Size <= size {
-			return errors.Join(s.Pour(f), f.Sync())
+			return s.Pour(f)
 		}
 	}
 	return fmt.Errorf("a disk of %d bytes is too small", size)
 }
 
-// isBlank says whether a disk begins with zeros where a file system would not.
+// isBlank says whether a disk begins with zeros where a file system would not. So does one whose formatting was broken off (ext4.Seed.Pour).
 func isBlank(dev string) (bool, error) {
 	f, err := os.Open(dev)
 	if err != nil {

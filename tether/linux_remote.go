@@ -9,14 +9,16 @@ import (
 	"time"
 
 	"vch/guest"
+	"vch/internal/fault"
 )
 
 // remote is the host of a machine that has no device for a guest channel: it is elsewhere, and the guest goes to it (guest.Contact).
 type remote struct {
 	contact  guest.Contact
 	identity tls.Certificate
-	card     *management
+	dial     func(ctx context.Context, network, address string) (net.Conn, error)
 	frames   *tap
+	known    bool // the host has let this boot of the machine in; who is known is not thrown out by a host that has forgotten it
 }
 
 // redial is how long a guest waits before it calls its host again that did not answer, at first and at most.
@@ -69,34 +71,53 @@ func newRemote(contact guest.Contact, frames *tap) (*remote, error) {
 	if r.identity, err = guest.NewIdentity(contact.Machine); err != nil {
 		return nil, err
 	}
-	r.card, err = bringUpManagement(contact.Management)
-	return r, err
+	card, err := bringUpManagement(contact.Management)
+	if err != nil {
+		return nil, err
+	}
+	r.dial = card.dial
+	return r, nil
 }
 
-// serve calls the host for ever, for the guest channel and for the card's frames, and serves it.
-func (r *remote) serve(core *Core) {
+// serve calls the host for ever, for the guest channel and for the card's frames, and serves it. It returns if the host does not let this boot of the machine in: nobody will then.
+func (r *remote) serve(core *Core) error {
 	// The first call brings the token; the second is let in by what the first was known by.
-	channel := r.call(guest.ForChannel)
+	channel, err := r.call(guest.ForChannel)
+	if err != nil {
+		return err
+	}
+	r.known = true
 	go func() {
 		for {
-			if err := r.frames.pump(r.call(guest.ForFrames)); err != nil {
+			conn, err := r.call(guest.ForFrames)
+			if err == nil {
+				err = r.frames.pump(conn)
+			}
+			if err != nil {
 				console("the card's connection: %v", err)
 			}
 		}
 	}()
-	for ; ; channel = r.call(guest.ForChannel) {
+	for {
 		if err := guest.Serve(context.Background(), channel, core); err != nil {
 			console("guest channel: %v", err)
+		}
+		if channel, err = r.call(guest.ForChannel); err != nil {
+			return err
 		}
 	}
 }
 
-// call calls until the host answers.
-func (r *remote) call(purpose guest.Purpose) net.Conn {
+// call calls until the host answers. The only error is that of a host that has denied a machine that it does not know: the token was used by an earlier boot, so that this one is a
+// reset, a kernel's panic or somebody else's start. The container has ended with the earlier boot.
+func (r *remote) call(purpose guest.Purpose) (net.Conn, error) {
 	for wait := firstRedial; ; wait = min(2*wait, lastRedial) {
 		conn, err := r.callOnce(purpose)
 		if err == nil {
-			return conn
+			return conn, nil
+		}
+		if fault.Is(err, fault.Denied) && !r.known {
+			return nil, fmt.Errorf("the host at %s does not let this machine in: %w", r.contact.Address, err)
 		}
 		console("cannot call the host at %s: %v", r.contact.Address, err)
 		time.Sleep(wait)
@@ -106,7 +127,7 @@ func (r *remote) call(purpose guest.Purpose) net.Conn {
 func (r *remote) callOnce(purpose guest.Purpose) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), callPatience)
 	defer cancel()
-	conn, err := r.card.dial(ctx, "tcp", r.contact.Address)
+	conn, err := r.dial(ctx, "tcp", r.contact.Address)
 	if err != nil {
 		return nil, err
 	}

@@ -109,8 +109,18 @@ func (Disks) Delete(ctx context.Context, path portlayer.DiskPath) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	file, extent := string(path), extentPath(string(path))
+	if of, ok := strings.CutSuffix(file, "-flat.vmdk"); ok {
+		if _, err := os.Lstat(of + ".vmdk"); err == nil {
+			return fault.New(fault.Conflict, "%s is the extent of disk %s.vmdk", file, of)
+		}
+	}
+	remove := []string{file, extent}
+	if _, _, err := openExtent(portlayer.DiskPath(extent)); err == nil { // a disk itself
+		remove = remove[:1]
+	}
 	removed := false
-	for _, p := range []string{string(path), extentPath(string(path))} {
+	for _, p := range remove {
 		err := os.Remove(p)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fault.Wrap("delete disk", string(path), err)

@@ -25,6 +25,7 @@ func (s *suite) testDisks(t *testing.T) {
 	t.Run("a disk that cannot be made leaves nothing", s.badDisks)
 	t.Run("a damaged disk is told from a missing one", s.damagedDisks)
 	t.Run("delete takes what is there, twice", s.deleteDisk)
+	t.Run("delete takes nothing of another disk", s.deleteBeside)
 	t.Run("import moves an image into place", s.importDisk)
 	t.Run("a copy holds what its source holds", s.copyDisk)
 	t.Run("a disk is read and made of what was read", s.fillDisk)
@@ -348,6 +349,38 @@ func (s *suite) deleteDisk(t *testing.T) {
 		if names, err := d.List(t.Context(), s.disks); err != nil || len(names) != 0 {
 			t.Errorf("without its %s: left %v, %v", lost, names, err)
 		}
+	}
+}
+
+// A disk may be called as another's extent would be, and a path of which there is nothing may have such a disk beside it.
+func (s *suite) deleteBeside(t *testing.T) {
+	d := s.h.Disks()
+	dir, one := s.made(t, "beside")
+	flat := d.Join(dir, "two-flat.vmdk")
+	if err := d.Create(t.Context(), flat, portlayer.DiskSpec{Size: 8 * portlayer.MiB, Label: label("two")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Link(t.Context(), one, d.Join(dir, "three.vmdk")); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "an extent", d.Delete(t.Context(), d.Join(dir, "one-flat.vmdk")), fault.Conflict)
+	for range 2 { // the second time there is no descriptor, and its extent may be the linked disk's
+		for _, p := range []portlayer.DiskPath{d.Join(dir, "two.vmdk"), one} {
+			if err := d.Delete(t.Context(), p); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for _, p := range []portlayer.DiskPath{flat, d.Join(dir, "three.vmdk")} {
+		if _, err := d.Stat(t.Context(), p); err != nil {
+			t.Errorf("it went with another: %v", err)
+		}
+	}
+	if err := d.Delete(t.Context(), flat); err != nil {
+		t.Error(err)
+	}
+	if _, err := d.Stat(t.Context(), flat); !fault.Is(err, fault.NotFound) {
+		t.Errorf("deleted: %v", err)
 	}
 }
 

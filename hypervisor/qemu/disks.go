@@ -347,21 +347,77 @@ func readSmall(path string) ([]byte, error) {
 // by the next.
 func (d Disks) Delete(_ context.Context, path portlayer.DiskPath) error {
 	file := string(path)
-	extent := vmdkfile.Extent(file)
-	if text, err := readSmall(file); err == nil {
-		if name, _, err := vmdkfile.Parse(string(text)); err == nil {
-			extent = filepath.Join(filepath.Dir(file), name)
+	dir := filepath.Dir(file)
+	extent, err := described(file)
+	if err != nil {
+		return err
+	}
+	names, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return kindOf(err)
+	}
+	if extent == "" { // what has its extent's name may be something else
+		guess := vmdkfile.Extent(file)
+		if own, err := described(guess); err != nil {
+			return err
+		} else if own == "" {
+			extent = filepath.Base(guess)
 		}
 	}
-	for _, f := range []string{extent, file} {
+	remove := []string{file}
+	if extent != "" {
+		remove = []string{filepath.Join(dir, extent), file}
+	}
+	for _, n := range names {
+		other := filepath.Join(dir, n.Name())
+		if n.Name() == filepath.Base(file) || !strings.HasSuffix(other, ".vmdk") {
+			continue
+		}
+		switch named, err := described(other); {
+		case err != nil:
+			return err
+		case named == "":
+		case named == filepath.Base(file):
+			return fault.New(fault.Conflict, "%s is the extent of disk %s: delete that", file, other)
+		case named == extent:
+			remove = []string{file}
+		}
+	}
+	for _, f := range remove {
 		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return kindOf(err)
 		}
 	}
-	if err := atomicfile.SyncDir(filepath.Dir(file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := atomicfile.SyncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return kindOf(err)
 	}
 	return nil
+}
+
+// described is the name of the extent that the descriptor at path gives; "" if there is none. An extent is larger than any descriptor, and its text is its guest's.
+func described(path string) (extent string, err error) {
+	st, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || err == nil && (!st.Mode().IsRegular() || st.Size() > smallFile) {
+		return "", nil
+	}
+	if err != nil {
+		return "", kindOf(err)
+	}
+	text, err := readSmall(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", kindOf(err)
+	}
+	extent, _, err = vmdkfile.Parse(string(text))
+	if err != nil {
+		return "", nil // something else
+	}
+	return extent, nil
 }
 
 // Import is portlayer.Disks.Import.

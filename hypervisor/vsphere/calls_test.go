@@ -1,12 +1,17 @@
 package vsphere
 
 import (
+	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/url"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"vch/hypervisor/vsphere/vcsim"
 	"vch/internal/atonce"
@@ -67,6 +72,30 @@ func TestSpaceAsksLittle(t *testing.T) {
 	}
 	if err := space(); !fault.Is(err, fault.NotFound) {
 		t.Errorf("a directory that is gone: %v", err)
+	}
+}
+
+// Who comes first to a store removes what an earlier process has left there, and nothing that others are just making.
+func TestSweepLeavesWhatIsBeingMade(t *testing.T) {
+	sim := simulate(t, vcsim.Options{})
+	d := open(t, options(t, sim, t.TempDir())).Disks()
+	store := portlayer.DiskPath("[datastore1] volumes")
+	left := d.Join(store, d.(*Disks).owner+"left")
+	if err := errors.Join(d.MakeDir(t.Context(), left), d.MakeDir(t.Context(), "[datastore1] warm")); err != nil {
+		t.Fatal(err)
+	}
+	spec := portlayer.DirSpec{Disk: portlayer.DiskSpec{Size: portlayer.GiB, Label: "0123456789abcdef0123456789abcdef"}, Name: "a.vmdk", File: "volume.json", Data: []byte("{}")}
+	if err := d.CreateDir(t.Context(), "[datastore1] warm/a", spec); err != nil { // the golden disk is there then
+		t.Fatal(err)
+	}
+	sim.Delay("SearchDatastore_Task", 20*time.Millisecond) // the others are at work when it looks
+	errs := make([]error, 8)
+	atonce.Do(len(errs), len(errs), func(i int) { errs[i] = d.CreateDir(t.Context(), d.Join(store, fmt.Sprintf("v%d", i)), spec) })
+	if err := errors.Join(errs...); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(sim.Path(string(left))); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what an earlier process has left: %v", err)
 	}
 }
 

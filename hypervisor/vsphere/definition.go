@@ -40,6 +40,8 @@ type definition struct {
 	Memory portlayer.Bytes       `json:"memory"`
 	CPUs   int                   `json:"cpus"`
 	Disks  []place               `json:"disks"`
+	Boot   string                `json:"boot"` // the disc that it boots from
+	UUID   string                `json:"uuid"` // VirtualMachineConfigInfo.instanceUuid, as it was made
 }
 
 // place is a disk and where it is in its machine.
@@ -128,7 +130,6 @@ type lookout struct {
 	name       string // in the inventory
 	annotation string
 	store      string                             // datastore of its own files
-	boot       datastorePath                      // the ISO
 	network    types.BaseVirtualDeviceBackingInfo // of its card
 	extension  string                             // who manages it, "" : nobody is named
 	extra      map[string]string                  // more of its extra configuration
@@ -137,11 +138,12 @@ type lookout struct {
 // create is the specification of a new machine.
 func (d definition) create(l lookout) types.VirtualMachineConfigSpec {
 	spec := types.VirtualMachineConfigSpec{
-		Name:       l.name,
-		Annotation: l.annotation,
-		GuestId:    string(types.VirtualMachineGuestOsIdentifierOther5xLinux64Guest),
-		Firmware:   string(types.GuestOsDescriptorFirmwareTypeBios),
-		Files:      &types.VirtualMachineFileInfo{VmPathName: "[" + l.store + "]"},
+		Name:         l.name,
+		InstanceUuid: d.UUID,
+		Annotation:   l.annotation,
+		GuestId:      string(types.VirtualMachineGuestOsIdentifierOther5xLinux64Guest),
+		Firmware:     string(types.GuestOsDescriptorFirmwareTypeBios),
+		Files:        &types.VirtualMachineFileInfo{VmPathName: "[" + l.store + "]"},
 		BootOptions: &types.VirtualMachineBootOptions{
 			BootOrder: []types.BaseVirtualMachineBootOptionsBootableDevice{&types.VirtualMachineBootOptionsBootableCdromDevice{}},
 		},
@@ -158,7 +160,7 @@ func (d definition) create(l lookout) types.VirtualMachineConfigSpec {
 	add(&types.VirtualAHCIController{VirtualSATAController: types.VirtualSATAController{VirtualController: types.VirtualController{VirtualDevice: types.VirtualDevice{Key: ahciKey}}}})
 	add(&types.VirtualCdrom{VirtualDevice: types.VirtualDevice{
 		Key: cdromKey, ControllerKey: ahciKey, UnitNumber: types.NewInt32(0),
-		Backing:     &types.VirtualCdromIsoBackingInfo{VirtualDeviceFileBackingInfo: types.VirtualDeviceFileBackingInfo{FileName: l.boot.String()}},
+		Backing:     &types.VirtualCdromIsoBackingInfo{VirtualDeviceFileBackingInfo: types.VirtualDeviceFileBackingInfo{FileName: d.Boot}},
 		Connectable: &types.VirtualDeviceConnectInfo{StartConnected: true, Connected: true, AllowGuestControl: false},
 	}})
 	add(&types.VirtualVmxnet3{VirtualVmxnet: types.VirtualVmxnet{VirtualEthernetCard: types.VirtualEthernetCard{
@@ -180,6 +182,15 @@ func (d definition) changeFrom(old definition, devices []types.BaseVirtualDevice
 	}
 	if d.CPUs != old.CPUs {
 		spec.NumCPUs, changed = int32(d.CPUs), true
+	}
+	if d.Boot != old.Boot {
+		for _, dev := range devices {
+			if drive, ok := dev.(*types.VirtualCdrom); ok {
+				other := *drive
+				other.Backing = &types.VirtualCdromIsoBackingInfo{VirtualDeviceFileBackingInfo: types.VirtualDeviceFileBackingInfo{FileName: d.Boot}}
+				spec.DeviceChange = append(spec.DeviceChange, &types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationEdit, Device: &other})
+			}
+		}
 	}
 	have := controllers(devices)
 	for _, p := range old.Disks {
@@ -217,7 +228,7 @@ func (d definition) changeFrom(old definition, devices []types.BaseVirtualDevice
 
 // same says whether two definitions are of the same machine.
 func (d definition) same(o definition) bool {
-	return d.ID == o.ID && d.VCH == o.VCH && d.Memory == o.Memory && d.CPUs == o.CPUs && slices.Equal(d.Disks, o.Disks)
+	return d.ID == o.ID && d.VCH == o.VCH && d.Memory == o.Memory && d.CPUs == o.CPUs && d.Boot == o.Boot && slices.Equal(d.Disks, o.Disks)
 }
 
 // text is how a definition is kept.

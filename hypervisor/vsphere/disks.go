@@ -95,13 +95,13 @@ func (d *Disks) place(ctx context.Context, p datastorePath, fill func(beside dat
 	}
 	d.sweep(ctx, p.dir())
 	return d.afresh(ctx, func() error {
-		beside := p.dir().join(random(unfinishedPrefix) + ".vmdk")
+		beside := p.dir().join(d.unfinished(".vmdk"))
 		err := fill(beside)
 		if err == nil {
 			err = d.moveDisk(ctx, beside, p)
 		}
 		if err != nil {
-			d.clear(beside, d.deleteDisk)
+			d.clear(beside, d.discard)
 		}
 		return err
 	})
@@ -128,7 +128,14 @@ func (d *Disks) comes(ctx context.Context, p datastorePath) bool {
 	if pause(ctx, backoff) != nil {
 		return false
 	}
-	return !d.missing(ctx, p)
+	found, err := d.search(ctx, p.dir(), p.base(), vmdkfile.Extent(p.base()))
+	return !(err == nil && len(found) == 0 || fault.Is(err, fault.NotFound))
+}
+
+// discard removes what there is of a disk that may be none: an extent without its descriptor, where an upload broke, is nothing to the server's tasks for disks.
+func (d *Disks) discard(ctx context.Context, p datastorePath) error {
+	_ = d.deleteDisk(ctx, p) // whatever it says, the files tell
+	return errors.Join(d.remove(ctx, p.dir().join(vmdkfile.Extent(p.base()))), d.remove(ctx, p))
 }
 
 // errLost is that no answer came, so that what was done is not known.
@@ -156,11 +163,17 @@ func (d *Disks) once(ctx context.Context, start func(ctx context.Context, c *vim
 	return translated(d.s.server.address(), err)
 }
 
+// thin is what copies are: without it they are preallocated (VirtualDiskManager.CopyVirtualDisk_Task, destSpec). Not a FileBackedVirtualDiskSpec, which has a capacity: a copy's is
+// its source's.
+func thin() *types.VirtualDiskSpec {
+	return &types.VirtualDiskSpec{DiskType: string(types.VirtualDiskTypeThin), AdapterType: string(types.VirtualDiskAdapterTypeLsiLogic)}
+}
+
 // copyDisk makes the disk to, thin, as a copy of from.
 func (d *Disks) copyDisk(ctx context.Context, from, to datastorePath, progress portlayer.Progressed) error {
 	return d.once(ctx, func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {
 		res, err := methods.CopyVirtualDisk_Task(ctx, c, &types.CopyVirtualDisk_Task{This: *c.ServiceContent.VirtualDiskManager, SourceName: from.String(), SourceDatacenter: &d.datacenter,
-			DestName: to.String(), DestDatacenter: &d.datacenter, Force: types.NewBool(false)})
+			DestName: to.String(), DestDatacenter: &d.datacenter, DestSpec: thin(), Force: types.NewBool(false)})
 		if err != nil {
 			return types.ManagedObjectReference{}, err
 		}
@@ -168,7 +181,7 @@ func (d *Disks) copyDisk(ctx context.Context, from, to datastorePath, progress p
 	}, progress)
 }
 
-// extend makes a disk that no machine has open longer; as long already: nothing happens.
+// extend makes a disk that no machine has open longer, and fills no more with zeros than its kind asks for; as long already: nothing happens.
 func (d *Disks) extend(ctx context.Context, p datastorePath, size portlayer.Bytes) error {
 	return d.change(ctx, func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {
 		res, err := methods.ExtendVirtualDisk_Task(ctx, c, &types.ExtendVirtualDisk_Task{This: *c.ServiceContent.VirtualDiskManager, Name: p.String(), Datacenter: &d.datacenter,
@@ -223,7 +236,7 @@ func (d *Disks) CreateDir(ctx context.Context, dir portlayer.DiskPath, spec port
 	}
 	d.sweep(ctx, p.dir())
 	return d.afresh(ctx, func() (err error) {
-		stage := p.dir().join(random(unfinishedPrefix))
+		stage := p.dir().join(d.unfinished(""))
 		defer func() {
 			if err != nil {
 				d.clear(stage, d.remove)
@@ -436,42 +449,96 @@ func (d *Disks) Delete(ctx context.Context, file portlayer.DiskPath) error {
 	if err != nil {
 		return err
 	}
-	extent := vmdkfile.Extent(p.base())
-	there := map[string]bool{}
-	for _, f := range found {
-		there[f.GetFileInfo().Path] = true
+	own, err := d.described(ctx, p)
+	if err != nil {
+		return err
 	}
-	if there[p.base()] {
-		if text, err := d.getBytes(ctx, p); err == nil {
-			if name, _, err := vmdkfile.Parse(string(text)); err == nil {
-				extent = name
-			}
-		} else if !fault.Is(err, fault.NotFound) && !fault.Is(err, fault.Conflict) {
+	there, of, err := d.extents(ctx, p, found)
+	if err != nil {
+		return err
+	}
+	if other := of[p.base()]; other != "" {
+		return fault.New(fault.Conflict, "%s is the extent of disk %s: delete that", file, p.dir().join(other))
+	}
+	extent := own
+	if own == "" { // what has its extent's name may be something else
+		extent = vmdkfile.Extent(p.base())
+		if name, err := d.described(ctx, p.dir().join(extent)); err != nil {
 			return err
+		} else if name != "" {
+			return d.remove(ctx, p)
 		}
 	}
-	shared := false
-	for name := range there {
-		if name == p.base() || strings.HasSuffix(name, "-flat.vmdk") {
-			continue
-		}
-		text, err := d.getBytes(ctx, p.dir().join(name))
-		if err != nil {
-			continue
-		}
-		if other, _, err := vmdkfile.Parse(string(text)); err == nil && other == extent {
-			shared = true
-		}
+	if of[extent] != "" {
+		return d.remove(ctx, p)
 	}
-	if !shared && there[p.base()] && there[extent] && extent == vmdkfile.Extent(p.base()) {
+	if own == vmdkfile.Extent(p.base()) && there[own] {
 		return d.deleteDisk(ctx, p)
 	}
-	if !shared {
-		if err := d.remove(ctx, p.dir().join(extent)); err != nil {
-			return err
-		}
+	if err := d.remove(ctx, p.dir().join(extent)); err != nil {
+		return err
 	}
 	return d.remove(ctx, p)
+}
+
+// extents says of files found beside p which are there, and of which disk each is the extent; p itself is not asked.
+func (d *Disks) extents(ctx context.Context, p datastorePath, found []types.BaseFileInfo) (there map[string]bool, of map[string]string, err error) {
+	there, of = map[string]bool{}, map[string]string{}
+	var late []string // names as extents have them: what a descriptor names as one is not read
+	read := func(name string) error {
+		extent, err := d.described(ctx, p.dir().join(name))
+		if err == nil && extent != "" {
+			of[extent] = name
+		}
+		return err
+	}
+	for _, f := range found {
+		name := f.GetFileInfo().Path
+		there[name] = true
+		switch {
+		case name == p.base():
+		case isExtentName(name):
+			late = append(late, name)
+		default:
+			if err := read(name); err != nil {
+				return nil, nil, err
+			}
+		}
+	}
+	for _, name := range late {
+		if of[name] != "" || name == vmdkfile.Extent(p.base()) { // p's is the caller's to look at
+			continue
+		}
+		if err := read(name); err != nil {
+			return nil, nil, err
+		}
+	}
+	return there, of, nil
+}
+
+func isExtentName(name string) bool { return strings.HasSuffix(name, "-flat.vmdk") }
+
+// described is the name of the extent that the descriptor at p gives; "" if there is none. An extent is larger than any descriptor, and its text is its guest's.
+func (d *Disks) described(ctx context.Context, p datastorePath) (extent string, err error) {
+	var text []byte
+	size := int64(0)
+	if isExtentName(p.base()) { // likely gigabytes
+		size, err = d.length(ctx, p)
+	}
+	if err == nil && size <= smallFile {
+		text, err = d.getBytes(ctx, p)
+	}
+	if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Conflict) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	extent, _, err = vmdkfile.Parse(string(text))
+	if err != nil {
+		return "", nil // something else
+	}
+	return extent, nil
 }
 
 // Import is portlayer.Disks.Import.
@@ -685,7 +752,7 @@ func (d *Disks) Grow(ctx context.Context, file portlayer.DiskPath, size portlaye
 
 // growIn makes a disk of a machine that is on longer.
 func (d *Disks) growIn(ctx context.Context, vm *vmState, p datastorePath, size portlayer.Bytes) error {
-	read, err := d.w.detail(ctx, vm.ref)
+	read, err := d.w.fetch(ctx, []types.ManagedObjectReference{vm.ref}) // without the machine's turn: what is noted of it may be newer
 	if err != nil {
 		return err
 	}
@@ -711,9 +778,13 @@ func (d *Disks) growIn(ctx context.Context, vm *vmState, p datastorePath, size p
 	return fault.New(fault.Internal, "machine %s has no disk %s", vm.name, p)
 }
 
-// Link is portlayer.Disks.Link: a second descriptor of the same extent.
+// Link is portlayer.Disks.Link: a second descriptor of the same extent, with all that vSphere wrote into the first.
 func (d *Disks) Link(ctx context.Context, from, to portlayer.DiskPath) error {
-	extent, info, err := d.locate(ctx, from)
+	extent, _, err := d.locate(ctx, from)
+	if err != nil {
+		return err
+	}
+	text, err := d.ReadFile(ctx, from)
 	if err != nil {
 		return err
 	}
@@ -731,5 +802,5 @@ func (d *Disks) Link(ctx context.Context, from, to portlayer.DiskPath) error {
 	if len(found) > 0 {
 		return fault.New(fault.Conflict, "disk %s exists already", to)
 	}
-	return d.WriteFile(ctx, to, []byte(vmdkfile.OnDatastore(extent.base(), int64(info.Size))))
+	return d.WriteFile(ctx, to, text)
 }

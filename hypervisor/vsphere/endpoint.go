@@ -38,7 +38,8 @@ type endpoint struct {
 	log      *slog.Logger
 	ctx      context.Context
 	work     sync.WaitGroup
-	meeting  chan struct{}                      // has a value for each guest that is being met
+	lobby    lobby
+	refusals refusals
 	turns    keylock.Set[portlayer.ContainerID] // held by whoever changes what is known of a machine's guest
 
 	mu    sync.Mutex // guards below
@@ -49,6 +50,7 @@ type endpoint struct {
 // line is what connects one machine.
 type line struct {
 	known   credential
+	coming  int                        // guests that are let in and not parked yet
 	parked  map[guest.Purpose]net.Conn // come, and not asked for yet
 	taken   map[guest.Purpose]net.Conn
 	arrival chan struct{} // closed when one comes
@@ -59,9 +61,6 @@ type credential struct {
 	Token string `json:"token"`         // SHA-256 of the one that lets a guest in that is not known
 	Key   string `json:"key,omitempty"` // fingerprint of the guest that came with it
 }
-
-// most guests that are met at once: who says nothing keeps nobody out for long.
-const mostMeetings = 256
 
 // idle is how long a connection may be silent before its other end is asked whether it is there.
 const idle = 15 * time.Second
@@ -76,7 +75,7 @@ func newEndpoint(listener net.Listener, dir string, rebooted func(portlayer.Cont
 		return nil, nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	e := &endpoint{listener: listener, identity: identity, dir: dir, rebooted: rebooted, log: log, ctx: ctx, meeting: make(chan struct{}, mostMeetings), lines: map[portlayer.ContainerID]*line{}, open: map[net.Conn]bool{}}
+	e := &endpoint{listener: listener, identity: identity, dir: dir, rebooted: rebooted, log: log, ctx: ctx, lines: map[portlayer.ContainerID]*line{}, open: map[net.Conn]bool{}}
 	e.work.Go(e.accept)
 	return e, func() {
 		cancel()
@@ -102,14 +101,9 @@ func (e *endpoint) accept() {
 			}
 			continue
 		}
-		select {
-		case e.meeting <- struct{}{}:
-		case <-e.ctx.Done():
-			conn.Close()
-			return
-		}
+		e.lobby.enter(conn)
 		e.work.Go(func() {
-			defer func() { <-e.meeting }()
+			defer e.lobby.leave(conn)
 			e.meet(conn)
 		})
 	}
@@ -120,46 +114,82 @@ func (e *endpoint) meet(conn net.Conn) {
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: idle, Interval: idle / 3, Count: 3})
 	}
-	i, secure, err := guest.Meet(e.ctx, conn, e.identity, e.admit)
+	var in *line
+	i, secure, err := guest.Meet(e.ctx, conn, e.identity, func(i guest.Introduction, fingerprint string) (err error) {
+		e.lobby.leave(conn)
+		in, err = e.admit(i, fingerprint)
+		return err
+	})
+	if in != nil {
+		defer e.came(in)
+	}
 	if err != nil {
-		if e.ctx.Err() == nil {
-			e.log.Warn("who came to the guests' endpoint was not let in", "from", conn.RemoteAddr().String(), "machine", i.Machine, "err", err)
-		}
+		e.refused(conn, i, err)
 		return
 	}
 	e.park(portlayer.ContainerID(i.Machine), i.Purpose, secure)
 }
 
-// admit says whether a guest may come in. The first that has the machine's token is the machine's from then on.
-func (e *endpoint) admit(i guest.Introduction, fingerprint string) error {
+// refused says in the log who was not let in, now and then: anybody can come, and say anything.
+func (e *endpoint) refused(conn net.Conn, i guest.Introduction, err error) {
+	say, unsaid := e.refusals.next(time.Now())
+	if e.ctx.Err() != nil || !say {
+		return
+	}
+	if checkID(portlayer.ContainerID(i.Machine)) != nil {
+		i.Machine = ""
+	}
+	e.log.Warn("who came to the guests' endpoint was not let in", "from", conn.RemoteAddr().String(), "machine", i.Machine, "err", brief(err.Error()), "unsaid", unsaid)
+}
+
+// admit says whether a guest may come in. The first that has the machine's token is the machine's from then on. Denied makes a machine that was never let in go off (tether, remote.call):
+// what may be otherwise in a while, as a file that cannot be read now, is another kind.
+// It is connected until came is called.
+func (e *endpoint) admit(i guest.Introduction, fingerprint string) (l *line, err error) {
 	id := portlayer.ContainerID(i.Machine)
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
 	back, err := e.turns.Lock(e.ctx, id)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer back()
-	l, err := e.line(id)
+	l, err = e.line(id)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if l == nil {
-		return fault.New(fault.Denied, "there is no machine %q here", i.Machine)
+		return nil, fault.New(fault.Denied, "there is no machine %q here", i.Machine)
 	}
 	e.mu.Lock()
 	known := l.known
 	e.mu.Unlock()
 	switch {
 	case known.Key != "" && subtle.ConstantTimeCompare([]byte(known.Key), []byte(fingerprint)) == 1:
-		return nil
 	case known.Key != "":
 		if subtle.ConstantTimeCompare([]byte(known.Token), []byte(digest(i.Token))) == 1 && !e.connected(l) {
 			e.work.Go(func() { e.rebooted(id) })
 		}
-		return fault.New(fault.Denied, "another guest is machine %s", i.Machine)
+		return nil, fault.New(fault.Denied, "another guest is machine %s", i.Machine)
 	case subtle.ConstantTimeCompare([]byte(known.Token), []byte(digest(i.Token))) != 1:
-		return fault.New(fault.Denied, "the token of machine %s is another", i.Machine)
+		return nil, fault.New(fault.Denied, "the token of machine %s is another", i.Machine)
+	default:
+		if err := e.keep(id, l, credential{Token: known.Token, Key: fingerprint}); err != nil {
+			return nil, err
+		}
 	}
-	return e.keep(id, l, credential{Token: known.Token, Key: fingerprint})
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l.coming++
+	return l, nil
+}
+
+// came notes that a guest that was let in has its place, or has gone.
+func (e *endpoint) came(l *line) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l.coming--
 }
 
 func digest(text string) string {
@@ -287,6 +317,9 @@ func (e *endpoint) drop(id portlayer.ContainerID) {
 func (e *endpoint) connected(l *line) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if l.coming > 0 {
+		return true
+	}
 	for _, conns := range []map[guest.Purpose]net.Conn{l.parked, l.taken} {
 		for _, conn := range conns {
 			if established(conn) {
@@ -390,7 +423,7 @@ func (e *endpoint) take(ctx context.Context, id portlayer.ContainerID, purpose g
 // checkID refuses an id that could name a file elsewhere.
 func checkID(id portlayer.ContainerID) error {
 	if id == "" || len(id) > 128 || strings.Trim(string(id), "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") != "" || id[0] == '.' {
-		return fault.New(fault.Invalid, "machine id %q has characters that are not letters, digits, dots, dashes or underscores", id)
+		return fault.New(fault.Invalid, "machine id %.128q is too long, or has characters that are not letters, digits, dots, dashes or underscores", id)
 	}
 	return nil
 }

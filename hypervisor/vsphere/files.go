@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -44,12 +45,15 @@ type Disks struct {
 	dcPath     string // of the datacenter in the inventory, for HTTP
 	golden     *golden
 
+	owner string // begins the names of what this VCH makes: unfinishedPrefix, and who it is
+	maker string // begins those of what this process makes
+
 	closing context.Context // ends when removals that go on are to stop
 	work    *sync.WaitGroup // removals that go on
 
 	mu       sync.Mutex // guards below
 	browsers map[string]types.ManagedObjectReference
-	swept    map[datastorePath]bool      // directories in which nothing is left of earlier processes
+	sweeps   map[datastorePath]time.Time // when a directory is to be looked through again for what others have left
 	proven   map[datastorePath]time.Time // when a directory was last seen to be there and to take files
 	doubted  map[datastorePath]bool      // those of them that may be gone: something was missing in them
 	made     map[datastorePath]time.Time // when this process has made a directory with a disk, lately
@@ -368,30 +372,74 @@ func random(prefix string) string {
 	return prefix + hex.EncodeToString(b[:])
 }
 
-// sharedFor is longer than anything takes to be made in the directory that all VCHs share.
-const sharedFor = 6 * time.Hour
+// makers gives what the names begin with of all that a VCH makes, and of what this process of it makes.
+func makers(vch string) (owner, maker string) {
+	sum := sha256.Sum256([]byte(vch))
+	owner = unfinishedPrefix + hex.EncodeToString(sum[:4]) + "-"
+	return owner, random(owner) + "-"
+}
 
-// sweep removes what an earlier process left in a directory of what it was making or removing, once.
+// unfinished makes the name of what is being made.
+func (d *Disks) unfinished(suffix string) string { return random(d.maker) + suffix }
+
+const (
+	abandonedFor = 24 * time.Hour   // how long nothing may have changed in what another VCH is making before it is taken for left
+	sweepAgain   = 10 * time.Minute // how long a sweep that has left something is not done again: it may never succeed
+)
+
+// sweep removes what earlier processes of this VCH, and long ago others, left in a directory of what they were making, and what anybody has removed. Once in a while is enough.
 func (d *Disks) sweep(ctx context.Context, dir datastorePath) {
+	now := time.Now()
 	d.mu.Lock()
-	swept := d.swept[dir]
-	d.swept[dir] = true
+	due := !now.Before(d.sweeps[dir])
+	if due {
+		d.sweeps[dir] = now.Add(abandonedFor)
+	}
 	d.mu.Unlock()
-	if swept {
+	if !due {
 		return
 	}
-	found, err := d.search(ctx, dir, unfinishedPrefix+"*", tombPrefix+"*")
-	for _, f := range found {
-		if made := f.GetFileInfo().Modification; dir.path == goldenDir && (made == nil || time.Since(*made) < sharedFor) {
-			continue // another VCH, or this process, may be making it
-		}
-		err = errors.Join(err, d.remove(ctx, dir.join(f.GetFileInfo().Path)))
-	}
-	if err != nil {
+	if d.sweepNow(ctx, dir) != nil {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		delete(d.swept, dir) // something may be left
+		d.sweeps[dir] = now.Add(sweepAgain)
 	}
+}
+
+func (d *Disks) sweepNow(ctx context.Context, dir datastorePath) error {
+	found, err := d.search(ctx, dir, unfinishedPrefix+"*", tombPrefix+"*")
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	// Times are the hosts' that write. One clock that is wrong, the server's or this host's, makes nothing old.
+	now := time.Now()
+	err = d.s.read(ctx, func(ctx context.Context, c *vim25.Client) error {
+		server, err := methods.GetCurrentTime(ctx, c)
+		if err == nil && server.Before(now) {
+			now = *server
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		if info := f.GetFileInfo(); d.isLeft(info, now) {
+			err = errors.Join(err, d.remove(ctx, dir.join(info.Path)))
+		}
+	}
+	return err
+}
+
+// isLeft says whether nobody wants a file any more that is not finished, or was removed.
+func (d *Disks) isLeft(f *types.FileInfo, now time.Time) bool {
+	switch {
+	case strings.HasPrefix(f.Path, d.maker):
+		return false
+	case strings.HasPrefix(f.Path, tombPrefix), strings.HasPrefix(f.Path, d.owner):
+		return true
+	}
+	return f.Modification != nil && now.Sub(*f.Modification) > abandonedFor
 }
 
 // Join is portlayer.Disks.Join.
@@ -444,14 +492,22 @@ func (d *Disks) RemoveDir(ctx context.Context, dir portlayer.DiskPath) error {
 		return err
 	}
 	d.left(p)
-	d.work.Go(func() {
-		if d.remove(d.closing, tomb) != nil {
+	d.work.Go(func() { d.bury(tomb) })
+	return nil
+}
+
+// bury removes a tomb. What cannot be removed is left for a sweep.
+func (d *Disks) bury(tomb datastorePath) {
+	ctx, cancel := context.WithTimeout(d.closing, clearFor)
+	defer cancel()
+	for wait := backoff; d.remove(ctx, tomb) != nil; wait = min(2*wait, maxBackoff) {
+		if pause(ctx, wait) != nil {
 			d.mu.Lock()
 			defer d.mu.Unlock()
-			delete(d.swept, p.dir())
+			d.sweeps[tomb.dir()] = time.Now().Add(sweepAgain)
+			return
 		}
-	})
-	return nil
+	}
 }
 
 // MoveDir is portlayer.Disks.MoveDir.
@@ -504,7 +560,7 @@ func (d *Disks) WriteFile(ctx context.Context, file portlayer.DiskPath, data []b
 	if err != nil {
 		return err
 	}
-	beside := p.dir().join(random(unfinishedPrefix))
+	beside := p.dir().join(d.unfinished(""))
 	if err := d.putBytes(ctx, beside, data); err != nil {
 		return err
 	}
@@ -578,7 +634,7 @@ func (d *Disks) prove(ctx context.Context, p datastorePath) error {
 	if err := d.there(ctx, p); err != nil {
 		return err
 	}
-	probe := p.join(random(unfinishedPrefix))
+	probe := p.join(d.unfinished(""))
 	if err := d.putBytes(ctx, probe, nil); err != nil {
 		if fault.Is(err, fault.Unavailable) {
 			return err

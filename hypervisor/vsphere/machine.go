@@ -1,6 +1,7 @@
 package vsphere
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/types"
@@ -22,6 +24,7 @@ import (
 // Keys of the extra configuration that say what the guest was told.
 const (
 	tokenKey = "vch.token"  // hash of the token in the contact
+	meetKey  = "vch.meet"   // hash of what else the contact says
 	carryKey = "vch.config" // hash of the config that the machine carries
 )
 
@@ -41,10 +44,15 @@ func (m *Machine) state() (*vmState, error) {
 	if vm == nil {
 		return nil, fault.New(fault.NotFound, "no machine %s", m.id)
 	}
-	if vm.connect == types.VirtualMachineConnectionStateInaccessible || vm.connect == types.VirtualMachineConnectionStateOrphaned || vm.connect == types.VirtualMachineConnectionStateDisconnected {
-		return vm, fault.New(fault.Unavailable, "machine %s is %s: vCenter cannot reach its host or its files", vm.name, vm.connect)
+	if vm.connect != types.VirtualMachineConnectionStateConnected && vm.connect != "" {
+		return vm, unreadable(vm)
 	}
 	return vm, nil
+}
+
+// unreadable is the error of a machine of which vCenter can tell nothing.
+func unreadable(vm *vmState) error {
+	return fault.New(fault.Unavailable, "machine %s is %s: vCenter cannot reach its host or its files", vm.name, cmp.Or(string(vm.connect), "not to be read"))
 }
 
 // Define is portlayer.Hypervisor.Define.
@@ -75,7 +83,17 @@ func (h *Hypervisor) define(ctx context.Context, spec portlayer.MachineSpec) (*M
 		return nil, err
 	}
 	defer back()
+	if err := h.watch.classify(ctx); err != nil {
+		return nil, err
+	}
 	vm := h.watch.find(spec.ID)
+	if hidden := h.watch.unread(spec.ID); hidden != nil {
+		return nil, unreadable(hidden)
+	}
+	boot, err := h.bootDisc(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var old definition
 	if vm != nil {
 		old = vm.def
@@ -84,7 +102,7 @@ func (h *Hypervisor) define(ctx context.Context, spec portlayer.MachineSpec) (*M
 	if err != nil {
 		return nil, err
 	}
-	def.ID, def.VCH, def.Memory, def.CPUs = spec.ID, h.o.VCH, spec.Memory, spec.CPUs
+	def.ID, def.VCH, def.Memory, def.CPUs, def.Boot = spec.ID, h.o.VCH, spec.Memory, spec.CPUs, boot.String()
 	if vm == nil {
 		return h.create(ctx, spec, def)
 	}
@@ -108,7 +126,7 @@ func (h *Hypervisor) define(ctx context.Context, spec portlayer.MachineSpec) (*M
 		if err != nil {
 			return def, err
 		}
-		def.ID, def.VCH, def.Memory, def.CPUs = spec.ID, h.o.VCH, spec.Memory, spec.CPUs
+		def.ID, def.VCH, def.Memory, def.CPUs, def.Boot = spec.ID, h.o.VCH, spec.Memory, spec.CPUs, boot.String()
 		def.changeFrom(vm.def, vm.devices, change)
 		if _, err := carry(change, vm.extra, spec.Config); err != nil {
 			return def, err
@@ -128,6 +146,9 @@ func (m *Machine) change(ctx context.Context, how func(vm *vmState, spec *types.
 			return err
 		}
 		vm := read[m.ref]
+		if vm != nil && !vm.known {
+			return unreadable(vm)
+		}
 		if vm == nil || vm.id != m.id {
 			return fault.New(fault.NotFound, "no machine %s", m.id)
 		}
@@ -172,33 +193,57 @@ func carry(spec *types.VirtualMachineConfigSpec, have map[string]string, cfg gue
 // configPiece is how much of a config one entry holds, in bytes: a guest reads an entry in one message of at most 64 KiB (open-vm-tools, GUESTMSG_MAX_IN_SIZE).
 const configPiece = 32 << 10
 
-// invite puts a new token into a machine's definition unless the one there is good.
+// invited says whether the machine's next guest finds in its definition where to call, and is let in.
+func (m *Machine) invited(vm *vmState) (bool, error) {
+	meet, err := m.meet()
+	return err == nil && vm.extra[meetKey] == meet && m.h.endpoint.invited(m.id, vm.extra[tokenKey]), err
+}
+
+// contact is what a guest is to call with, all but what is of one boot only.
+func (m *Machine) contact() guest.Contact {
+	return guest.Contact{Address: m.h.o.Advertise, Host: guest.Fingerprint(m.h.endpoint.identity.Certificate[0]), Machine: string(m.id), Management: m.h.o.Management}
+}
+
+// meet is the contact's hash.
+func (m *Machine) meet() (string, error) {
+	text, err := json.Marshal(m.contact())
+	return digest(string(text)), err
+}
+
+// invite puts a new contact into a machine's definition unless the one there is good.
 func (m *Machine) invite(spec *types.VirtualMachineConfigSpec, vm *vmState) error {
-	if vm != nil && m.h.endpoint.invited(m.id, vm.extra[tokenKey]) {
-		return nil
+	if vm != nil {
+		if good, err := m.invited(vm); good || err != nil {
+			return err
+		}
 	}
-	token, err := m.h.endpoint.invite(m.id)
+	meet, err := m.meet()
 	if err != nil {
 		return err
 	}
-	contact := guest.Contact{Address: m.h.o.Advertise, Host: guest.Fingerprint(m.h.endpoint.identity.Certificate[0]), Machine: string(m.id), Token: token, Entropy: make([]byte, 64), Management: m.h.o.Management}
+	contact := m.contact()
+	if contact.Token, err = m.h.endpoint.invite(m.id); err != nil {
+		return err
+	}
+	contact.Entropy = make([]byte, 64)
 	rand.Read(contact.Entropy) // never fails (crypto/rand)
 	text, err := json.Marshal(contact)
 	if err != nil {
 		return err
 	}
 	setExtra(spec, guest.ContactKey, string(text))
-	setExtra(spec, tokenKey, digest(token))
+	setExtra(spec, tokenKey, digest(contact.Token))
+	setExtra(spec, meetKey, meet)
 	return nil
 }
+
+// shortOf is what of a container's ID is in its machine's name.
+func shortOf(id portlayer.ContainerID) string { return string(id[:min(len(id), 12)]) }
 
 // nameOf is a machine's name in the inventory, which has at most 80 bytes there.
 func nameOf(spec portlayer.MachineSpec) string {
 	const most = 60
-	short := string(spec.ID)
-	if len(short) > 12 {
-		short = short[:12]
-	}
+	short := shortOf(spec.ID)
 	if spec.Name == "" {
 		return short
 	}
@@ -214,11 +259,9 @@ func nameOf(spec portlayer.MachineSpec) string {
 // create makes a machine that is not there.
 func (h *Hypervisor) create(ctx context.Context, spec portlayer.MachineSpec, def definition) (*Machine, error) {
 	m := &Machine{h: h, id: spec.ID}
-	boot, err := h.bootDisc(ctx)
-	if err != nil {
-		return nil, err
-	}
-	look := lookout{name: nameOf(spec), store: h.o.Datastore, boot: boot, network: h.network, extension: h.o.Extension,
+	before := h.watch.present()
+	def.UUID = uuid.NewString()
+	look := lookout{name: nameOf(spec), store: h.o.Datastore, network: h.network, extension: h.o.Extension,
 		annotation: "container " + string(spec.ID) + " of the virtual container host " + h.o.Name + "; vch makes it, changes it and removes it"}
 	change := def.create(look)
 	if _, err := carry(&change, nil, spec.Config); err != nil {
@@ -227,6 +270,7 @@ func (h *Hypervisor) create(ctx context.Context, spec portlayer.MachineSpec, def
 	if err := m.invite(&change, nil); err != nil {
 		return nil, err
 	}
+	lost := false // an answer was
 	for n := 1; ; n++ {
 		info, err := h.watch.task(ctx, func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {
 			res, err := methods.CreateVM_Task(ctx, c, &types.CreateVM_Task{This: h.folder, Config: change, Pool: h.pool})
@@ -240,7 +284,7 @@ func (h *Hypervisor) create(ctx context.Context, spec portlayer.MachineSpec, def
 			break
 		}
 		// Where no answer came, or a name is taken after that, it may be there all the same.
-		if n > 1 || unreached(err) {
+		if lost = lost || unreached(err); lost {
 			limit := madeLimit
 			if !unreached(err) {
 				limit = settleLimit
@@ -250,11 +294,15 @@ func (h *Hypervisor) create(ctx context.Context, spec portlayer.MachineSpec, def
 				break
 			}
 		}
+		if isA(err, new(types.DuplicateName)) && !lost { // whose the name is, that was there before
+			_ = h.endpoint.forget(m.id)
+			return nil, translated(h.s.server.address(), err)
+		}
 		if !unreached(err) || n == callTries {
-			return nil, h.unmade(ctx, m, translated(h.s.server.address(), err))
+			return nil, h.unmade(ctx, m, before, translated(h.s.server.address(), err))
 		}
 		if err := pause(ctx, time.Duration(n)*backoff); err != nil {
-			return nil, h.unmade(ctx, m, err)
+			return nil, h.unmade(ctx, m, before, err)
 		}
 	}
 	h.watch.put(m.ref, func(vm *vmState) {
@@ -266,12 +314,12 @@ func (h *Hypervisor) create(ctx context.Context, spec portlayer.MachineSpec, def
 	return m, nil
 }
 
-// unmade takes back what a create that failed has left, and gives its error.
-func (h *Hypervisor) unmade(ctx context.Context, m *Machine, err error) error {
+// unmade takes back what a create that failed has left, and gives its error. A machine that was there before is not what it has left.
+func (h *Hypervisor) unmade(ctx context.Context, m *Machine, before map[types.ManagedObjectReference]bool, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelLimit)
 	defer cancel()
 	_ = h.watch.classify(ctx) // what is not known then is found by whoever looks for what is nobody's
-	if vm := h.watch.find(m.id); vm != nil {
+	if vm := h.watch.find(m.id); vm != nil && !before[vm.ref] {
 		m.ref = vm.ref
 		_ = m.destroy(ctx)
 	}
@@ -293,7 +341,7 @@ func (h *Hypervisor) awaitMade(ctx context.Context, id portlayer.ContainerID, li
 		if vm := h.watch.find(id); vm != nil {
 			return vm
 		}
-		if h.watch.await(ctx, h.watch.anyUnknown) != nil {
+		if h.watch.await(ctx, h.watch.anyUnknown) != nil || pause(ctx, backoff) != nil { // one that is unknown may stay so for long
 			break
 		}
 	}
@@ -321,10 +369,11 @@ func (m *Machine) apply(ctx context.Context, vm *vmState, spec types.VirtualMach
 		}
 		return res.Returnval, nil
 	}, func(err error) bool { return isA(err, new(types.ConcurrentAccess)) && m.has(ctx, spec) })
-	if err != nil {
+	if err != nil { // it may have been done all the same: who wants to know reads it again
+		m.h.watch.renew(m.ref, func(now *vmState) { now.known = false })
 		return err
 	}
-	m.h.watch.put(m.ref, func(now *vmState) {
+	m.h.watch.renew(m.ref, func(now *vmState) {
 		now.def = def
 		now.extra = maps.Clone(now.extra)
 		maps.Copy(now.extra, extraOf(spec))
@@ -479,7 +528,16 @@ func (m *Machine) power(ctx context.Context, start func(ctx context.Context, c *
 		case err == nil, isA(err, new(types.InvalidPowerState)):
 			ctx, cancel := context.WithTimeout(ctx, settleLimit)
 			defer cancel()
-			return m.h.watch.await(ctx, func() bool { vm := m.h.watch.vms[m.ref]; return vm == nil || reached(vm) })
+			there := false
+			err := m.h.watch.await(ctx, func() bool {
+				vm := m.h.watch.vms[m.ref]
+				there = vm != nil
+				return !there || reached(vm)
+			})
+			if err == nil && !there {
+				return fault.New(fault.NotFound, "no machine %s", m.id)
+			}
+			return err
 		case isA(err, new(types.ManagedObjectNotFound)):
 			return fault.New(fault.NotFound, "no machine %s", m.id)
 		case !unreached(err) || n == callTries:
@@ -514,7 +572,11 @@ func (m *Machine) powerOn(ctx context.Context) error {
 	if err != nil || vm.on() {
 		return err
 	}
-	if !m.h.endpoint.invited(m.id, vm.extra[tokenKey]) {
+	good, err := m.invited(vm)
+	if err != nil {
+		return err
+	}
+	if !good {
 		if err := m.change(ctx, func(vm *vmState, spec *types.VirtualMachineConfigSpec) (definition, error) {
 			return vm.def, m.invite(spec, vm)
 		}); err != nil {
@@ -567,6 +629,9 @@ func (m *Machine) off(ctx context.Context) error {
 		}
 		return res.Returnval, nil
 	}, func(vm *vmState) bool { return !vm.on() })
+	if fault.Is(err, fault.NotFound) { // somebody has removed it
+		err = nil
+	}
 	if err == nil {
 		m.h.endpoint.drop(m.id)
 	}
@@ -669,7 +734,7 @@ func (m *Machine) Written(ctx context.Context) (portlayer.Bytes, error) {
 	if _, err := m.state(); err != nil {
 		return 0, err
 	}
-	read, err := m.h.watch.detail(ctx, m.ref)
+	read, err := m.h.watch.fetch(ctx, []types.ManagedObjectReference{m.ref}) // without the machine's turn: what is noted of it may be newer
 	if err != nil || read[m.ref] == nil {
 		return 0, err
 	}
@@ -703,8 +768,10 @@ func (m *Machine) undefine(ctx context.Context) error {
 		return err
 	}
 	defer back()
-	if m.h.watch.get(m.ref) == nil {
+	if _, err := m.state(); fault.Is(err, fault.NotFound) {
 		return m.h.endpoint.forget(m.id)
+	} else if err != nil {
+		return err
 	}
 	if err := m.off(ctx); err != nil {
 		return err

@@ -3,6 +3,7 @@ package vsphere
 import (
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -67,7 +68,7 @@ func TestChange(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	create := old.create(lookout{name: "n", store: "s", boot: datastorePath{"s", "boot.iso"}})
+	create := old.create(lookout{name: "n", store: "s"})
 	var kinds []string
 	var devices []types.BaseVirtualDevice
 	for _, c := range create.DeviceChange {
@@ -264,6 +265,13 @@ func TestEndpoint(t *testing.T) {
 	}
 	if err := call(contact, 2); !fault.Is(err, fault.Denied) {
 		t.Errorf("the guest of a machine that is gone: %v", err)
+	}
+	// A machine that is denied goes off: what is not known for sure is no denial.
+	if err := os.WriteFile(e.file("m"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := call(contact, 2); err == nil || fault.Is(err, fault.Denied) {
+		t.Errorf("a guest of which the host cannot read what it knows: %v", err)
 	}
 	for _, bad := range []portlayer.ContainerID{"", "../x", "a/b", ".hidden"} {
 		if _, err := e.take(t.Context(), bad, guest.ForChannel); err == nil {

@@ -82,7 +82,8 @@ func OpenSite(ctx context.Context, o SiteOptions) (_ *Site, err error) {
 	}
 	s.watch = newWatcher(s.s, "", o.Log, quiet, stores, func(_, _ *vmState) {})
 	s.disks = &Disks{s: s.s, w: s.watch, datacenter: s.dc, dcPath: strings.TrimPrefix(s.dcPath, "/"), closing: own, work: &s.work,
-		browsers: map[string]types.ManagedObjectReference{}, swept: map[datastorePath]bool{}, proven: map[datastorePath]time.Time{}}
+		browsers: map[string]types.ManagedObjectReference{}, sweeps: map[datastorePath]time.Time{}, proven: map[datastorePath]time.Time{}, doubted: map[datastorePath]bool{}, made: map[datastorePath]time.Time{}}
+	s.disks.owner, s.disks.maker = makers("")
 	s.work.Go(func() { s.watch.run(own) })
 	if err := s.watch.sync(ctx); err != nil {
 		return nil, fault.Wrap("use vSphere at", o.Server.address(), err)

@@ -229,32 +229,6 @@ func TestSiteBootDisc(t *testing.T) {
 	}
 }
 
-// What is being made in the directory that VCHs share is left alone; what was left there long ago is not.
-func TestSweepOfWhatIsShared(t *testing.T) {
-	sim := simulate(t, vcsim.Options{})
-	s := site(t, sim)
-	if err := s.MakeDir(t.Context(), SharedDir("datastore1")); err != nil {
-		t.Fatal(err)
-	}
-	young, old := sim.Path("[datastore1] .vch/"+unfinishedPrefix+"young.iso"), sim.Path("[datastore1] .vch/"+unfinishedPrefix+"old.iso")
-	for _, file := range []string{young, old} {
-		if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	long := time.Now().Add(-2 * sharedFor)
-	if err := os.Chtimes(old, long, long); err != nil {
-		t.Fatal(err)
-	}
-	s.disks.sweep(t.Context(), datastorePath{"datastore1", goldenDir})
-	if _, err := os.Stat(young); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Stat(old); err == nil {
-		t.Error("what was left is there still")
-	}
-}
-
 // A VCH's machines are told from others in its folder, and its volumes are listed, while no daemon runs.
 func TestSiteSeesMachinesAndVolumes(t *testing.T) {
 	sim := simulate(t, vcsim.Options{})

@@ -56,7 +56,7 @@ func (w *watcher) wait(ctx context.Context, ref types.ManagedObjectReference, pr
 		w.ended = append(w.ended, ref)
 		w.mu.Unlock()
 	}()
-	if err := w.list(ctx); err != nil && ctx.Err() == nil && !unreached(err) { // of a task that is on no list end asks
+	if err := w.list(ctx); err != nil && ctx.Err() == nil && !unreached(err) && !isA(err, new(types.ManagedObjectNotFound)) { // of a task that is on no list, as where that went with its session, end asks
 		return nil, err
 	}
 	info, err := w.end(ctx, ref, progress)

@@ -124,7 +124,8 @@ func Open(ctx context.Context, o Options) (_ *Hypervisor, err error) {
 	h.folder, h.pool, h.network = place.folder, place.pool, place.network
 	h.watch = newWatcher(h.s, o.VCH, o.Log, h.folder, place.stores, h.noticed)
 	h.disks = &Disks{s: h.s, w: h.watch, datacenter: place.datacenter, dcPath: place.dcPath, golden: newGolden(maker, dir), closing: h.ctx, work: &h.work,
-		browsers: map[string]types.ManagedObjectReference{}, swept: map[datastorePath]bool{}, proven: map[datastorePath]time.Time{}, doubted: map[datastorePath]bool{}, made: map[datastorePath]time.Time{}}
+		browsers: map[string]types.ManagedObjectReference{}, sweeps: map[datastorePath]time.Time{}, proven: map[datastorePath]time.Time{}, doubted: map[datastorePath]bool{}, made: map[datastorePath]time.Time{}}
+	h.disks.owner, h.disks.maker = makers(o.VCH)
 	if h.endpoint, h.hangUp, err = newEndpoint(o.Listener, filepath.Join(dir, "guests"), h.rebooted, o.Log); err != nil {
 		return nil, err
 	}
@@ -322,6 +323,9 @@ func (h *Hypervisor) Machine(ctx context.Context, id portlayer.ContainerID) (por
 		}
 		vm = h.watch.find(id)
 	}
+	if hidden := h.watch.unread(id); vm == nil && hidden != nil {
+		return nil, unreadable(hidden)
+	}
 	if vm == nil {
 		return nil, fault.New(fault.NotFound, "no machine %s", id)
 	}
@@ -369,7 +373,7 @@ func (h *Hypervisor) bootDisc(ctx context.Context) (datastorePath, error) {
 	if err := h.disks.makeDir(ctx, p.dir()); err != nil {
 		return p, err
 	}
-	beside := p.dir().join(random(unfinishedPrefix) + ".iso")
+	beside := p.dir().join(h.disks.unfinished(".iso"))
 	if err := h.disks.put(ctx, beside, func() (io.Reader, error) { return bytes.NewReader(disc), nil }, int64(len(disc))); err != nil {
 		return p, err
 	}

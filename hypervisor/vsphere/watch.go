@@ -56,9 +56,10 @@ type vmState struct {
 	connect types.VirtualMachineConnectionState
 	version string // config.changeVersion
 
-	known   bool                  // what follows is; all of it by this process, or as it was read
+	known   bool                  // what follows is; all of it by this process, or as it was read. Where it is not, it is what was known last
 	id      portlayer.ContainerID // "" : it is none of this VCH's
 	def     definition
+	uuid    string                    // config.instanceUuid, where it was read
 	extra   map[string]string         // of vch's
 	devices []types.BaseVirtualDevice // in what detail gives only
 }
@@ -77,7 +78,7 @@ type storeState struct {
 // The properties that are watched.
 var (
 	vmWatched    = []string{"name", "config.changeVersion", "runtime.powerState", "runtime.connectionState"}
-	vmDetails    = append([]string{"config.extraConfig", "config.hardware.device"}, vmWatched...)
+	vmDetails    = append([]string{"config.extraConfig", "config.hardware.device", "config.instanceUuid"}, vmWatched...)
 	taskWatched  = []string{"info"}
 	storeWatched = []string{"name", "summary.accessible", "summary.capacity", "summary.freeSpace"}
 )
@@ -279,6 +280,8 @@ func (v *vmState) set(c types.PropertyChange) {
 			v.name = val
 		case "config.changeVersion":
 			v.version = val
+		case "config.instanceUuid":
+			v.uuid = val
 		}
 	case types.VirtualMachinePowerState:
 		v.power = val
@@ -296,9 +299,9 @@ func (v *vmState) set(c types.PropertyChange) {
 	}
 }
 
-// learn finds out whose a machine is, from what was read of it.
+// learn finds out whose a machine is, from what was read of it. vCenter has nothing to tell of one whose files or host it cannot reach: that one stays unknown.
 func (v *vmState) learn(vch string) {
-	v.known, v.id, v.def = true, "", definition{}
+	v.known, v.id, v.def = v.version != "" || v.extra != nil, "", definition{}
 	var def definition
 	if text, ok := v.extra[definitionKey]; ok && json.Unmarshal([]byte(text), &def) == nil && def.VCH == vch {
 		v.id, v.def = def.ID, def
@@ -319,9 +322,9 @@ func (w *watcher) note(read map[types.ManagedObjectReference]*vmState, take func
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for ref, vm := range read {
-		if have := w.vms[ref]; have != nil && take(have) {
+		if have := w.vms[ref]; have != nil && vm.known && take(have) {
 			next := *have
-			next.known, next.id, next.def, next.extra = true, vm.id, vm.def, vm.extra
+			next.known, next.id, next.def, next.extra, next.uuid = true, vm.id, vm.def, vm.extra, vm.uuid
 			w.vms[ref] = &next
 		}
 	}
@@ -454,16 +457,43 @@ func (w *watcher) sync(ctx context.Context) error {
 	return w.classify(ctx)
 }
 
-// find gives the machine called id, nil if there is none.
+// find gives the machine called id, nil if there is none. A copy that somebody has made of a machine says of itself that it is called so too: it is not the one that vch has made.
 func (w *watcher) find(id portlayer.ContainerID) *vmState {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, vm := range w.vms { // of two, which cannot be, the first made
-		if vm.id == id {
+	var found *vmState
+	for _, vm := range w.vms {
+		if vm.id == id && (found == nil || vm.made() && !found.made() || vm.made() == found.made() && vm.ref.Value < found.ref.Value) {
+			found = vm
+		}
+	}
+	return found
+}
+
+// made says whether the machine is the one for which its definition was written. vCenter gives a copy another UUID.
+func (v *vmState) made() bool { return v.uuid == "" || v.uuid == v.def.UUID }
+
+// unread gives a machine that may be the one called id, and of which vCenter tells no more than its name; nil if there is none.
+func (w *watcher) unread(id portlayer.ContainerID) *vmState {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, vm := range w.vms {
+		if !vm.known && (vm.id == id || strings.Contains(vm.name, shortOf(id))) {
 			return vm
 		}
 	}
 	return nil
+}
+
+// present gives the machines that are there, whosever.
+func (w *watcher) present() map[types.ManagedObjectReference]bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	refs := map[types.ManagedObjectReference]bool{}
+	for ref := range w.vms {
+		refs[ref] = true
+	}
+	return refs
 }
 
 // get gives what is known of a machine, nil if it is gone.
@@ -486,7 +516,19 @@ func (w *watcher) all() []*vmState {
 	return list
 }
 
-// put notes what this process has done to a machine before the server says so; change gets a copy of what is known.
+// renew notes what this process has done to a machine, if it is there still.
+func (w *watcher) renew(ref types.ManagedObjectReference, change func(*vmState)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if old := w.vms[ref]; old != nil {
+		next := *old
+		change(&next)
+		w.vms[ref] = &next
+		w.tell()
+	}
+}
+
+// put notes a machine that this process has made before the server says so; change gets a copy of what is known.
 func (w *watcher) put(ref types.ManagedObjectReference, change func(*vmState)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -66,7 +66,7 @@ func (m Maker) Format(ctx context.Context, f *os.File, shape Shape, label, uuid 
 		if err != nil {
 			return err
 		}
-		return g.pour(f, size, label, id)
+		return g.named(size, label, id).write(f)
 	}
 	// With its own seed for checksums a file system can get another UUID while it is mounted, as a copy does in its first machine.
 	// The file is new and reads as zeros: nothing needs to be zeroed by mkfs now, nor by the guest's kernel later.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"hash/crc32"
+	"io"
 	"os"
 	"strings"
 	"sync"
@@ -87,11 +88,12 @@ func learn(f *os.File, size int64) (golden, error) {
 	return g, err
 }
 
-// pour writes the file system into an empty file, under another name.
-func (g golden) pour(f *os.File, size int64, label string, uuid [16]byte) error {
+// named is the file system under another name, with secrets of its own.
+func (g golden) named(size int64, label string, uuid [16]byte) golden {
 	var seed [16]byte
 	rand.Read(seed[:]) // never fails (crypto/rand)
 	supers := supersOf(size)
+	var named golden
 	for _, p := range g.pieces {
 		data := p.data
 		for _, at := range supers {
@@ -103,11 +105,33 @@ func (g golden) pour(f *os.File, size int64, label string, uuid [16]byte) error 
 			}
 			christen(data[at-p.at:][:superSize], label, uuid, seed)
 		}
-		if _, err := f.WriteAt(data, p.at); err != nil {
+		named.pieces = append(named.pieces, fsPiece{p.at, data})
+	}
+	return named
+}
+
+// write writes the file system into an empty file.
+func (g golden) write(f io.WriterAt) error {
+	for _, p := range g.pieces {
+		if _, err := f.WriteAt(p.data, p.at); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// split is what lies before an offset, and the rest.
+func (g golden) split(at int64) (head, rest golden) {
+	for _, p := range g.pieces {
+		n := min(max(at-p.at, 0), int64(len(p.data)))
+		if n > 0 {
+			head.pieces = append(head.pieces, fsPiece{p.at, p.data[:n]})
+		}
+		if n < int64(len(p.data)) {
+			rest.pieces = append(rest.pieces, fsPiece{p.at + n, p.data[n:]})
+		}
+	}
+	return head, rest
 }
 
 // Rename gives a file system that was poured and never mounted another name, and other secrets.

@@ -79,9 +79,17 @@ func ReadSeeds(r io.Reader) ([]Seed, error) {
 	return all, nil
 }
 
-// Pour writes the file system into a disk that reads as zeros, with secrets and a UUID of its own.
-func (s Seed) Pour(f *os.File) error {
-	g := golden{}
+// Disk is what a seed is poured into.
+type Disk interface {
+	io.WriterAt
+	// Sync returns when what was written outlasts a power failure.
+	Sync() error
+}
+
+// Pour writes the file system into a disk that reads as zeros, with secrets and a UUID of its own, and syncs it. The first Block comes when all else is on the disk: one that was broken
+// off begins with zeros still, and can be poured again.
+func (s Seed) Pour(d Disk) error {
+	var g golden
 	for _, p := range s.Pieces {
 		g.pieces = append(g.pieces, fsPiece{p.At, p.Data})
 	}
@@ -89,5 +97,14 @@ func (s Seed) Pour(f *os.File) error {
 	if err != nil {
 		return err
 	}
-	return g.pour(f, s.Size, "", id)
+	head, rest := g.named(s.Size, "", id).split(Block)
+	for _, part := range []golden{rest, head} {
+		if err := part.write(d); err != nil {
+			return err
+		}
+		if err := d.Sync(); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package ext4
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -52,5 +53,74 @@ func TestSeeds(t *testing.T) {
 	}
 	if _, err := ReadSeeds(bytes.NewReader([]byte("no seeds"))); err == nil {
 		t.Error("nonsense was read")
+	}
+}
+
+// cutDisk loses power after so many operations: of what was not synced before, it has kept what was written last.
+type cutDisk struct {
+	left   int
+	kept   map[int64]byte // by offset, of what was synced
+	latest []fsPiece      // written since
+	ops    int
+}
+
+var errCut = errors.New("the power is off")
+
+func (d *cutDisk) WriteAt(p []byte, at int64) (int, error) {
+	if d.ops++; d.ops > d.left {
+		return 0, errCut
+	}
+	d.latest = append(d.latest, fsPiece{at, bytes.Clone(p)})
+	return len(p), nil
+}
+
+func (d *cutDisk) Sync() error {
+	if d.ops++; d.ops > d.left {
+		return errCut
+	}
+	d.settle(d.latest...)
+	d.latest = nil
+	return nil
+}
+
+func (d *cutDisk) settle(pieces ...fsPiece) {
+	for _, p := range pieces {
+		for i, b := range p.data {
+			if b != 0 {
+				d.kept[p.at+int64(i)] = b
+			}
+		}
+	}
+}
+
+// A disk on which formatting was broken off does not begin like one that is formatted, however it orders its writes, unless all else is there.
+func TestPourBrokenOff(t *testing.T) {
+	data := func(n int) []byte { return bytes.Repeat([]byte{7}, n) }
+	s := Seed{Size: 1 << 30, Pieces: []Piece{{1024, data(3 * Block)}, {1 << 20, data(Block)}, {1 << 21, data(Block)}}}
+	all := 3*Block + Block + Block
+	for left := 0; ; left++ {
+		d := &cutDisk{left: left, kept: map[int64]byte{}}
+		err := s.Pour(d)
+		if n := len(d.latest); n > 0 {
+			d.settle(d.latest[n-1])
+		}
+		begun := 0
+		for at := range d.kept {
+			if at < Block {
+				begun++
+			}
+		}
+		if begun > 0 && len(d.kept) != all {
+			t.Errorf("after %d operations the disk looks formatted and has %d of %d bytes", left, len(d.kept), all)
+		}
+		if err == nil {
+			if len(d.kept) != all || len(d.latest) > 0 {
+				t.Errorf("%d of %d bytes, and %d writes are not synced", len(d.kept), all, len(d.latest))
+			}
+			return
+		}
+		if !errors.Is(err, errCut) {
+			t.Fatal(err)
+		}
 	}
 }

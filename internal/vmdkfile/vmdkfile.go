@@ -23,9 +23,12 @@ func Descriptor(extent string, size int64) string {
 	return describe("monolithicFlat", fmt.Sprintf("FLAT \"%s\" 0", extent), size)
 }
 
-// OnDatastore is Descriptor for a disk on a datastore of vSphere, which calls the same thing otherwise.
+// Thin is the line by which vSphere knows a disk that takes no more room than what is written needs; without it, it takes all of its own.
+const Thin = "ddb.thinProvisioned = \"1\"\n"
+
+// OnDatastore is Descriptor for a thin disk on a datastore of vSphere, which calls the same thing otherwise.
 func OnDatastore(extent string, size int64) string {
-	return describe("vmfs", fmt.Sprintf("VMFS \"%s\"", extent), size)
+	return describe("vmfs", fmt.Sprintf("VMFS \"%s\"", extent), size) + Thin
 }
 
 func describe(kind, extent string, size int64) string {

@@ -18,6 +18,12 @@ func TestDescriptorRoundTrip(t *testing.T) {
 	}
 }
 
+func TestOnDatastoreIsThin(t *testing.T) {
+	if text := OnDatastore("data-flat.vmdk", 4<<20); !strings.HasSuffix(text, "\nddb.thinProvisioned = \"1\"\n") {
+		t.Error(text)
+	}
+}
+
 func TestDescriptorsOfOthers(t *testing.T) {
 	for name, tc := range map[string]struct {
 		text string

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,6 +32,7 @@ type host struct {
 	t      *testing.T
 	dir    string
 	hv     *fake.Hypervisor
+	hidden atomic.Bool // no machine is reached
 	db     *record.DB
 	vols   *volume.Service
 	s      *Service
@@ -98,7 +100,7 @@ func (h *host) up(fp string) {
 	if h.vols, err = volume.New(volume.Options{Stores: stores, AnonymousCapacity: 8 * portlayer.MiB, DefaultCapacity: 8 * portlayer.MiB, Publish: publish, Log: log}); err != nil {
 		h.t.Fatal(err)
 	}
-	o := Options{DB: h.db, Hypervisor: h.hv, Volumes: h.vols, Binder: h.vols, Images: images{}, Publish: publish, Log: log,
+	o := Options{DB: h.db, Hypervisor: hidden{h.hv, &h.hidden}, Volumes: h.vols, Binder: h.vols, Images: images{}, Publish: publish, Log: log,
 		Dir: filepath.Join(h.dir, "containers"), Memory: 256 * portlayer.MiB, CPUs: 1e9, Failpoints: points}
 	if h.wiring != nil {
 		o.Wiring = h.wiring
@@ -559,6 +561,55 @@ func TestMachineThatVanishedIsToldOf(t *testing.T) {
 	h.up("")
 	if c, _ := h.s.Get(t.Context(), "ct"); c.State.Phase != portlayer.Exited || c.State.ExitCode != exitUnknown {
 		t.Errorf("after the daemon was away: %+v", c.State)
+	}
+}
+
+func TestMachineThatWasRemovedIsToldOf(t *testing.T) {
+	h := newHost(t, "")
+	c := h.create(cmd("ct", "sleep", "1000"))
+	h.start("ct")
+	m, err := h.hv.Machine(t.Context(), c.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Undefine(t.Context()); err != nil { // as an administrator does it in vCenter
+		t.Fatal(err)
+	}
+	if st := h.exit("ct"); st.ExitCode != 137 || st.Error == "" {
+		t.Errorf("state %+v", st)
+	}
+	h.start("ct") // on a machine that is made anew
+	if err := h.s.Remove(t.Context(), "ct", true, false); err != nil {
+		t.Error(err)
+	}
+}
+
+// hidden is a hypervisor that cannot reach its machines.
+type hidden struct {
+	portlayer.Hypervisor
+	on *atomic.Bool
+}
+
+func (h hidden) Machine(ctx context.Context, id portlayer.ContainerID) (portlayer.Machine, error) {
+	if h.on.Load() {
+		return nil, fault.New(fault.Unavailable, "no host is reached")
+	}
+	return h.Hypervisor.Machine(ctx, id)
+}
+
+func TestMachineOutOfReachIsFoundLater(t *testing.T) {
+	h := newHost(t, "")
+	h.create(cmd("ct", "sh", "-c", "sleep 3; exit 5"))
+	h.start("ct")
+	h.down()
+	h.hidden.Store(true)
+	h.up("")
+	if c, err := h.s.Get(t.Context(), "ct"); err != nil || c.State.Phase != portlayer.Running {
+		t.Fatalf("a container whose machine cannot be reached: %+v, %v", c.State, err)
+	}
+	h.hidden.Store(false)
+	if st := h.exit("ct"); st.ExitCode != 5 {
+		t.Errorf("state %+v", st)
 	}
 }
 

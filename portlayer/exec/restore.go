@@ -33,6 +33,10 @@ func (s *Service) restore(ctx context.Context) error {
 		if err := u.ask(ctx, func() error { return u.refind(ctx) }); err != nil {
 			// One container's trouble is its own: it is shown, and the host comes up.
 			s.o.Log.Error("container is not found again whole", "container", string(c.ID), "name", c.Spec.Name, "err", err)
+			if fault.Is(err, fault.Unavailable) {
+				s.wg.Add(1)
+				go u.refindLater()
+			}
 		}
 	}
 	machines, err := s.o.Hypervisor.List(ctx)
@@ -45,6 +49,32 @@ func (s *Service) restore(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// refindLater is refind, again until what was not to be reached is: its host, or the files of its machine.
+func (u *unit) refindLater() {
+	s := u.s
+	defer s.wg.Done()
+	for {
+		select {
+		case <-time.After(redial):
+		case <-s.ctx.Done():
+			return
+		}
+		err := u.ask(s.ctx, func() error {
+			if u.run != nil || !(u.c.State.Phase == portlayer.Running || u.c.State.Phase == portlayer.Paused) {
+				return nil
+			}
+			return u.refind(s.ctx)
+		})
+		if !fault.Is(err, fault.Unavailable) {
+			if err != nil && !fault.Is(err, fault.NotFound) {
+				c := u.snapshot().container
+				s.o.Log.Error("container is not found again whole", "container", string(c.ID), "name", c.Spec.Name, "err", err)
+			}
+			return
+		}
+	}
 }
 
 // refind brings a recorded state and the machine's together. Owner only.

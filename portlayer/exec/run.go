@@ -459,7 +459,11 @@ func (u *unit) watch(r *run, after *uint64) exitReport {
 		if s.ctx.Err() != nil {
 			return exitReport{}
 		}
-		if state, serr := r.machine.State(s.ctx); serr == nil && state == portlayer.PoweredOff {
+		state, serr := r.machine.State(s.ctx)
+		if fault.Is(serr, fault.NotFound) {
+			return exitReport{exit: guest.Exit{Code: 128 + sigkill, Signal: sigkill}, finished: time.Now().UTC(), err: "its machine is not there any more: somebody has removed it, or has moved it away"}
+		}
+		if serr == nil && state == portlayer.PoweredOff {
 			return exitReport{exit: guest.Exit{Code: 128 + sigkill, Signal: sigkill}, finished: time.Now().UTC(), err: r.ending() + diagnosis(r.machine)}
 		}
 		s.o.Log.Debug("reaching for the guest again", "container", string(id), "err", err)

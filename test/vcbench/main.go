@@ -10,6 +10,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -58,11 +59,10 @@ type options struct {
 
 // results is all that was measured.
 type results struct {
-	about   []string
-	at      map[time.Duration]map[string]result // latency, work
-	phases  []phase
-	took    time.Duration
-	version string
+	about  []string
+	at     map[time.Duration]map[string]result // latency, work
+	phases []phase
+	took   time.Duration
 }
 
 func bench(ctx context.Context, o options) (err error) {
@@ -128,10 +128,18 @@ func onRig(ctx context.Context, o options, dir string, do func(*daemon, *vcenter
 
 // single measures the commands one by one, without latency and with it.
 func (r *results) single(ctx context.Context, o options, d *daemon, v *vcenter) (err error) {
+	var said struct{ Version string }
+	if err := d.call(ctx, http.MethodGet, "/version", nil, &said); err != nil {
+		return err
+	}
+	r.about = append(r.about, fmt.Sprintf("vch %s, %s for daemon, simulated vCenter and clients", said.Version, processors()))
 	if err := d.importImage(ctx); err != nil {
 		return err
 	}
 	if err := d.volume(ctx, oldVolume); err != nil {
+		return err
+	}
+	if err := sparse(ctx, v); err != nil {
 		return err
 	}
 	for _, latency := range []time.Duration{0, o.latency} {

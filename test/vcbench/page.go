@@ -120,7 +120,9 @@ func (r results) atScale(b *strings.Builder, o options) {
 Each step once, in this order; %d clients ask at once; %d containers are started, in hollow machines. %d volumes are made one by one; the others are copies of the directory of one of them, put
 onto the datastore's own directory while the daemon is away. Volumes that were made or changed in the last minute are read anew each time, as datastores tell times in seconds; the
 copies are older. The daemon has started when docker ps -a tells all containers, and all that run as running. Calls go on a little while after a step, and count for it. Processor times are
-of both processes, each by itself: what the simulator takes is not the daemon's, but they share %s.
+of both processes, each by itself: what the simulator takes is not the daemon's, but they share %s. Golden disks are made sparse before, so that a copy writes what is in them alone, and
+the boot disc is there. The answer to one search of a whole store, of which the simulator makes copies by way of XML, is most of the time of docker volume ls with all volumes: how long a vCenter
+takes for it is not known here.
 
 | step | times | s | ms each, or in all | calls | daemon's memory, MiB | daemon's processor, s | simulator's processor, s |
 |---|---:|---:|---:|---:|---:|---:|---:|

@@ -103,7 +103,7 @@ func (r *results) scale(ctx context.Context, o options, d *daemon, v *vcenter) e
 	if err := d.noVolume(ctx, "first"); err != nil {
 		return err
 	}
-	if err := v.latency(ctx, o.latency); err != nil {
+	if err := errors.Join(sparse(ctx, v), v.latency(ctx, o.latency)); err != nil {
 		return err
 	}
 	ids := make([]string, o.containers)

@@ -19,18 +19,19 @@ import (
 
 // Datastore is a directory that hosts see as a datastore.
 type Datastore struct {
-	name string
-	dir  string
-	ref  types.ManagedObjectReference
-	sim  *Sim
-	lost atomic.Bool
-	told atomic.Int64 // free space that watchers have heard of
+	name   string
+	dir    string
+	ref    types.ManagedObjectReference
+	sim    *Sim
+	lost   atomic.Bool
+	unread map[types.ManagedObjectReference]*types.VirtualMachineConfigInfo // what is not told of machines while it is lost; Sim.inner is held
+	told   atomic.Int64                                                     // free space that watchers have heard of
 }
 
 // worthTelling is the change of free space, in bytes, that those who wait for changes hear of: it changes all the time.
 const worthTelling = 64 << 20
 
-// Lose takes the datastore from the hosts, as a cut cable does. Machines that run go on.
+// Lose takes the datastore from the hosts, as a cut cable does. Machines that run go on; of those that are off, nothing but their names is known then.
 func (d *Datastore) Lose() { d.turn(true) }
 
 // Restore gives it back.
@@ -52,8 +53,22 @@ func (d *Datastore) turn(lost bool) {
 			continue
 		}
 		ctx.WithLock(vm, func() {
-			p, f := d.sim.parse(vm.Config.Files.VmPathName)
+			config := vm.Config
+			if config == nil {
+				config = d.unread[vm.Self]
+			}
+			if config == nil {
+				return
+			}
+			p, f := d.sim.parse(config.Files.VmPathName)
 			if f == nil && p.store == d && (vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOn || !lost) && vm.Runtime.ConnectionState != state {
+				shown := config
+				if lost {
+					d.unread[vm.Self], shown = config, nil
+				} else {
+					delete(d.unread, vm.Self)
+				}
+				vm.Config = shown
 				ctx.Update(vm, []types.PropertyChange{{Name: "runtime.connectionState", Val: state}, {Name: "summary.runtime.connectionState", Val: state}})
 			}
 		})

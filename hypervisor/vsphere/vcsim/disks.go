@@ -230,14 +230,24 @@ func renamed(d disk, extent place) string {
 	return strings.Replace(d.text, `"`+filepath.Base(d.extent.local)+`"`, `"`+filepath.Base(extent.local)+`"`, 1)
 }
 
-// CopyVirtualDiskTask copies the data of a disk that nobody writes to. Of many copies to one name one is made.
+// CopyVirtualDiskTask copies the data of a disk that nobody writes to. The copy's descriptor says whether it is thin; its extent is sparse in any case. Of many copies to one name one is made.
 func (m diskManager) CopyVirtualDiskTask(ctx *simulator.Context, req *types.CopyVirtualDisk_Task) soap.HasFault {
 	ref := m.s.run(ctx, m, "CopyVirtualDisk_Task", func(w *work) (types.AnyType, types.BaseMethodFault) {
 		from, to, f := m.s.two(req.SourceName, req.DestName)
 		if f != nil {
 			return nil, f
 		}
-		if f := m.s.copyDisk(w, from, to, req.Force != nil && *req.Force); f != nil {
+		thin := false // what is not asked for is preallocated
+		switch spec := req.DestSpec.(type) {
+		case nil:
+		case *types.VirtualDiskSpec:
+			thin = spec.DiskType == string(types.VirtualDiskTypeThin)
+		case *types.FileBackedVirtualDiskSpec:
+			thin = spec.DiskType == string(types.VirtualDiskTypeThin)
+		default:
+			return nil, &types.InvalidArgument{InvalidProperty: "destSpec"}
+		}
+		if f := m.s.copyDisk(w, from, to, thin, req.Force != nil && *req.Force); f != nil {
 			return nil, f
 		}
 		return to.String(), nil
@@ -245,7 +255,7 @@ func (m diskManager) CopyVirtualDiskTask(ctx *simulator.Context, req *types.Copy
 	return &methods.CopyVirtualDisk_TaskBody{Res: &types.CopyVirtualDisk_TaskResponse{Returnval: ref}}
 }
 
-func (s *Sim) copyDisk(w *work, from, to place, force bool) (f types.BaseMethodFault) {
+func (s *Sim) copyDisk(w *work, from, to place, thin, force bool) (f types.BaseMethodFault) {
 	d, f := s.disk(from)
 	if f != nil {
 		return f
@@ -277,7 +287,11 @@ func (s *Sim) copyDisk(w *work, from, to place, force bool) (f types.BaseMethodF
 		}
 		return f
 	}
-	if err := replace(to.local, renamed(d, extent)); err != nil {
+	text := strings.Replace(renamed(d, extent), vmdkfile.Thin, "", 1)
+	if thin {
+		text += vmdkfile.Thin
+	}
+	if err := replace(to.local, text); err != nil {
 		return fileFault(to, errors.Join(err, os.Remove(extent.local)))
 	}
 	return nil

@@ -164,7 +164,7 @@ func (s *Sim) furnish() error {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
-		d := &Datastore{name: name, dir: dir, sim: s}
+		d := &Datastore{name: name, dir: dir, sim: s, unread: map[types.ManagedObjectReference]*types.VirtualMachineConfigInfo{}}
 		for _, h := range hosts {
 			system, err := h.ConfigManager().DatastoreSystem(s.ctx)
 			if err != nil {

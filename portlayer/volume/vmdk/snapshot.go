@@ -42,7 +42,7 @@ func (s *Store) snapshotDir(name portlayer.VolumeName, snapshot string) portlaye
 }
 
 func (s *Store) snapshotDisk(name portlayer.VolumeName, snapshot string) portlayer.DiskPath {
-	return s.o.Disks.Join(s.snapshotDir(name, snapshot), snapshot+".vmdk")
+	return s.o.Disks.Join(s.snapshotDir(name, snapshot), fileOf(portlayer.VolumeName(snapshot)))
 }
 
 // readSnapshot is NotFound for one that is not there whole.

@@ -7,6 +7,8 @@
 //	<root>/volumes/<name>/volume.json        what the volume is (record.go)
 //	<root>/volumes/<name>/snapshots/         what it was (snapshot.go)
 //
+// (Files of a volume whose name is long, or ends in -flat, are called by the name's md5.)
+//
 // The store describes itself: opened by another VCH, after a crash or from a copy, it shows the same volumes. A volume is made between two
 // writes of volume.json, so that an unfinished one is known as such and is never listed, and a damaged one is never taken for it. One process
 // at a time may use a store; within it all methods may be called at once. What the disk's file system holds is none of its business.
@@ -270,14 +272,16 @@ func (s *Store) dir(name portlayer.VolumeName) portlayer.DiskPath {
 	return s.o.Disks.Join(s.volumes, string(name))
 }
 
-// disk is where the disk of volume name is. The file of one with a long name is called by the name's hash.
+// disk is where the disk of volume name is.
 func (s *Store) disk(name portlayer.VolumeName) portlayer.DiskPath {
 	return s.o.Disks.Join(s.dir(name), fileOf(name))
 }
 
+// fileOf is the name of the descriptor of volume name. A long name gives its hash; so does one that ends as extents do, for data-flat.vmdk is the extent of data.vmdk, which
+// a rename from one of the two names to the other would delete.
 func fileOf(name portlayer.VolumeName) string {
 	base := string(name)
-	if len(base) > longName {
+	if len(base) > longName || strings.HasSuffix(base, "-flat") {
 		base = hash(base)
 	}
 	return base + ".vmdk"

@@ -119,6 +119,22 @@ func renameLaw(b *bench) {
 	b.shows(s, made, other)
 }
 
+// A name may be what a file of a volume of the other name would be called.
+func renameToFileLaw(b *bench) {
+	p, s := b.fresh()
+	vol := b.ensure(s, portlayer.VolumeSpec{Name: "data", Capacity: small})
+	for _, to := range []portlayer.VolumeName{"data-flat", "data", "data.vmdk", "data-flat.vmdk", "data-flat-flat", "data-flat", "data"} {
+		was := vol
+		var err error
+		if vol, err = s.Rename(b.Context(), was.Name, to); err != nil {
+			b.Fatalf("%s to %s: %v", was.Name, to, err)
+		}
+		b.shows(s, vol)
+		s = b.open(p)
+		b.shows(s, vol)
+	}
+}
+
 func interruptedRenameLaw(b *bench) {
 	b.interruptions([]Way{Refused, LostAnswer, DiesBefore, DiesAfter}, func(what string, n int, w Way) bool {
 		p, s := b.fresh()

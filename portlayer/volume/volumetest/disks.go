@@ -273,6 +273,9 @@ func (d *Disks) Delete(ctx context.Context, p portlayer.DiskPath) error {
 	if err := d.erasable(ctx, string(p)); err != nil {
 		return err
 	}
+	if _, is := d.extents[string(p)]; is && d.files[strings.TrimSuffix(string(p), "-flat.vmdk")+".vmdk"] != nil {
+		return fault.New(fault.Conflict, "%s is the extent of a disk", p)
+	}
 	delete(d.extents, extentOf(string(p)))
 	delete(d.files, string(p))
 	return nil

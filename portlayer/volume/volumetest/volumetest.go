@@ -74,6 +74,7 @@ func Run(t *testing.T, place func(t *testing.T, dir string) Place) {
 		{"labels", labelsLaw},
 		{"grow", ofDisks(growLaw)},
 		{"rename", renameLaw},
+		{"rename to a file's name", renameToFileLaw},
 		{"interrupted rename", interruptedRenameLaw},
 		{"copy", ofDisks(copyLaw)},
 		{"snapshots", ofDisks(snapshotLaw)},
