@@ -15,7 +15,7 @@ import (
 const mib = portlayer.MiB
 
 func options(d portlayer.Disks, root portlayer.DiskPath) Options {
-	return Options{Name: "fast", Location: string(root), Root: root, Disks: d, Driver: "test-vmdk", DefaultCapacity: 16 * mib}
+	return Options{Name: "fast", Location: string(root), Root: root, Disks: d, Driver: "test-vmdk", SizeUnit: sector, DefaultCapacity: 16 * mib}
 }
 
 func mustOpen(t *testing.T, d portlayer.Disks, root portlayer.DiskPath) *Store {
