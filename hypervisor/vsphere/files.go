@@ -256,13 +256,96 @@ func (e statusError) Error() string {
 	return fmt.Sprintf("HTTP status %d (%s)", int(e), http.StatusText(int(e)))
 }
 
-// file does one request for a file of a datastore. take has the answer, whose body is closed afterwards, unless keep.
+// flow ends a request when nothing of it has moved for a while: files may be long. What whoever gives or takes the bytes takes his time for does not count.
+type flow struct {
+	limit time.Duration
+	timer *time.Timer
+	ctx   context.Context // the request's
+	end   context.CancelCauseFunc
+}
+
+func newFlow(ctx context.Context, limit time.Duration) *flow {
+	f := &flow{limit: limit}
+	f.ctx, f.end = context.WithCancelCause(ctx)
+	f.timer = time.AfterFunc(limit, func() { f.end(silent(limit)) })
+	return f
+}
+
+func (f *flow) close() {
+	f.timer.Stop()
+	f.end(nil)
+}
+
+// said is err, or that nothing moved if that is its reason.
+func (f *flow) said(err error) error {
+	if why, is := context.Cause(f.ctx).(silent); is && err != nil {
+		return why
+	}
+	return err
+}
+
+// carry has the flow see what a request sends.
+func (f *flow) carry(req *http.Request) {
+	if req.Body == http.NoBody {
+		return
+	}
+	req.Body = sent{req.Body, f}
+	if again := req.GetBody; again != nil {
+		req.GetBody = func() (io.ReadCloser, error) {
+			body, err := again()
+			return sent{body, f}, err
+		}
+	}
+}
+
+// sent is what goes to the server: while it is not asked for more, nothing moves.
+type sent struct {
+	io.ReadCloser
+	f *flow
+}
+
+func (s sent) Read(p []byte) (int, error) {
+	s.f.timer.Stop()
+	defer s.f.timer.Reset(s.f.limit)
+	return s.ReadCloser.Read(p)
+}
+
+// got is what comes from the server: while nobody wants more, nothing need move.
+type got struct {
+	io.ReadCloser
+	f      *flow
+	closed bool
+	kept   bool // the flow ends with it
+}
+
+func (g *got) Read(p []byte) (int, error) {
+	g.f.timer.Reset(g.f.limit)
+	defer g.f.timer.Stop()
+	n, err := g.ReadCloser.Read(p)
+	if err == io.EOF {
+		return n, err
+	}
+	return n, g.f.said(err)
+}
+
+func (g *got) Close() error {
+	g.closed = true
+	if g.kept {
+		defer g.f.close()
+	}
+	return g.ReadCloser.Close()
+}
+
+// file does one request for a file of a datastore. take has the answer; who keeps its body closes it.
 func (d *Disks) file(ctx context.Context, method string, p datastorePath, body func() (io.Reader, error), size int64, take func(*http.Response) error) error {
 	if err := d.reach(p.store); err != nil {
 		return err
 	}
 	for n := 1; ; n++ {
-		err := d.s.do(ctx, func(ctx context.Context, c *vim25.Client) error {
+		flow := newFlow(ctx, d.s.limit)
+		answer := &got{f: flow}
+		err := d.s.do(flow.ctx, func(ctx context.Context, c *vim25.Client) error {
+			flow.timer.Reset(flow.limit)
 			u := c.URL()
 			u.Path = "/folder/" + p.path
 			u.RawQuery = url.Values{"dcPath": {d.dcPath}, "dsName": {p.store}}.Encode()
@@ -280,21 +363,30 @@ func (d *Disks) file(ctx context.Context, method string, p datastorePath, body f
 			if body != nil {
 				req.ContentLength = size
 				req.Header.Set("Content-Type", "application/octet-stream")
+				flow.carry(req)
 			}
 			res, err := c.Client.Client.Do(req)
 			if err != nil {
 				return err
 			}
+			flow.timer.Stop()
+			answer.ReadCloser, res.Body = res.Body, answer
 			if res.StatusCode/100 != 2 {
 				_, _ = io.CopyN(io.Discard, res.Body, smallFile)
 				res.Body.Close()
 				if res.StatusCode == http.StatusUnauthorized {
+					flow.timer.Reset(flow.limit) // for the login
 					return notAuthenticated()
 				}
 				return statusError(res.StatusCode)
 			}
+			answer.closed = false
 			return take(res)
 		})
+		err = flow.said(err)
+		if answer.kept = err == nil && !answer.closed; !answer.kept {
+			flow.close()
+		}
 		var status statusError
 		switch {
 		case err == nil:

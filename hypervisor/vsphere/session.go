@@ -1,6 +1,7 @@
 package vsphere
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -53,7 +54,8 @@ type session struct {
 	server Server
 	log    *slog.Logger
 
-	login sync.Mutex // held by the one who logs in
+	limit time.Duration // callLimit, except in tests
+	login chan struct{} // has room for the one who logs in: others wait no longer than they want to
 
 	mu     sync.Mutex // guards below
 	client *vim25.Client
@@ -70,15 +72,31 @@ const maxIdle = 32
 // callTries is how often a call that only reads is made when no answer comes.
 const callTries = 3
 
-func newSession(s Server, log *slog.Logger) *session { return &session{server: s, log: log} }
+// newSession is of nobody who is logged in yet. A limit of 0 is callLimit.
+func newSession(s Server, limit time.Duration, log *slog.Logger) *session {
+	return &session{server: s, log: log, limit: cmp.Or(limit, callLimit), login: make(chan struct{}, 1)}
+}
 
 // ready gives the client of a session, logging in where there is none. epoch names the session.
 func (s *session) ready(ctx context.Context) (client *vim25.Client, epoch int, err error) {
 	if client, epoch, ok := s.now(); ok {
 		return client, epoch, nil
 	}
-	s.login.Lock()
-	defer s.login.Unlock()
+	select {
+	case s.login <- struct{}{}:
+		defer func() { <-s.login }()
+	case <-ctx.Done():
+		return nil, 0, ctx.Err()
+	}
+	err = within(ctx, s.limit, func(ctx context.Context) error {
+		client, epoch, err = s.enter(ctx)
+		return err
+	})
+	return client, epoch, err
+}
+
+// enter logs in. The caller has the place in login.
+func (s *session) enter(ctx context.Context) (client *vim25.Client, epoch int, err error) {
 	if client, epoch, ok := s.now(); ok {
 		return client, epoch, nil
 	}
@@ -122,12 +140,15 @@ func (s *session) dial(ctx context.Context) (*vim25.Client, error) {
 	sc := soap.NewClient(u, s.server.Thumbprint != "")
 	sc.UserAgent = agent
 	sc.DefaultTransport().MaxIdleConnsPerHost = maxIdle
+	sc.DefaultTransport().DialTLSContext = nil // govmomi's heeds neither ctx nor a time limit; net/http's own checks certificates as TLSClientConfig says, too
+	sc.DefaultTransport().TLSHandshakeTimeout = min(s.limit, sc.DefaultTransport().TLSHandshakeTimeout)
 	if s.server.Thumbprint != "" {
 		sc.DefaultTransport().TLSClientConfig.VerifyConnection = func(c tls.ConnectionState) error { return hasThumbprint(c.PeerCertificates[0], s.server.Thumbprint) }
 	}
 	client, err := vim25.NewClient(ctx, sc)
 	switch {
 	case err == nil:
+		client.RoundTripper = limiter{sc, s.limit}
 		return client, nil
 	case soap.IsCertificateUntrusted(err):
 		return nil, fault.New(fault.Denied, "no certificate authority of this host knows the certificate of %s; compare its thumbprint (vch thumbprint %s), and give it with --thumbprint: %w", u.Host, u.Host, plain(err))
@@ -192,15 +213,34 @@ func (s silent) Error() string { return fmt.Sprintf("no answer came in %v", time
 func (silent) Timeout() bool   { return true }
 func (silent) Temporary() bool { return true }
 
-// call is do for one call, which is answered soon or not at all.
-func (s *session) call(ctx context.Context, op func(ctx context.Context, c *vim25.Client) error) error {
-	limited, cancel := context.WithTimeout(ctx, callLimit)
+// within does op for no longer than d: then its error is silent.
+func within(ctx context.Context, d time.Duration, op func(ctx context.Context) error) error {
+	limited, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
-	err := s.do(limited, op)
+	err := op(limited)
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {
-		return silent(callLimit)
+		return silent(d)
 	}
 	return err
+}
+
+// limiter bounds every call of SOAP, whoever makes it: a server may take calls and answer none.
+type limiter struct {
+	soap.RoundTripper
+	limit time.Duration
+}
+
+func (l limiter) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
+	d := l.limit
+	if body, is := req.(*methods.WaitForUpdatesExBody); is && body.Req != nil && body.Req.Options != nil && body.Req.Options.MaxWaitSeconds != nil {
+		d += time.Duration(*body.Req.Options.MaxWaitSeconds) * time.Second
+	}
+	return within(ctx, d, func(ctx context.Context) error { return l.RoundTripper.RoundTrip(ctx, req, res) })
+}
+
+// call is do for one call, which is answered soon or not at all.
+func (s *session) call(ctx context.Context, op func(ctx context.Context, c *vim25.Client) error) error {
+	return within(ctx, s.limit, func(ctx context.Context) error { return s.do(ctx, op) })
 }
 
 // read is call for what changes nothing: it is made again when no answer comes. Its error has a kind.

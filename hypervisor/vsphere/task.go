@@ -119,11 +119,22 @@ func (w *watcher) end(ctx context.Context, ref types.ManagedObjectReference, pro
 
 // list brings the server's list of the tasks that are waited for up to date. Those who come while one call is on its way share the next.
 func (w *watcher) list(ctx context.Context) error {
-	w.adding.Lock()
-	defer w.adding.Unlock()
-	if err := w.await(ctx, func() bool { return w.tasking != nil }); err != nil {
+	err := within(ctx, min(w.s.limit, askAgain), func(ctx context.Context) error { // where there is no list for long, who waits asks
+		select {
+		case w.adding <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		err := w.await(ctx, func() bool { return w.tasking != nil })
+		if err != nil {
+			<-w.adding
+		}
+		return err
+	})
+	if err != nil {
 		return err
 	}
+	defer func() { <-w.adding }()
 	w.mu.Lock()
 	list := w.tasking
 	var add []types.ManagedObjectReference
@@ -137,7 +148,7 @@ func (w *watcher) list(ctx context.Context) error {
 	if len(add) == 0 || list == nil {
 		return nil
 	}
-	err := w.s.call(ctx, func(ctx context.Context, c *vim25.Client) error {
+	err = w.s.call(ctx, func(ctx context.Context, c *vim25.Client) error {
 		_, err := methods.ModifyListView(ctx, c, &types.ModifyListView{This: list.Reference(), Add: add, Remove: remove})
 		return err
 	})

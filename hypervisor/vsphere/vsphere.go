@@ -63,6 +63,8 @@ type Options struct {
 	Tether   []byte
 	Seeds    []portlayer.Bytes // sizes of machines' own disks that are usual: what one holds is made for that size
 	Log      *slog.Logger
+
+	limit time.Duration // callLimit in tests; 0: as it is
 }
 
 // Hypervisor implements portlayer.Hypervisor.
@@ -84,7 +86,7 @@ type Hypervisor struct {
 
 	kernel guestkernel.Kernel
 	loader bootiso.Loader
-	discs  sync.Mutex // guards boot; held while the disc is uploaded
+	discs  keylock.Set[string] // its only key, "", guards boot, and is held while the disc is uploaded
 	boot   *datastorePath
 
 	ctx    context.Context // ends with Close
@@ -95,7 +97,7 @@ type Hypervisor struct {
 
 // Open logs in, finds what o names, and waits until it knows the machines that are there. It changes nothing on the server.
 func Open(ctx context.Context, o Options) (_ *Hypervisor, err error) {
-	h := &Hypervisor{o: o, s: newSession(o.Server, o.Log), starting: map[types.ManagedObjectReference]int{}}
+	h := &Hypervisor{o: o, s: newSession(o.Server, o.limit, o.Log), starting: map[types.ManagedObjectReference]int{}}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -350,8 +352,11 @@ const commandLine = "console=tty0 console=ttyS0 quiet reboot=t panic=-1 scsi_mod
 
 // bootDisc ensures that the disc from which machines boot is on the datastore, named by what it is made of.
 func (h *Hypervisor) bootDisc(ctx context.Context) (datastorePath, error) {
-	h.discs.Lock()
-	defer h.discs.Unlock()
+	unlock, err := h.discs.Lock(ctx, "")
+	if err != nil {
+		return datastorePath{}, err
+	}
+	defer unlock()
 	if h.boot != nil {
 		return *h.boot, nil
 	}

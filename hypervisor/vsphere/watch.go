@@ -31,7 +31,7 @@ type watcher struct {
 	folder types.ManagedObjectReference // whose machines are watched, those in folders below too
 	stores []types.ManagedObjectReference
 
-	adding sync.Mutex // held by the one who changes the list of tasks
+	adding chan struct{} // has room for the one who changes the list of tasks
 
 	mu      sync.Mutex // guards below
 	news    chan struct{}
@@ -90,7 +90,7 @@ const maxUpdates = 200
 const longPoll = 300
 
 func newWatcher(s *session, vch string, log *slog.Logger, folder types.ManagedObjectReference, stores []types.ManagedObjectReference, behind func(old, new *vmState)) *watcher {
-	return &watcher{s: s, vch: vch, log: log, folder: folder, stores: stores, behind: behind, news: make(chan struct{}),
+	return &watcher{s: s, vch: vch, log: log, folder: folder, stores: stores, behind: behind, news: make(chan struct{}), adding: make(chan struct{}, 1),
 		vms: map[types.ManagedObjectReference]*vmState{}, gone: map[types.ManagedObjectReference]bool{}, leaving: map[types.ManagedObjectReference]bool{}, tasks: map[types.ManagedObjectReference]*types.TaskInfo{}, space: map[types.ManagedObjectReference]storeState{}}
 }
 
