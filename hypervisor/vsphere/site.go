@@ -43,7 +43,7 @@ type Site struct {
 
 // OpenSite logs in and finds the datacenter. It changes nothing.
 func OpenSite(ctx context.Context, o SiteOptions) (_ *Site, err error) {
-	s := &Site{s: newSession(o.Server, o.Log)}
+	s := &Site{s: newSession(o.Server, 0, o.Log)}
 	own, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
 	defer func() {

@@ -119,7 +119,7 @@ func TestSuite(t *testing.T) {
 		},
 	})
 	for _, left := range sim.Left() {
-		if !strings.Contains(left, "] "+goldenDir) {
+		if !strings.Contains(left, "] "+goldenDir) && left != "[datastore1] disks" { // the suite's own directory, which is listed because nothing is in it
 			t.Errorf("left on vSphere: %s", left)
 		}
 	}
