@@ -347,8 +347,9 @@ func (h *Hypervisor) List(ctx context.Context) ([]portlayer.ContainerID, error) 
 	return ids, nil
 }
 
-// commandLine is the guest kernel's. Its console is the last that there is: the machine's screen, or, where a test gives it one, its serial port.
-const commandLine = "console=tty0 console=ttyS0 quiet reboot=t panic=-1 scsi_mod.scan=sync cryptomgr.notests rcupdate.rcu_expedited=1 random.trust_cpu=on audit=0 nowatchdog"
+// commandLine is the guest kernel's. Its console is the last that there is: the machine's screen, or, where a test gives it one, its serial port. On vSphere a kernel leaves the check of
+// its timer out by itself; emulated on a busy host, it would panic of it.
+const commandLine = "console=tty0 console=ttyS0 no_timer_check quiet reboot=t panic=-1 scsi_mod.scan=sync cryptomgr.notests rcupdate.rcu_expedited=1 random.trust_cpu=on audit=0 nowatchdog"
 
 // bootDisc ensures that the disc from which machines boot is on the datastore, named by what it is made of.
 func (h *Hypervisor) bootDisc(ctx context.Context) (datastorePath, error) {
