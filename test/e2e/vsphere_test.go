@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -136,7 +137,20 @@ func (r *rig) arguments(h *host, said string) []string {
 func TestVSphere(t *testing.T) {
 	w := newWorldOn(t, newRigFor)
 	var files []string
-	if list := os.Getenv("VCH_VSPHERE_SCRIPTS"); list != "" {
+	if list := os.Getenv("VCH_VSPHERE_SCRIPTS"); list == "all" {
+		all, err := filepath.Glob("testdata/*.txtar")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range all {
+			name := strings.TrimSuffix(filepath.Base(file), ".txtar")
+			if why, cannot := notOnVSphere[name]; cannot {
+				t.Logf("%s cannot run: %s", name, why)
+				continue
+			}
+			files = append(files, file)
+		}
+	} else if list != "" {
 		for _, name := range strings.Fields(list) {
 			files = append(files, filepath.Join("testdata", name+".txtar"))
 		}
@@ -150,10 +164,54 @@ func TestVSphere(t *testing.T) {
 
 func newRigFor(t *testing.T, w *world) { w.rig = newRig(t) }
 
-// onVSphere are the scripts that TestVSphere runs each time; doc/vsphere.md has which others do there, and which cannot.
+// onVSphere are the scripts that TestVSphere runs each time. With VCH_VSPHERE_SCRIPTS=all it runs all that can run there, in half an hour and more.
 var onVSphere = []string{
 	"attach_stdin", "container_cp_volumes", "container_lifecycle", "container_machine_killed", "container_pause", "container_restart_policy", "container_stats", "container_tty",
 	"daemon_killed", "daemon_restart", "exec_runs", "exec_tty", "image_import", "logs_follow", "network_names", "network_ports", "system_info",
 	"volume_anonymous_rm", "volume_attach_stopped", "volume_attach_writable", "volume_capacity", "volume_copyup_at_first_start", "volume_named_persists", "volume_nfs", "volume_one_writer",
 	"volume_readers_share", "volume_readonly", "volume_rename", "volume_resize", "volume_survives_kill", "volume_two_stores", "volume_unclean_read_only",
+}
+
+// Why scripts cannot run on vSphere; doc/vsphere.md has them, too.
+const (
+	noBinds     = "bind mounts are refused: the machine is on another host"
+	hostsOwn    = "it has directories of the daemon's host as stores"
+	qemusOwn    = "it is about QEMU and the guest kernel of the daemon's host"
+	ownDaemon   = "it starts its daemon by itself, on this machine"
+	ownNetns    = "it cuts the daemon off in a network namespace of its own, and the rig is outside"
+	noOpenCopy  = "vSphere copies no disk that a machine has open"
+	noByteRate  = "vSphere bounds requests a second, not bytes"
+	otherFormat = "it reads the descriptor that QEMU's disks have"
+	otherFull   = "it fills a file system of the daemon's host"
+)
+
+// notOnVSphere are the scripts that cannot run there, with the reason.
+var notOnVSphere = map[string]string{
+	"mount_bind": noBinds, "mount_bind_follow": noBinds, "mount_bind_ordinary": noBinds, "mount_bind_refused": noBinds, "mount_bind_server": noBinds,
+	"daemon_config_stores": hostsOwn, "daemon_store_full": hostsOwn, "daemon_store_is_file": hostsOwn, "daemon_store_missing": hostsOwn,
+	"daemon_two_stores_one_name": hostsOwn, "volume_no_default_store": hostsOwn, "volume_store_comes_and_goes": hostsOwn,
+	"template": qemusOwn, "daemon_qemu_missing": qemusOwn, "daemon_kernel_without_modules": qemusOwn, "daemon_no_tether": qemusOwn, "system_doctor": qemusOwn, "system_doctor_fails": qemusOwn,
+	"daemon_ordinary_user": ownDaemon, "volume_nfs_ordinary": ownDaemon, "vch_configure": ownDaemon, "vch_create": ownDaemon, "vch_cut_off": ownDaemon, "vch_nfs": ownDaemon,
+	"vch_ordinary_user": ownDaemon, "vch_refused": ownDaemon, "vch_systemd": ownDaemon, "vch_upgrade": ownDaemon, "vch_vsphere": ownDaemon, "vch_vsphere_cut_off": ownDaemon,
+	"network_bridge": ownNetns, "volume_nfs_reach": hostsOwn,
+	"volume_snapshot": noOpenCopy, "volume_export": noOpenCopy, "volume_throttle": noByteRate, "volume_layout": otherFormat, "volume_copy_full": otherFull, "volume_store_fills": otherFull,
+}
+
+// A script runs on vSphere or has a reason not to, and the documentation has all of those.
+func TestVSphereScripts(t *testing.T) {
+	doc, err := os.ReadFile("../../doc/vsphere.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, why := range notOnVSphere {
+		if _, err := os.Stat(filepath.Join("testdata", name+".txtar")); err != nil {
+			t.Error(err)
+		}
+		if slices.Contains(onVSphere, name) {
+			t.Errorf("%s runs on vSphere, and cannot: %s", name, why)
+		}
+		if !strings.Contains(string(doc), "`"+name+"`") || !strings.Contains(string(doc), why) {
+			t.Errorf("doc/vsphere.md does not say of %s that %s", name, why)
+		}
+	}
 }
