@@ -154,10 +154,14 @@ func (s *Store) volume(name portlayer.VolumeName, rec record, capacity portlayer
 // load is read and check for callers to whom an unfinished volume is none: NotFound.
 func (s *Store) load(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, portlayer.DiskInfo, error) {
 	look := s.look(ctx, name)[0]
-	vol, info, ok := s.again(name, look)
-	if ok {
+	if vol, info, ok := s.again(name, look); ok {
 		return vol, info, nil
 	}
+	return s.loadAfter(ctx, name, look)
+}
+
+// loadAfter is load for who has looked already, and has not read the volume as it was then.
+func (s *Store) loadAfter(ctx context.Context, name portlayer.VolumeName, look portlayer.Look) (portlayer.Volume, portlayer.DiskInfo, error) {
 	rec, st, err := s.read(ctx, name)
 	switch {
 	case err != nil:
@@ -165,7 +169,8 @@ func (s *Store) load(ctx context.Context, name portlayer.VolumeName) (portlayer.
 	case st != whole:
 		return portlayer.Volume{}, portlayer.DiskInfo{}, s.missing(name)
 	}
-	if vol, info, err = s.check(ctx, name, rec); err == nil {
+	vol, info, err := s.check(ctx, name, rec)
+	if err == nil {
 		s.remember(look, vol)
 	}
 	return vol, info, err

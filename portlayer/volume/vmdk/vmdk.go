@@ -155,14 +155,18 @@ func (s *Store) clean(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	looks := s.look(ctx, names...)
 	atonce.Do(len(names), readers, func(i int) {
 		if ctx.Err() != nil {
 			return
 		}
-		switch _, st, _ := s.read(ctx, names[i]); st {
+		switch rec, st, _ := s.read(ctx, names[i]); st {
 		case unfinished:
 			_ = s.o.Disks.RemoveDir(ctx, s.dir(names[i]))
 		case whole:
+			if vol, _, err := s.check(ctx, names[i], rec); err == nil { // the first survey does not read it again
+				s.remember(looks[i], vol)
+			}
 			s.cleanSnapshots(ctx, names[i])
 		}
 	})

@@ -283,7 +283,14 @@ func (s *Store) survey(ctx context.Context) survey {
 	errs := make([]error, len(names))
 	atonce.Do(len(anew), readers, func(n int) {
 		i := anew[n]
-		found.vols[i], found.uses[i], errs[i] = s.lockedLoad(ctx, names[i])
+		leave, err := s.busy.Lock(ctx, names[i])
+		if err != nil {
+			errs[i] = err
+			return
+		}
+		defer leave()
+		vol, info, err := s.loadAfter(ctx, names[i], looks[i])
+		found.vols[i], found.uses[i], errs[i] = vol, portlayer.VolumeUsage{Capacity: vol.Capacity, Allocated: info.Allocated}, err
 	})
 	if len(anew) == 0 {
 		return found
@@ -306,7 +313,7 @@ func (s *Store) survey(ctx context.Context) survey {
 }
 
 // readers is how many volumes are read at once: more than there are processors, for a medium may take its time.
-const readers = 8
+const readers = 32
 
 func (s *Store) lockedLoad(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, portlayer.VolumeUsage, error) {
 	leave, err := s.busy.Lock(ctx, name)
