@@ -85,6 +85,11 @@ func (s *Sim) on(ctx *simulator.Context, vm *simulator.VirtualMachine, method st
 			s.mu.Unlock()
 			return nil, &types.ManagedObjectNotFound{Obj: vm.Self}
 		}
+		unread := false
+		w.ctx.WithLock(vm, func() { unread = vm.Config == nil })
+		if unread { // its files cannot be reached
+			return nil, &types.InvalidState{}
+		}
 		return do(w, st)
 	})
 }
