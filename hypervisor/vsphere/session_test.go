@@ -114,16 +114,16 @@ func onLine(t *testing.T) (*scene, *wire) {
 // A server that takes connections and answers nothing makes no call wait for ever, whoever logs in; when it answers again all goes on.
 func TestSilentServer(t *testing.T) {
 	slow(t)
-	s, l := onLine(t)
-	d := s.h.Disks()
-	data := s.disk("data")
-	off, err := s.h.Define(t.Context(), spec("off"))
-	s.must(err)
-	on, err := s.h.Define(t.Context(), spec("on"))
-	s.must(err)
-	s.must(on.PowerOn(t.Context()))
-	s.must(d.CreateDir(t.Context(), d.Join(s.dir, "v"), small))
-	for _, out := range []bool{false, true} {
+	for _, out := range []bool{false, true} { // each on a server of its own: what was sent in vain may come when it is not silent any more
+		s, l := onLine(t)
+		d := s.h.Disks()
+		data := s.disk("data")
+		off, err := s.h.Define(t.Context(), spec("off"))
+		s.must(err)
+		on, err := s.h.Define(t.Context(), spec("on"))
+		s.must(err)
+		s.must(on.PowerOn(t.Context()))
+		s.must(d.CreateDir(t.Context(), d.Join(s.dir, "v"), small))
 		l.silent(true)
 		if out { // all have to wait for the one who logs in
 			s.sim.EndSessions()
