@@ -17,7 +17,7 @@ import (
 )
 
 // limit bounds every wait for an event. It is generous: a busy host without KVM is slow, and no test here is about time.
-const limit = 2 * time.Minute
+const limit = 5 * time.Minute
 
 // world is what all scripts share.
 type world struct {
