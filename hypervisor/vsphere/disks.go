@@ -211,17 +211,13 @@ func (d *Disks) moveDisk(ctx context.Context, from, to datastorePath) error {
 
 // deleteDisk deletes a disk; missing: nothing happens.
 func (d *Disks) deleteDisk(ctx context.Context, p datastorePath) error {
-	err := d.change(ctx, func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {
+	return d.away(ctx, func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {
 		res, err := methods.DeleteVirtualDisk_Task(ctx, c, &types.DeleteVirtualDisk_Task{This: *c.ServiceContent.VirtualDiskManager, Name: p.String(), Datacenter: &d.datacenter})
 		if err != nil {
 			return types.ManagedObjectReference{}, err
 		}
 		return res.Returnval, nil
-	}, isMissing)
-	if fault.Is(err, fault.NotFound) {
-		return nil
-	}
-	return err
+	})
 }
 
 // CreateDir is portlayer.Disks.CreateDir: all is made in a directory whose name nobody knows, which then gets its own.

@@ -59,6 +59,14 @@ type Disks struct {
 	made     map[datastorePath]time.Time // when this process has made a directory with a disk, lately
 }
 
+// newDisks are the disks that a VCH sees, whose work in the background is counted in work and stops when closing ends. It has no golden disks yet.
+func newDisks(closing context.Context, work *sync.WaitGroup, w *watcher, datacenter types.ManagedObjectReference, dcPath, vch string) *Disks {
+	d := &Disks{s: w.s, w: w, datacenter: datacenter, dcPath: dcPath, closing: closing, work: work,
+		browsers: map[string]types.ManagedObjectReference{}, sweeps: map[datastorePath]time.Time{}, proven: map[datastorePath]time.Time{}, doubted: map[datastorePath]bool{}, made: map[datastorePath]time.Time{}}
+	d.owner, d.maker = makers(vch)
+	return d
+}
+
 // provenFor is how long a directory is believed to be there without being asked for. What is done in one that is gone says so.
 const provenFor = time.Minute
 
@@ -87,25 +95,29 @@ func (d *Disks) makeDir(ctx context.Context, p datastorePath) error {
 	if p.path == "" {
 		return nil
 	}
-	err := d.s.read(ctx, func(ctx context.Context, c *vim25.Client) error {
+	return d.s.read(ctx, func(ctx context.Context, c *vim25.Client) error {
 		_, err := methods.MakeDirectory(ctx, c, &types.MakeDirectory{This: *c.ServiceContent.FileManager, Name: p.String(), Datacenter: &d.datacenter, CreateParentDirectories: types.NewBool(true)})
 		if isA(err, new(types.FileAlreadyExists)) {
 			return nil
 		}
 		return err
 	})
-	return err
 }
 
 // remove removes a file, or a directory with all that is in it; missing: nothing happens.
 func (d *Disks) remove(ctx context.Context, p datastorePath) error {
-	err := d.change(ctx, func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {
+	return d.away(ctx, func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {
 		res, err := methods.DeleteDatastoreFile_Task(ctx, c, &types.DeleteDatastoreFile_Task{This: *c.ServiceContent.FileManager, Name: p.String(), Datacenter: &d.datacenter})
 		if err != nil {
 			return types.ManagedObjectReference{}, err
 		}
 		return res.Returnval, nil
-	}, isMissing)
+	})
+}
+
+// away is change for a task that removes something; missing: nothing happens.
+func (d *Disks) away(ctx context.Context, start func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error)) error {
+	err := d.change(ctx, start, isMissing)
 	if fault.Is(err, fault.NotFound) {
 		return nil
 	}

@@ -94,15 +94,19 @@ func (h *Hypervisor) define(ctx context.Context, spec portlayer.MachineSpec) (*M
 	if err != nil {
 		return nil, err
 	}
+	wanted := func(old definition) (definition, error) {
+		def, err := old.with(disks)
+		def.ID, def.VCH, def.Memory, def.CPUs, def.Boot = spec.ID, h.o.VCH, spec.Memory, spec.CPUs, boot.String()
+		return def, err
+	}
 	var old definition
 	if vm != nil {
 		old = vm.def
 	}
-	def, err := old.with(disks)
+	def, err := wanted(old)
 	if err != nil {
 		return nil, err
 	}
-	def.ID, def.VCH, def.Memory, def.CPUs, def.Boot = spec.ID, h.o.VCH, spec.Memory, spec.CPUs, boot.String()
 	if vm == nil {
 		return h.create(ctx, spec, def)
 	}
@@ -122,11 +126,10 @@ func (h *Hypervisor) define(ctx context.Context, spec portlayer.MachineSpec) (*M
 		return m, nil
 	}
 	return m, m.change(ctx, func(vm *vmState, change *types.VirtualMachineConfigSpec) (definition, error) {
-		def, err := vm.def.with(disks)
+		def, err := wanted(vm.def)
 		if err != nil {
 			return def, err
 		}
-		def.ID, def.VCH, def.Memory, def.CPUs, def.Boot = spec.ID, h.o.VCH, spec.Memory, spec.CPUs, boot.String()
 		def.changeFrom(vm.def, vm.devices, change)
 		if _, err := carry(change, vm.extra, spec.Config); err != nil {
 			return def, err

@@ -81,9 +81,7 @@ func OpenSite(ctx context.Context, o SiteOptions) (_ *Site, err error) {
 		return nil, fault.Wrap("use vSphere at", o.Server.address(), err)
 	}
 	s.watch = newWatcher(s.s, "", o.Log, quiet, stores, func(_, _ *vmState) {})
-	s.disks = &Disks{s: s.s, w: s.watch, datacenter: s.dc, dcPath: strings.TrimPrefix(s.dcPath, "/"), closing: own, work: &s.work,
-		browsers: map[string]types.ManagedObjectReference{}, sweeps: map[datastorePath]time.Time{}, proven: map[datastorePath]time.Time{}, doubted: map[datastorePath]bool{}, made: map[datastorePath]time.Time{}}
-	s.disks.owner, s.disks.maker = makers("")
+	s.disks = newDisks(own, &s.work, s.watch, s.dc, strings.TrimPrefix(s.dcPath, "/"), "")
 	s.work.Go(func() { s.watch.run(own) })
 	if err := s.watch.sync(ctx); err != nil {
 		return nil, fault.Wrap("use vSphere at", o.Server.address(), err)

@@ -125,9 +125,8 @@ func Open(ctx context.Context, o Options) (_ *Hypervisor, err error) {
 	}
 	h.folder, h.pool, h.network = place.folder, place.pool, place.network
 	h.watch = newWatcher(h.s, o.VCH, o.Log, h.folder, place.stores, h.noticed)
-	h.disks = &Disks{s: h.s, w: h.watch, datacenter: place.datacenter, dcPath: place.dcPath, golden: newGolden(maker, dir), closing: h.ctx, work: &h.work,
-		browsers: map[string]types.ManagedObjectReference{}, sweeps: map[datastorePath]time.Time{}, proven: map[datastorePath]time.Time{}, doubted: map[datastorePath]bool{}, made: map[datastorePath]time.Time{}}
-	h.disks.owner, h.disks.maker = makers(o.VCH)
+	h.disks = newDisks(h.ctx, &h.work, h.watch, place.datacenter, place.dcPath, o.VCH)
+	h.disks.golden = newGolden(maker, dir)
 	if h.endpoint, h.hangUp, err = newEndpoint(o.Listener, filepath.Join(dir, "guests"), h.rebooted, o.Log); err != nil {
 		return nil, err
 	}
@@ -318,20 +317,19 @@ func (h *Hypervisor) Machine(ctx context.Context, id portlayer.ContainerID) (por
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
-	vm := h.watch.find(id)
-	if vm == nil {
-		if err := h.watch.classify(ctx); err != nil {
-			return nil, err
-		}
-		vm = h.watch.find(id)
+	if vm := h.watch.find(id); vm != nil {
+		return &Machine{h, id, vm.ref}, nil
 	}
-	if hidden := h.watch.unread(id); vm == nil && hidden != nil {
+	if err := h.watch.classify(ctx); err != nil {
+		return nil, err
+	}
+	if vm := h.watch.find(id); vm != nil {
+		return &Machine{h, id, vm.ref}, nil
+	}
+	if hidden := h.watch.unread(id); hidden != nil {
 		return nil, unreadable(hidden)
 	}
-	if vm == nil {
-		return nil, fault.New(fault.NotFound, "no machine %s", id)
-	}
-	return &Machine{h, id, vm.ref}, nil
+	return nil, fault.New(fault.NotFound, "no machine %s", id)
 }
 
 // List is portlayer.Hypervisor.List.

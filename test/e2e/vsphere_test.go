@@ -136,8 +136,11 @@ func (r *rig) arguments(h *host, said string) []string {
 // TestVSphere runs scripts on a simulated vCenter with real machines.
 func TestVSphere(t *testing.T) {
 	w := newWorldOn(t, newRigFor)
-	var files []string
-	if list := os.Getenv("VCH_VSPHERE_SCRIPTS"); list == "all" {
+	names := onVSphere
+	switch list := os.Getenv("VCH_VSPHERE_SCRIPTS"); list {
+	case "":
+	case "all":
+		names = nil
 		all, err := filepath.Glob("testdata/*.txtar")
 		if err != nil {
 			t.Fatal(err)
@@ -148,16 +151,14 @@ func TestVSphere(t *testing.T) {
 				t.Logf("%s cannot run: %s", name, why)
 				continue
 			}
-			files = append(files, file)
+			names = append(names, name)
 		}
-	} else if list != "" {
-		for _, name := range strings.Fields(list) {
-			files = append(files, filepath.Join("testdata", name+".txtar"))
-		}
-	} else {
-		for _, name := range onVSphere {
-			files = append(files, filepath.Join("testdata", name+".txtar"))
-		}
+	default:
+		names = strings.Fields(list)
+	}
+	var files []string
+	for _, name := range names {
+		files = append(files, filepath.Join("testdata", name+".txtar"))
 	}
 	t.Run("script", func(t *testing.T) { w.run(t, files) })
 }

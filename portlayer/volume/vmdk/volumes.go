@@ -224,7 +224,7 @@ func (s *Store) Inspect(ctx context.Context, name portlayer.VolumeName) (portlay
 	if !volumeName(name) {
 		return portlayer.Volume{}, portlayer.VolumeUsage{}, status, s.missing(name)
 	}
-	vol, use, err := s.lockedLoad(ctx, name)
+	vol, use, err := s.locked(ctx, name, func() (portlayer.Volume, portlayer.DiskInfo, error) { return s.load(ctx, name) })
 	return vol, use, status, err
 }
 
@@ -283,14 +283,7 @@ func (s *Store) survey(ctx context.Context) survey {
 	errs := make([]error, len(names))
 	atonce.Do(len(anew), readers, func(n int) {
 		i := anew[n]
-		leave, err := s.busy.Lock(ctx, names[i])
-		if err != nil {
-			errs[i] = err
-			return
-		}
-		defer leave()
-		vol, info, err := s.loadAfter(ctx, names[i], looks[i])
-		found.vols[i], found.uses[i], errs[i] = vol, portlayer.VolumeUsage{Capacity: vol.Capacity, Allocated: info.Allocated}, err
+		found.vols[i], found.uses[i], errs[i] = s.locked(ctx, names[i], func() (portlayer.Volume, portlayer.DiskInfo, error) { return s.loadAfter(ctx, names[i], looks[i]) })
 	})
 	if len(anew) == 0 {
 		return found
@@ -315,13 +308,14 @@ func (s *Store) survey(ctx context.Context) survey {
 // readers is how many volumes are read at once: more than there are processors, for a medium may take its time.
 const readers = 32
 
-func (s *Store) lockedLoad(ctx context.Context, name portlayer.VolumeName) (portlayer.Volume, portlayer.VolumeUsage, error) {
+// locked loads a volume while it has its turn.
+func (s *Store) locked(ctx context.Context, name portlayer.VolumeName, load func() (portlayer.Volume, portlayer.DiskInfo, error)) (portlayer.Volume, portlayer.VolumeUsage, error) {
 	leave, err := s.busy.Lock(ctx, name)
 	if err != nil {
 		return portlayer.Volume{}, portlayer.VolumeUsage{}, err
 	}
 	defer leave()
-	vol, info, err := s.load(ctx, name)
+	vol, info, err := load()
 	return vol, portlayer.VolumeUsage{Capacity: vol.Capacity, Allocated: info.Allocated}, err
 }
 
