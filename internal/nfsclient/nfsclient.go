@@ -195,6 +195,11 @@ func (e *Export) do(ctx context.Context, op, name string, call func() error) err
 	return named(op, name, err)
 }
 
+// look is do for a call that only looks.
+func (e *Export) look(ctx context.Context, op, name string, call func() error) error {
+	return e.do(ctx, op, name, func() error { return insist(ctx, call) })
+}
+
 // lookAgain leaves the call that it is done for half of its time: version 3 asks another program than the one that serves files, and it may be the only silent one.
 func (e *Export) lookAgain(ctx context.Context) {
 	most := 5 * time.Second
@@ -248,7 +253,7 @@ func (e *Export) Stat(ctx context.Context, name string) (Attr, error) {
 		return Attr{}, named("stat", name, err)
 	}
 	var n node
-	err = e.do(ctx, "stat", name, func() (err error) {
+	err = e.look(ctx, "stat", name, func() (err error) {
 		n, err = e.p.stat(ctx, place{names: names})
 		return err
 	})
@@ -294,7 +299,7 @@ func (e *Export) ReadFile(ctx context.Context, name string, limit int) (data []b
 		return nil, named("read", name, err)
 	}
 	limit = min(max(limit, 0), 1<<30)
-	err = e.do(ctx, "read", name, func() (err error) {
+	err = e.look(ctx, "read", name, func() (err error) {
 		data, err = e.p.read(ctx, place{names: names}, limit)
 		return err
 	})
@@ -344,7 +349,7 @@ func (e *Export) Rename(ctx context.Context, from, to string) error {
 
 // Space is the size of the file system and what of it this user may still fill, in bytes.
 func (e *Export) Space(ctx context.Context) (total, free uint64, err error) {
-	err = e.do(ctx, "ask the space of", ".", func() (err error) {
+	err = e.look(ctx, "ask the space of", ".", func() (err error) {
 		total, free, err = e.p.space(ctx)
 		return err
 	})

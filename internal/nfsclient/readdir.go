@@ -19,7 +19,7 @@ func (e *Export) ReadDir(ctx context.Context, name string, yield func([]Entry) e
 	var from cursor
 	for restarts := 0; ; {
 		var l listing
-		err := e.do(ctx, "read directory", name, func() (err error) {
+		err := e.look(ctx, "read directory", name, func() (err error) {
 			l, err = e.p.page(ctx, dir, from)
 			return err
 		})
@@ -51,7 +51,11 @@ func (e *Export) complete(ctx context.Context, dir place, entries []Entry) ([]En
 	kept := entries[:0]
 	for _, n := range entries {
 		if n.Attr.Type == Unknown {
-			got, err := e.p.stat(ctx, place{dir.from, append(dir.names[:len(dir.names):len(dir.names)], n.Name)})
+			var got node
+			err := insist(ctx, func() (err error) {
+				got, err = e.p.stat(ctx, place{dir.from, append(dir.names[:len(dir.names):len(dir.names)], n.Name)})
+				return err
+			})
 			if hasReason(err, NotFound) {
 				continue
 			}

@@ -406,6 +406,44 @@ func TestRemoveAllStaysInItsFileSystem(t *testing.T) {
 	wantReason(t, e.RemoveAll(t.Context(), "tree"), Unsupported)
 }
 
+// A failure of the server's own does not end a call that only looks, if it passes.
+func TestLookingInsists(t *testing.T) {
+	t.Parallel()
+	for _, faults := range []int64{2, maxFaults + 1} {
+		var left atomic.Int64
+		e := open(t, scripted(t, 0, script3(func(c call) answer {
+			if left.Add(-1) >= 0 {
+				return accepted(0, words(5, 0, 0))
+			}
+			switch c.proc {
+			case procLookup:
+				return accepted(0, words(0), text("file"), some(attr3(File)), words(0))
+			case procRead:
+				return accepted(0, words(0, 0, 1, 1), text("x"))
+			case procReadDirPlus:
+				return accepted(0, words(0), words(0), words(0, 0), words(0, 1))
+			case procFSStat:
+				return accepted(0, words(0, 0), make([]byte, 52))
+			}
+			return nothing(c)
+		})))
+		for name, look := range map[string]func() error{
+			"stat":  func() error { _, err := e.Stat(t.Context(), "file"); return err },
+			"read":  func() error { _, err := e.ReadFile(t.Context(), "file", 10); return err },
+			"list":  func() error { return e.ReadDir(t.Context(), "", func([]Entry) error { return nil }) },
+			"space": func() error { _, _, err := e.Space(t.Context()); return err },
+		} {
+			left.Store(faults)
+			err := look()
+			if faults > maxFaults {
+				wantReason(t, err, ServerFault)
+			} else if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}
+
 // A failure of the server's own does not end RemoveAll, if it passes.
 func TestRemoveAllInsists(t *testing.T) {
 	t.Parallel()

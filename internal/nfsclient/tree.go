@@ -9,7 +9,6 @@ import (
 
 const (
 	atOnce    = 16 // removals in flight
-	maxFaults = 3  // of the server's own, of one call, that a sweep gets over
 	maxPasses = 16 // over one directory that gets new entries while it is emptied
 )
 
@@ -55,20 +54,6 @@ func vanished(err error) error {
 		return nil
 	}
 	return gone(err)
-}
-
-// insist calls again after a failure of the server's own: Ganesha gives NFS4ERR_SERVERFAULT (NFS3ERR_IO) when a directory goes beside it at that moment. All that a
-// sweep does can be done twice.
-func insist(ctx context.Context, call func() error) error {
-	for n := 0; ; n++ {
-		err := call()
-		if !hasReason(err, ServerFault) || isBadCookie(err) || n == maxFaults {
-			return err
-		}
-		if pause(ctx, n) != nil {
-			return ended(ctx)
-		}
-	}
 }
 
 func (s *sweep) remove(ctx context.Context, dir place, name string, want want) error {

@@ -35,6 +35,23 @@ func patiently(ctx context.Context, call func() error) error {
 	}
 }
 
+// maxFaults of the server's own are got over in one call.
+const maxFaults = 3
+
+// insist calls again after a failure of the server's own: Ganesha gives NFS4ERR_SERVERFAULT (NFS3ERR_IO) when a directory or a file goes beside it at that moment. It
+// is for calls that can be made twice: those that only look, and those of a sweep.
+func insist(ctx context.Context, call func() error) error {
+	for n := 0; ; n++ {
+		err := call()
+		if !hasReason(err, ServerFault) || isBadCookie(err) || n == maxFaults {
+			return err
+		}
+		if pause(ctx, n) != nil {
+			return ended(ctx)
+		}
+	}
+}
+
 // turn is a lock that a context can give up waiting for, and that can be taken away for good. What it guards is made over the network, by one caller for all.
 type turn struct {
 	token chan struct{}
