@@ -48,16 +48,22 @@ func (w *watcher) unhurried(ctx context.Context, start func(ctx context.Context,
 // wait waits for a task. When ctx ends, the task is told to, and waited for: what it leaves is not changed by it later.
 func (w *watcher) wait(ctx context.Context, ref types.ManagedObjectReference, progress portlayer.Progressed) (*types.TaskInfo, error) {
 	w.mu.Lock()
-	w.tasks[ref] = nil
+	w.tasks[ref] = w.recent[ref]
+	delete(w.recent, ref)
+	prompt := w.prompt
 	w.mu.Unlock()
 	defer func() {
 		w.mu.Lock()
 		delete(w.tasks, ref)
-		w.ended = append(w.ended, ref)
+		if w.listed[ref] {
+			w.ended = append(w.ended, ref)
+		}
 		w.mu.Unlock()
 	}()
-	if err := w.list(ctx); err != nil && ctx.Err() == nil && !unreached(err) && !isA(err, new(types.ManagedObjectNotFound)) { // of a task that is on no list, as where that went with its session, end asks
-		return nil, err
+	if !prompt || !w.heard(ctx, ref) {
+		if err := w.list(ctx); err != nil && ctx.Err() == nil && !unreached(err) && !isA(err, new(types.ManagedObjectNotFound)) { // of a task that is on no list, as where that went with its session, end asks
+			return nil, err
+		}
 	}
 	info, err := w.end(ctx, ref, progress)
 	if err != nil && ctx.Err() != nil {
@@ -76,6 +82,22 @@ func (w *watcher) wait(ctx context.Context, ref types.ManagedObjectReference, pr
 		return info, vimtask.Error{LocalizedMethodFault: info.Error, Description: info.Description}
 	}
 	return info, nil
+}
+
+// hearFor is how long the server may take to tell of a task among the recent ones.
+const hearFor = 500 * time.Millisecond
+
+// heard says whether the server tells of a task without being asked to. Where it does not, those that follow are put on the list at once, until it has told of one after all.
+func (w *watcher) heard(ctx context.Context, ref types.ManagedObjectReference) bool {
+	ctx, cancel := context.WithTimeout(ctx, hearFor)
+	defer cancel()
+	if w.await(ctx, func() bool { return w.tasks[ref] != nil }) == nil {
+		return true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.prompt = false
+	return false
 }
 
 // askAgain is how long nothing may be heard of a task before the server is asked.
@@ -166,6 +188,9 @@ func (w *watcher) list(ctx context.Context) error {
 	}
 	for _, ref := range add {
 		w.listed[ref] = true
+		if _, waited := w.tasks[ref]; !waited {
+			w.ended = append(w.ended, ref)
+		}
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ import (
 )
 
 // A watcher has one question open at the server at all times, which the server answers when a machine in the VCH's folder, a task that is waited for, or a datastore has changed
-// (PropertyCollector.WaitForUpdatesEx). So whether a machine is on costs no call, and a task that ends is heard of at once, by one call for however many. What a machine is made of is
+// (PropertyCollector.WaitForUpdatesEx). So whether a machine is on costs no call, and neither does a task's end: it is among the server's recent tasks. What a machine is made of is
 // read once, when this process begins, and is then what it has made of it; who changes a machine reads it again.
 type watcher struct {
 	s      *session
@@ -41,9 +41,12 @@ type watcher struct {
 	gone    map[types.ManagedObjectReference]bool // destroyed by this process: late news of them is none
 	leaving map[types.ManagedObjectReference]bool // being destroyed by it
 	tasks   map[types.ManagedObjectReference]*types.TaskInfo
-	listed  map[types.ManagedObjectReference]bool // tasks that are on the list of tasking
-	ended   []types.ManagedObjectReference        // tasks that nobody waits for any more, still on the server's list
-	tasking *view.ListView                        // of the session's; nil: there is none now
+	recents types.ManagedObjectReference                     // the filter that tells of the server's recent tasks, whosever
+	recent  map[types.ManagedObjectReference]*types.TaskInfo // of which it tells, but for those that were waited for
+	prompt  bool                                             // it told in time of the last task that was waited for
+	listed  map[types.ManagedObjectReference]bool            // tasks that are on the list of tasking
+	ended   []types.ManagedObjectReference                   // tasks that nobody waits for any more, still on the server's list
+	tasking *view.ListView                                   // of the session's; nil: there is none now
 	space   map[types.ManagedObjectReference]storeState
 	behind  func(old, new *vmState) // hears of every change; old or new may be nil
 }
@@ -79,7 +82,7 @@ type storeState struct {
 var (
 	vmWatched    = []string{"name", "config.changeVersion", "runtime.powerState", "runtime.connectionState"}
 	vmDetails    = append([]string{"config.extraConfig", "config.hardware.device", "config.instanceUuid"}, vmWatched...)
-	taskWatched  = []string{"info"}
+	taskWatched  = []string{"info.state", "info.progress", "info.error", "info.result"}
 	storeWatched = []string{"name", "summary.accessible", "summary.capacity", "summary.freeSpace"}
 )
 
@@ -157,12 +160,14 @@ func (w *watcher) listen(ctx context.Context, c *vim25.Client) error {
 	if err != nil {
 		return err
 	}
+	manager := c.ServiceContent.TaskManager
 	members := func(v types.ManagedObjectReference, path string) types.ObjectSpec {
 		return types.ObjectSpec{Obj: v, Skip: types.NewBool(true), SelectSet: []types.BaseSelectionSpec{&types.TraversalSpec{Type: v.Type, Path: path}}}
 	}
 	filters := []types.PropertyFilterSpec{
 		{PropSet: []types.PropertySpec{{Type: "VirtualMachine", PathSet: vmWatched}}, ObjectSet: []types.ObjectSpec{members(vms.Reference(), "view")}},
 		{PropSet: []types.PropertySpec{{Type: "Task", PathSet: taskWatched}}, ObjectSet: []types.ObjectSpec{members(tasks.Reference(), "view")}},
+		{PropSet: []types.PropertySpec{{Type: "Task", PathSet: taskWatched}}, ObjectSet: []types.ObjectSpec{members(*manager, "recentTask")}},
 	}
 	if len(w.stores) > 0 {
 		spec := types.PropertyFilterSpec{PropSet: []types.PropertySpec{{Type: "Datastore", PathSet: storeWatched}}}
@@ -172,8 +177,14 @@ func (w *watcher) listen(ctx context.Context, c *vim25.Client) error {
 		filters = append(filters, spec)
 	}
 	for _, spec := range filters {
-		if _, err := methods.CreateFilter(ctx, c, &types.CreateFilter{This: pc.Reference(), Spec: spec, PartialUpdates: false}); err != nil {
+		res, err := methods.CreateFilter(ctx, c, &types.CreateFilter{This: pc.Reference(), Spec: spec, PartialUpdates: false})
+		if err != nil {
 			return err
+		}
+		if spec.ObjectSet[0].Obj == *manager {
+			w.mu.Lock()
+			w.recents, w.recent, w.prompt = res.Returnval, map[types.ManagedObjectReference]*types.TaskInfo{}, true
+			w.mu.Unlock()
 		}
 	}
 	first := true
@@ -235,7 +246,7 @@ func (w *watcher) take(set *types.UpdateSet, known map[types.ManagedObjectRefere
 			case "VirtualMachine":
 				w.takeVM(u, known)
 			case "Task":
-				w.takeTask(u)
+				w.takeTask(u, f.Filter == w.recents)
 			case "Datastore":
 				w.takeStore(u)
 			}
@@ -399,15 +410,44 @@ func (w *watcher) classify(ctx context.Context) error {
 // ours says whether vch has written an entry of a machine's extra configuration.
 func ours(key string) bool { return strings.HasPrefix(key, ownPrefix) }
 
-func (w *watcher) takeTask(u types.ObjectUpdate) {
-	if _, waited := w.tasks[u.Obj]; !waited {
-		return
+// takeTask notes what is told of a task: one that is on the list, or a recent one, which may be another's, or be waited for in a moment.
+func (w *watcher) takeTask(u types.ObjectUpdate, recent bool) {
+	info, waited := w.tasks[u.Obj]
+	switch {
+	case waited:
+		w.tasks[u.Obj] = told(info, u.ChangeSet)
+		w.prompt = w.prompt || recent
+	case recent && u.Kind == types.ObjectUpdateKindLeave:
+		delete(w.recent, u.Obj)
+	case recent:
+		w.recent[u.Obj] = told(w.recent[u.Obj], u.ChangeSet)
 	}
-	for _, c := range u.ChangeSet {
-		if info, ok := c.Val.(types.TaskInfo); ok && c.Name == "info" {
-			w.tasks[u.Obj] = &info
+}
+
+// told is what is known of a task after changes; nil: nothing is yet.
+func told(info *types.TaskInfo, changes []types.PropertyChange) *types.TaskInfo {
+	if len(changes) == 0 {
+		return info
+	}
+	var next types.TaskInfo
+	if info != nil {
+		next = *info
+	}
+	for _, c := range changes {
+		switch val := c.Val.(type) {
+		case types.TaskInfoState:
+			next.State = val
+		case int32:
+			next.Progress = val
+		case types.LocalizedMethodFault:
+			next.Error = &val
+		default:
+			if c.Name == "info.result" {
+				next.Result = val
+			}
 		}
 	}
+	return &next
 }
 
 func (w *watcher) takeStore(u types.ObjectUpdate) {

@@ -208,7 +208,7 @@ func page(all []types.PropertyFilterUpdate, most int) (first, rest []types.Prope
 	return first, nil
 }
 
-// simple says whether all filters ask for objects that they name, or that are in a view.
+// simple says whether all filters ask for objects that they name, that are in a view, or for the recent tasks.
 func (c collector) simple(ctx *simulator.Context) bool {
 	for _, ref := range c.Filter {
 		f, ok := ctx.Session.Get(ref).(*simulator.PropertyFilter)
@@ -220,7 +220,7 @@ func (c collector) simple(ctx *simulator.Context) bool {
 				continue
 			}
 			t, ok := o.SelectSet[0].(*types.TraversalSpec)
-			if !ok || len(o.SelectSet) > 1 || t.Path != "view" || len(t.SelectSet) > 0 || o.Skip == nil || !*o.Skip {
+			if !ok || len(o.SelectSet) > 1 || t.Path != "view" && t.Path != "recentTask" || len(t.SelectSet) > 0 || o.Skip == nil || !*o.Skip {
 				return false
 			}
 			if _, ok := view(ctx, o.Obj); !ok {
@@ -238,8 +238,13 @@ func (c collector) simple(ctx *simulator.Context) bool {
 	return true
 }
 
-// view is what is in a view.
+// view is what is in a view, or the task manager's recent tasks.
 func view(ctx *simulator.Context, ref types.ManagedObjectReference) (refs []types.ManagedObjectReference, ok bool) {
+	if m, is := ctx.Map.Get(ref).(*simulator.TaskManager); is {
+		m.Lock()
+		defer m.Unlock()
+		return append(refs, m.RecentTask...), true
+	}
 	unlock := ctx.Map.AcquireLock(ctx, ref)
 	defer unlock()
 	switch v := ctx.Session.Get(ref).(type) {
