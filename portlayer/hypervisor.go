@@ -184,10 +184,13 @@ type DirSpec struct {
 	Again bool
 }
 
-// Look is what Disks.Look saw of one disk.
+// Look is what Disks.Look saw of one disk. But for Mark, what is zero was not told.
 type Look struct {
 	Mark      [9]uint64 // to be compared only
 	Allocated Bytes     // on the medium
+	Size      Bytes     // of the disk, by its descriptor; its extent may be damaged
+	Alone     bool      // no other disk is below the directory of this one
+	Gone      bool      // there is no directory where that of this one should be
 }
 
 // DiskInfo is a disk as it is.

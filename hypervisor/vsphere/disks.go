@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -346,38 +347,84 @@ func (d *Disks) locate(ctx context.Context, file portlayer.DiskPath) (extent dat
 	return extent, info, nil
 }
 
-// Look is portlayer.Disks.Look, by one search however many disks there are.
+// Look is portlayer.Disks.Look, by two searches at once however many disks there are, and by one for a single disk, whose size it does not tell.
 func (d *Disks) Look(ctx context.Context, dir portlayer.DiskPath, disks []string, beside string) []portlayer.Look {
 	looks := make([]portlayer.Look, len(disks))
 	p, err := parsePath(dir)
 	if err != nil || len(disks) == 0 {
 		return looks
 	}
-	from, below := p, true
-	patterns := []string{"*.vmdk", beside}
 	if len(disks) == 1 {
-		from, below = p.join(path.Dir(disks[0])), false
+		from := p.join(path.Dir(disks[0]))
 		if d.isYoung(from) { // it has no mark yet
 			return looks
 		}
-	}
-	all, err := d.searchAll(ctx, from, below, patterns...)
-	if err != nil {
+		found, err := d.search(ctx, from, "*.vmdk", beside)
+		looks[0].Gone = fault.Is(err, fault.NotFound)
+		mark(looks, p, disks, beside, map[string]map[string]types.BaseFileInfo{from.path: byName(found)})
 		return looks
 	}
-	type files struct{ descriptor, extent, small types.BaseFileInfo }
-	seen := map[string]map[string]types.BaseFileInfo{}
+	var all, sizes []types.HostDatastoreBrowserSearchResults
+	var ferr, serr error
+	searches := []func(){
+		func() { all, ferr = d.searchAll(ctx, p, true, searchSpec("*.vmdk", beside)) },
+		func() { sizes, serr = d.searchAll(ctx, p, true, sizeSpec()) },
+	}
+	atonce.Do(len(searches), len(searches), func(i int) { searches[i]() })
+	if ferr != nil {
+		return looks
+	}
+	seen := map[string]map[string]types.BaseFileInfo{} // by directory and name
+	more := map[string]bool{}                          // directories that have disks in those below them
 	for _, r := range all {
 		in, err := parsePath(portlayer.DiskPath(r.FolderPath))
 		if err != nil {
 			continue
 		}
-		byName := map[string]types.BaseFileInfo{}
-		for _, f := range r.File {
-			byName[f.GetFileInfo().Path] = f
+		seen[in.path] = byName(r.File)
+		if !slices.ContainsFunc(r.File, func(f types.BaseFileInfo) bool { return path.Ext(f.GetFileInfo().Path) == ".vmdk" }) {
+			continue
 		}
-		seen[in.path] = byName
+		for at := in.dir(); len(at.path) > len(p.path); at = at.dir() {
+			more[at.path] = true
+		}
 	}
+	mark(looks, p, disks, beside, seen)
+	for i, disk := range disks {
+		at := p.join(disk)
+		looks[i].Alone = seen[at.dir().path] != nil && !more[at.dir().path]
+	}
+	if serr != nil {
+		return looks
+	}
+	capacity := map[string]portlayer.Bytes{}
+	for _, r := range sizes {
+		in, err := parsePath(portlayer.DiskPath(r.FolderPath))
+		for _, f := range r.File {
+			if disk, is := f.(*types.VmDiskFileInfo); is && err == nil {
+				capacity[in.join(disk.Path).path] = portlayer.Bytes(disk.CapacityKb) * portlayer.KiB
+			}
+		}
+	}
+	for i, disk := range disks {
+		if looks[i].Mark != [9]uint64{} {
+			looks[i].Size = capacity[p.join(disk).path]
+		}
+	}
+	return looks
+}
+
+func byName(files []types.BaseFileInfo) map[string]types.BaseFileInfo {
+	all := map[string]types.BaseFileInfo{}
+	for _, f := range files {
+		all[f.GetFileInfo().Path] = f
+	}
+	return all
+}
+
+// mark gives those disks a mark whose files were found, by directory and name, and have not changed lately.
+func mark(looks []portlayer.Look, p datastorePath, disks []string, beside string, seen map[string]map[string]types.BaseFileInfo) {
+	type files struct{ descriptor, extent, small types.BaseFileInfo }
 	now := time.Now()
 	for i, disk := range disks {
 		at := p.join(disk)
@@ -393,9 +440,8 @@ func (d *Disks) Look(ctx context.Context, dir portlayer.DiskPath, disks []string
 		if f.extent != nil {
 			mark[6] = uint64(f.extent.GetFileInfo().FileSize)
 		}
-		looks[i] = portlayer.Look{Mark: mark, Allocated: portlayer.Bytes(f.descriptor.GetFileInfo().FileSize)}
+		looks[i].Mark, looks[i].Allocated = mark, portlayer.Bytes(f.descriptor.GetFileInfo().FileSize)
 	}
-	return looks
 }
 
 // settledFor is how old a change has to be before the next is sure to look different: datastores tell times in seconds, and their clock is not this host's.

@@ -175,9 +175,17 @@ func searchSpec(patterns ...string) *types.HostDatastoreBrowserSearchSpec {
 	}
 }
 
+// sizeSpec asks for disks with their capacity, and for nothing else: what a query does not name is not found (HostDatastoreBrowserSearchSpec).
+func sizeSpec() *types.HostDatastoreBrowserSearchSpec {
+	return &types.HostDatastoreBrowserSearchSpec{
+		Query:   []types.BaseFileQuery{&types.VmDiskFileQuery{Details: &types.VmDiskFileQueryFlags{CapacityKb: true}}},
+		Details: &types.FileQueryFlags{FileType: true},
+	}
+}
+
 // search gives the files of a directory whose names fit one of patterns. NotFound if the directory is missing.
 func (d *Disks) search(ctx context.Context, dir datastorePath, patterns ...string) ([]types.BaseFileInfo, error) {
-	all, err := d.searchAll(ctx, dir, false, patterns...)
+	all, err := d.searchAll(ctx, dir, false, searchSpec(patterns...))
 	if err != nil || len(all) == 0 {
 		return nil, err
 	}
@@ -185,7 +193,7 @@ func (d *Disks) search(ctx context.Context, dir datastorePath, patterns ...strin
 }
 
 // searchAll is search in a directory, or also in all below it.
-func (d *Disks) searchAll(ctx context.Context, dir datastorePath, below bool, patterns ...string) ([]types.HostDatastoreBrowserSearchResults, error) {
+func (d *Disks) searchAll(ctx context.Context, dir datastorePath, below bool, spec *types.HostDatastoreBrowserSearchSpec) ([]types.HostDatastoreBrowserSearchResults, error) {
 	if err := d.reach(dir.store); err != nil {
 		return nil, err
 	}
@@ -196,13 +204,13 @@ func (d *Disks) searchAll(ctx context.Context, dir datastorePath, below bool, pa
 	for n := 1; ; n++ {
 		info, err := d.w.task(ctx, func(ctx context.Context, c *vim25.Client) (types.ManagedObjectReference, error) {
 			if below {
-				res, err := methods.SearchDatastoreSubFolders_Task(ctx, c, &types.SearchDatastoreSubFolders_Task{This: b, DatastorePath: dir.String(), SearchSpec: searchSpec(patterns...)})
+				res, err := methods.SearchDatastoreSubFolders_Task(ctx, c, &types.SearchDatastoreSubFolders_Task{This: b, DatastorePath: dir.String(), SearchSpec: spec})
 				if err != nil {
 					return types.ManagedObjectReference{}, err
 				}
 				return res.Returnval, nil
 			}
-			res, err := methods.SearchDatastore_Task(ctx, c, &types.SearchDatastore_Task{This: b, DatastorePath: dir.String(), SearchSpec: searchSpec(patterns...)})
+			res, err := methods.SearchDatastore_Task(ctx, c, &types.SearchDatastore_Task{This: b, DatastorePath: dir.String(), SearchSpec: spec})
 			if err != nil {
 				return types.ManagedObjectReference{}, err
 			}

@@ -277,7 +277,7 @@ func (s *Site) Volumes(ctx context.Context, store portlayer.DiskPath) (dirs []po
 	if err != nil {
 		return nil, err
 	}
-	found, err := s.disks.searchAll(ctx, p, true, "volume.json")
+	found, err := s.disks.searchAll(ctx, p, true, searchSpec("volume.json"))
 	if fault.Is(err, fault.NotFound) {
 		return nil, nil
 	}

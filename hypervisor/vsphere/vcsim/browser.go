@@ -112,9 +112,21 @@ func (b browser) search(p place, shown string, spec *types.HostDatastoreBrowserS
 		if err != nil {
 			continue // it has gone
 		}
-		found.File = append(found.File, b.info(p, st, spec.Details))
+		info := b.info(p, st, spec.Details)
+		if disk, is := info.(*types.VmDiskFileInfo); is && !asksCapacity(spec) {
+			disk.CapacityKb = 0
+		}
+		found.File = append(found.File, info)
 	}
 	return found, dirs, nil
+}
+
+// asksCapacity says whether the capacity of disks is asked for.
+func asksCapacity(spec *types.HostDatastoreBrowserSearchSpec) bool {
+	return slices.ContainsFunc(spec.Query, func(q types.BaseFileQuery) bool {
+		disks, is := q.(*types.VmDiskFileQuery)
+		return is && disks.Details != nil && disks.Details.CapacityKb
+	})
 }
 
 // matches says whether a file is one of those that are asked for.

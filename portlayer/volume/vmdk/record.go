@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"vch/internal/atonce"
 	"vch/internal/fault"
 	"vch/portlayer"
 )
@@ -121,6 +122,11 @@ func (s *Store) damage(name portlayer.VolumeName, text string, args ...any) erro
 // check looks at the disk of a whole volume, and gives the volume as it is now.
 func (s *Store) check(ctx context.Context, name portlayer.VolumeName, rec record) (portlayer.Volume, portlayer.DiskInfo, error) {
 	info, err := s.o.Disks.Stat(ctx, s.disk(name))
+	return s.checked(ctx, name, rec, info, err)
+}
+
+// checked is check with what Stat said.
+func (s *Store) checked(ctx context.Context, name portlayer.VolumeName, rec record, info portlayer.DiskInfo, err error) (portlayer.Volume, portlayer.DiskInfo, error) {
 	switch {
 	case fault.Is(err, fault.NotFound), fault.Is(err, fault.Conflict), fault.Is(err, fault.Invalid):
 		return portlayer.Volume{}, info, s.blame(ctx, s.damage(name, "%w", err))
@@ -157,11 +163,38 @@ func (s *Store) load(ctx context.Context, name portlayer.VolumeName) (portlayer.
 	if vol, info, ok := s.again(name, look); ok {
 		return vol, info, nil
 	}
-	return s.loadAfter(ctx, name, look)
+	none := portlayer.Volume{}
+	if look.Gone {
+		if gone := s.reach(ctx); gone != nil {
+			return none, portlayer.DiskInfo{}, gone
+		}
+		return none, portlayer.DiskInfo{}, s.missing(name)
+	}
+	// What each of the two says is of no use without the other, and a medium answers both as soon as one.
+	var rec record
+	var st state
+	var info portlayer.DiskInfo
+	var err, derr error
+	questions := []func(){
+		func() { rec, st, err = s.read(ctx, name) },
+		func() { info, derr = s.o.Disks.Stat(ctx, s.disk(name)) },
+	}
+	atonce.Do(len(questions), len(questions), func(i int) { questions[i]() })
+	switch {
+	case err != nil:
+		return none, portlayer.DiskInfo{}, err
+	case st != whole:
+		return none, portlayer.DiskInfo{}, s.missing(name)
+	}
+	vol, info, err := s.checked(ctx, name, rec, info, derr)
+	if err == nil {
+		s.remember(look, vol, true)
+	}
+	return vol, info, err
 }
 
-// loadAfter is load for who has looked already, and has not read the volume as it was then.
-func (s *Store) loadAfter(ctx context.Context, name portlayer.VolumeName, look portlayer.Look) (portlayer.Volume, portlayer.DiskInfo, error) {
+// listed is load for a list, which has looked at all volumes at once and not read this one as it was then.
+func (s *Store) listed(ctx context.Context, name portlayer.VolumeName, look portlayer.Look) (portlayer.Volume, portlayer.DiskInfo, error) {
 	rec, st, err := s.read(ctx, name)
 	switch {
 	case err != nil:
@@ -169,11 +202,20 @@ func (s *Store) loadAfter(ctx context.Context, name portlayer.VolumeName, look p
 	case st != whole:
 		return portlayer.Volume{}, portlayer.DiskInfo{}, s.missing(name)
 	}
-	vol, info, err := s.check(ctx, name, rec)
-	if err == nil {
-		s.remember(look, vol)
+	return s.believe(ctx, name, rec, look)
+}
+
+// believe is check, but for a disk whose size a look tells: of many, each would be some questions. Who comes to use it looks at the disk itself.
+func (s *Store) believe(ctx context.Context, name portlayer.VolumeName, rec record, look portlayer.Look) (vol portlayer.Volume, info portlayer.DiskInfo, err error) {
+	told := look.Mark != [9]uint64{} && look.Size >= rec.Size
+	if told {
+		info = portlayer.DiskInfo{Size: look.Size, Allocated: look.Allocated}
+		vol = s.volume(name, rec, info.Size)
+	} else if vol, info, err = s.check(ctx, name, rec); err != nil {
+		return vol, info, err
 	}
-	return vol, info, err
+	s.remember(look, vol, !told)
+	return vol, info, nil
 }
 
 func (s *Store) missing(name portlayer.VolumeName) error {

@@ -15,6 +15,7 @@ import (
 type sight struct {
 	mark   [9]uint64
 	volume portlayer.Volume
+	disk   bool // its disk was looked at, too; else its size is what a look told
 }
 
 // look looks at the files of volumes.
@@ -26,20 +27,20 @@ func (s *Store) look(ctx context.Context, names ...portlayer.VolumeName) []portl
 	return s.o.Disks.Look(ctx, s.volumes, files, recordFile)
 }
 
-// again gives the volume called name as it was read last, if a look finds its files as they were then. No lock is needed for it: nobody who changes a volume leaves it with the
+// again gives the volume called name as it was read last, its disk too, if a look finds its files as they were then. No lock is needed for it: nobody who changes a volume leaves it with the
 // same mark.
 func (s *Store) again(name portlayer.VolumeName, look portlayer.Look) (vol portlayer.Volume, info portlayer.DiskInfo, ok bool) {
 	s.mu.Lock()
 	was, known := s.seen[name]
 	s.mu.Unlock()
-	if !known || look.Mark != was.mark {
+	if !known || look.Mark != was.mark || !was.disk {
 		return vol, info, false
 	}
 	return own(was.volume), portlayer.DiskInfo{Size: was.volume.Capacity, Allocated: look.Allocated}, true
 }
 
-// remember keeps what was read of a volume after look was taken.
-func (s *Store) remember(look portlayer.Look, vol portlayer.Volume) {
+// remember keeps what was read of a volume after look was taken; disk says whether its disk was looked at.
+func (s *Store) remember(look portlayer.Look, vol portlayer.Volume, disk bool) {
 	if look.Mark == [9]uint64{} {
 		return
 	}
@@ -48,7 +49,7 @@ func (s *Store) remember(look portlayer.Look, vol portlayer.Volume) {
 	if s.seen == nil {
 		s.seen = map[portlayer.VolumeName]sight{}
 	}
-	s.seen[vol.Name] = sight{look.Mark, own(vol)}
+	s.seen[vol.Name] = sight{look.Mark, own(vol), disk}
 }
 
 // forget drops what was seen of volumes that are no more; names are all that are, sorted.

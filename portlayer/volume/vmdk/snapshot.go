@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"vch/internal/atonce"
 	"vch/internal/fault"
 	"vch/internal/undo"
 	"vch/portlayer"
@@ -28,13 +29,16 @@ type snapshotRecord struct {
 	Making  bool              `json:"making,omitempty"`
 }
 
+// snapshotsDir has the directories of a volume's snapshots.
+const snapshotsDir = "snapshots"
+
 // longSnapshot is the most bytes of a snapshot's name, which names files, too.
 const longSnapshot = 128
 
 func snapshotName(name string) bool { return len(name) <= longSnapshot && wordOf(name, "_.-") }
 
 func (s *Store) snapshots(name portlayer.VolumeName) portlayer.DiskPath {
-	return s.o.Disks.Join(s.dir(name), "snapshots")
+	return s.o.Disks.Join(s.dir(name), snapshotsDir)
 }
 
 func (s *Store) snapshotDir(name portlayer.VolumeName, snapshot string) portlayer.DiskPath {
@@ -146,16 +150,28 @@ func (s *Store) Snapshots(ctx context.Context, name portlayer.VolumeName) ([]por
 	if !volumeName(name) {
 		return nil, s.missing(name)
 	}
-	if _, _, err := s.load(ctx, name); err != nil {
+	var files, entries []string
+	var lerr error
+	questions := []func(){
+		func() { _, _, err = s.load(ctx, name) },
+		func() { files, lerr = s.o.Disks.List(ctx, s.dir(name)) }, // a directory that is missing is a doubt; one that is not in a list is none
+	}
+	atonce.Do(len(questions), len(questions), func(i int) { questions[i]() })
+	if err != nil {
 		return nil, err
 	}
 	list := []portlayer.Snapshot{}
-	entries, err := s.o.Disks.List(ctx, s.snapshots(name))
-	if fault.Is(err, fault.NotFound) {
+	if lerr == nil && !slices.Contains(files, snapshotsDir) {
 		return list, nil
 	}
-	if err != nil {
-		return nil, s.blame(ctx, err)
+	if lerr == nil {
+		entries, lerr = s.o.Disks.List(ctx, s.snapshots(name))
+	}
+	if fault.Is(lerr, fault.NotFound) {
+		return list, nil
+	}
+	if lerr != nil {
+		return nil, s.blame(ctx, lerr)
 	}
 	var harm []error
 	for _, entry := range entries {

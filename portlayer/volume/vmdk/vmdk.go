@@ -164,10 +164,10 @@ func (s *Store) clean(ctx context.Context) error {
 		case unfinished:
 			_ = s.o.Disks.RemoveDir(ctx, s.dir(names[i]))
 		case whole:
-			if vol, _, err := s.check(ctx, names[i], rec); err == nil { // the first survey does not read it again
-				s.remember(looks[i], vol)
+			_, _, _ = s.believe(ctx, names[i], rec, looks[i]) // the first survey does not read it again
+			if !looks[i].Alone {
+				s.cleanSnapshots(ctx, names[i])
 			}
-			s.cleanSnapshots(ctx, names[i])
 		}
 	})
 	return ctx.Err()

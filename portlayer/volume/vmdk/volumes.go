@@ -28,15 +28,25 @@ func (s *Store) Ensure(ctx context.Context, spec portlayer.VolumeSpec) (portlaye
 		return none, false, err
 	}
 	defer leave()
+	var tried error
+	if spec.From == nil && spec.Packed == nil { // who asks has hardly ever found it; what is there is not touched
+		vol, err := s.make(ctx, spec)
+		if err == nil {
+			return vol, true, nil
+		}
+		tried = err
+	}
 	rec, st, err := s.read(ctx, spec.Name)
 	if err != nil {
 		return none, false, err
 	}
-	switch st {
-	case whole:
+	switch {
+	case st == whole:
 		vol, _, err := s.check(ctx, spec.Name, rec)
 		return vol, false, err
-	case unfinished:
+	case tried != nil && !fault.Is(tried, fault.Conflict):
+		return none, false, s.blame(ctx, s.unmade(ctx, spec.Name, tried))
+	case st == unfinished:
 		if err := s.o.Disks.RemoveDir(ctx, s.dir(spec.Name)); err != nil {
 			return none, false, s.blame(ctx, fault.Wrap("clear away an interrupted making of volume", string(spec.Name), err))
 		}
@@ -99,9 +109,6 @@ func (s *Store) makeEmpty(ctx context.Context, name portlayer.VolumeName, rec re
 	}
 	d := s.o.Disks
 	err = d.CreateDir(ctx, s.dir(name), portlayer.DirSpec{Disk: portlayer.DiskSpec{Size: rec.Size, Label: rec.Label}, Name: fileOf(name), File: recordFile, Data: data, Again: true})
-	if err != nil && !fault.Is(err, fault.Conflict) { // of which nothing came; what is there then is another VCH's
-		err = errors.Join(err, d.RemoveDir(context.WithoutCancel(ctx), s.dir(name)))
-	}
 	if err != nil {
 		return portlayer.Volume{}, err
 	}
@@ -111,7 +118,7 @@ func (s *Store) makeEmpty(ctx context.Context, name portlayer.VolumeName, rec re
 		return portlayer.Volume{}, err
 	}
 	vol := s.volume(name, rec, rec.Size)
-	s.remember(look, vol)
+	s.remember(look, vol, true)
 	return vol, nil
 }
 
@@ -283,7 +290,7 @@ func (s *Store) survey(ctx context.Context) survey {
 	errs := make([]error, len(names))
 	atonce.Do(len(anew), readers, func(n int) {
 		i := anew[n]
-		found.vols[i], found.uses[i], errs[i] = s.locked(ctx, names[i], func() (portlayer.Volume, portlayer.DiskInfo, error) { return s.loadAfter(ctx, names[i], looks[i]) })
+		found.vols[i], found.uses[i], errs[i] = s.locked(ctx, names[i], func() (portlayer.Volume, portlayer.DiskInfo, error) { return s.listed(ctx, names[i], looks[i]) })
 	})
 	if len(anew) == 0 {
 		return found
