@@ -257,8 +257,12 @@ func connect(ctx context.Context, s settings, id string, db *record.DB, hypervis
 	}
 	// Images ask who uses them, and containers are made of images: the answer comes a little later than the question.
 	var users atomic.Pointer[exec.Service]
+	var believe time.Duration // here a look at a disk costs nothing; at a vCenter it takes as long as making the machine
+	if s.VSphere != nil {
+		believe = time.Minute
+	}
 	images, err := image.New(ctx, image.Options{
-		Dir: s.Images, DiskDir: imageDisks(s, id, hypervisor.Disks()), Disks: hypervisor.Disks(), DB: db, Publish: events.Publish, Log: log, Mirrors: s.Mirrors, Insecure: s.Insecure,
+		Dir: s.Images, DiskDir: imageDisks(s, id, hypervisor.Disks()), Believe: believe, Disks: hypervisor.Disks(), DB: db, Publish: events.Publish, Log: log, Mirrors: s.Mirrors, Insecure: s.Insecure,
 		InUse: func(id portlayer.ImageID) []portlayer.ContainerID {
 			if containers := users.Load(); containers != nil {
 				return containers.InUse(id)

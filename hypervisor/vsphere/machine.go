@@ -302,7 +302,7 @@ func (h *Hypervisor) create(ctx context.Context, spec portlayer.MachineSpec, def
 			return nil, translated(h.s.server.address(), err)
 		}
 		if !unreached(err) || n == callTries {
-			return nil, h.unmade(ctx, m, before, translated(h.s.server.address(), err))
+			return nil, h.unmade(ctx, m, before, m.why(ctx, translated(h.s.server.address(), err), def))
 		}
 		if err := pause(ctx, time.Duration(n)*backoff); err != nil {
 			return nil, h.unmade(ctx, m, before, err)
@@ -588,12 +588,17 @@ func (m *Machine) powerOn(ctx context.Context) error {
 	}
 	defer m.h.starts(m.ref)()
 	err = m.power(ctx, m.startTask, func(vm *vmState) bool { return vm.on() })
+	return m.held(m.why(ctx, err, vm.def), vm.def)
+}
+
+// why is err, or what is wrong with a disk that vSphere says less of.
+func (m *Machine) why(ctx context.Context, err error, def definition) error {
 	if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Internal) || fault.Is(err, fault.Unavailable) || fault.Is(err, fault.Conflict) {
-		if derr := m.whole(ctx, vm.def); derr != nil { // which says more than vSphere does
+		if derr := m.whole(ctx, def); derr != nil {
 			return derr
 		}
 	}
-	return m.held(err, vm.def)
+	return err
 }
 
 // whole looks for what is wrong with the disks that a machine did not make.

@@ -210,11 +210,32 @@ func (s *Service) diskReady(ctx context.Context, disk string) (bool, error) {
 		return false, s.storage(err)
 	}
 	_, err := s.disks.Stat(ctx, s.diskPath(disk))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		s.found[disk] = time.Now()
+	} else {
+		delete(s.found, disk)
+	}
 	switch fault.KindOf(err) {
 	case fault.NotFound, fault.Conflict:
 		return err == nil, nil
 	}
 	return err == nil, err
+}
+
+// foundLately reports whether the disk was here, whole, a moment ago. A machine cannot be made with one that is not, so that a look before is for the sentence alone.
+func (s *Service) foundLately(disk string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Since(s.found[disk]) < s.believe
+}
+
+// lost notes that the disk goes.
+func (s *Service) lost(disk string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.found, disk)
 }
 
 // ensureDisk has the disk of layers made if it is not here, once however many ask at the same time. The caller holds disk and layers.
@@ -251,6 +272,7 @@ func (s *Service) makeDisk(ctx context.Context, disk string, layers []diffID) er
 	if err := f.Sync(); err != nil {
 		return s.storage(err)
 	}
+	s.lost(disk)
 	if err := s.disks.Delete(ctx, s.diskPath(disk)); err != nil { // a damaged one
 		return err
 	}
@@ -273,9 +295,12 @@ func (s *Service) Join(ctx context.Context, h *portlayer.Handle, id portlayer.Im
 	if host := hostPlatform(); have.OS != "" && have.Architecture != "" && !host.fits(have) {
 		return fault.New(fault.Unsupported, "image %s is for %s and this VCH runs %s", short(string(id)), have, host)
 	}
-	ready, err := s.diskReady(ctx, k.disk)
-	if err != nil {
-		return err
+	ready := s.foundLately(k.disk)
+	if !ready {
+		var err error
+		if ready, err = s.diskReady(ctx, k.disk); err != nil {
+			return err
+		}
 	}
 	if !ready {
 		return fault.New(fault.Conflict, "the disk of image %s is missing or damaged; pull or load the image again", short(string(id)))

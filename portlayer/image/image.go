@@ -21,6 +21,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -37,6 +38,7 @@ type Options struct {
 	Dir     string
 	Disks   portlayer.Disks
 	DiskDir portlayer.DiskPath // of the images' disks; "": disks in Dir
+	Believe time.Duration      // how long a disk that was found whole is taken for it when a machine is joined to it; 0: it is looked at each time
 	DB      *record.DB
 	InUse   func(portlayer.ImageID) []portlayer.ContainerID
 	Publish portlayer.Publish
@@ -52,6 +54,7 @@ type Service struct {
 	dir     string
 	disks   portlayer.Disks
 	diskDir portlayer.DiskPath
+	believe time.Duration
 	inUse   func(portlayer.ImageID) []portlayer.ContainerID
 	publish portlayer.Publish
 	log     *slog.Logger
@@ -63,6 +66,9 @@ type Service struct {
 	insecure  Insecure
 	transport *http.Transport
 	trusting  *http.Transport // checks no certificate
+
+	mu    sync.Mutex           // guards below
+	found map[string]time.Time // when a disk was last found whole
 }
 
 var _ portlayer.Images = (*Service)(nil)
@@ -75,7 +81,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if o.DiskDir == "" {
 		o.DiskDir = o.Disks.Join(portlayer.DiskPath(o.Dir), "disks")
 	}
-	s := &Service{dir: o.Dir, disks: o.Disks, diskDir: o.DiskDir, inUse: o.InUse, publish: o.Publish, log: o.Log, downloads: make(chan struct{}, maxDownloads), mirrors: o.Mirrors, insecure: o.Insecure, transport: newTransport(), trusting: newTransport()}
+	s := &Service{dir: o.Dir, disks: o.Disks, diskDir: o.DiskDir, believe: o.Believe, found: map[string]time.Time{}, inUse: o.InUse, publish: o.Publish, log: o.Log, downloads: make(chan struct{}, maxDownloads), mirrors: o.Mirrors, insecure: o.Insecure, transport: newTransport(), trusting: newTransport()}
 	s.trusting.TLSClientConfig = &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12} // as the administrator has said
 	if s.inUse == nil {
 		s.inUse = func(portlayer.ImageID) []portlayer.ContainerID { return nil }

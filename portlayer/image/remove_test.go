@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"vch/internal/fault"
 	"vch/portlayer"
@@ -378,6 +379,31 @@ func TestRestartDamagedLayer(t *testing.T) {
 		t.Error(err)
 	}
 	fsck(t, b.diskOf(img.ID))
+}
+
+// A disk that was found is believed for as long as was said, and not when it was removed here.
+func TestBelieve(t *testing.T) {
+	b := newBox(t)
+	b.believe = time.Hour
+	img := b.load(sample(t, "a:1"))[0]
+	join := func() error { return b.Join(t.Context(), &portlayer.Handle{}, img.ID) }
+	if err := errors.Join(join(), os.Remove(b.diskOf(img.ID)), join()); err != nil {
+		t.Error(err)
+	}
+	b.believe = 0
+	wantKind(t, join(), fault.Conflict, "pull or load the image again")
+	b.believe = time.Hour
+	wantKind(t, join(), fault.Conflict, "pull or load the image again")
+	b.load(sample(t, "a:1"))
+	if err := join(); err != nil {
+		t.Error(err)
+	}
+	k, _ := b.catalog.get(img.ID)
+	if _, err := b.deleteDisk(t.Context(), k.disk); err != nil {
+		t.Error(err)
+	}
+	wantKind(t, join(), fault.Conflict, "pull or load the image again")
+	b.load(sample(t, "a:1"))
 }
 
 // A store that is full, or cannot be written, says so and what to do.

@@ -97,6 +97,7 @@ func (s *Service) deleteDisk(ctx context.Context, disk string) (portlayer.Bytes,
 	if err := os.Remove(s.indexPath(disk)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return 0, s.storage(err)
 	}
+	s.lost(disk)
 	return info.Allocated, s.disks.Delete(ctx, s.diskPath(disk))
 }
 

@@ -133,6 +133,18 @@ func (r *rig) arguments(h *host, said string) []string {
 	return args
 }
 
+// stores are arguments in which the volume stores that a script has in $STORE are where they are on the rig.
+func (r *rig) stores(h *host, args []string) []string {
+	at, local := r.place(h)
+	all := slices.Clone(args)
+	for i, arg := range all {
+		if rest, is := strings.CutPrefix(arg, local+"/"); is && i > 0 && all[i-1] == "--volume-store" {
+			all[i] = at + "/" + rest
+		}
+	}
+	return all
+}
+
 // TestVSphere runs scripts on a simulated vCenter with real machines.
 func TestVSphere(t *testing.T) {
 	w := newWorldOn(t, newRigFor)
@@ -194,7 +206,7 @@ var notOnVSphere = map[string]string{
 	"template": qemusOwn, "daemon_qemu_missing": qemusOwn, "daemon_kernel_without_modules": qemusOwn, "daemon_no_tether": qemusOwn, "system_doctor": qemusOwn, "system_doctor_fails": qemusOwn,
 	"daemon_ordinary_user": ownDaemon, "volume_nfs_ordinary": ownDaemon, "vch_configure": ownDaemon, "vch_create": ownDaemon, "vch_cut_off": ownDaemon, "vch_nfs": ownDaemon,
 	"vch_ordinary_user": ownDaemon, "vch_refused": ownDaemon, "vch_systemd": ownDaemon, "vch_upgrade": ownDaemon, "vch_vsphere": ownDaemon, "vch_vsphere_cut_off": ownDaemon,
-	"network_bridge": ownNetns, "volume_nfs_reach": hostsOwn,
+	"network_bridge": ownNetns, "volume_nfs_firewall": ownNetns, "volume_nfs_v3": ownNetns, "volume_nfs_v3_writers": ownNetns, "volume_nfs_reach": hostsOwn,
 	"volume_snapshot": noOpenCopy, "volume_export": noOpenCopy, "volume_throttle": noByteRate, "volume_layout": otherFormat, "volume_copy_full": otherFull, "volume_store_fills": otherFull,
 }
 

@@ -99,7 +99,8 @@ func (r results) beside(b *strings.Builder, o options) {
 
 VIC waits for every one of its calls. Its numbers are read from its sources (vmware/vic, lib/portlayer and pkg/vsphere), not measured, and are the least: what its own caches, events and
 retries ask is left out. Each of its tasks costs five calls and more: its start, and those of govmomi's property.Wait (CreatePropertyCollector, CreateFilter, WaitForUpdates,
-DestroyPropertyCollector). One of vch's costs two: its start, and ModifyListView, which puts it on the list of the one question that is open; tasks that begin at once share one.
+DestroyPropertyCollector). One of vch's costs its start: of its end the daemon hears by the one question that is open, which asks for the server's recent tasks (a task that is not told of in half a second
+is put on a list, by ModifyListView). An image's disk is looked at by the first container of a minute.
 
 | command | VIC, at least | vch, in a row | VIC's calls |
 |---|---:|---:|---|
