@@ -103,7 +103,7 @@ func (h *host) command(args ...string) *exec.Cmd {
 	all := []string{filepath.Join(h.bin, "vch"), "serve", "--state", h.dir + "/state", "--listen", h.address()}
 	if h.rig != nil {
 		all = append(all, h.rig.arguments(h, strings.Join(args, " "))...)
-		args = h.rig.stores(h, args)
+		args = h.rig.stores(args)
 		all = append(all, "--memory", "128M", "--default-capacity", "64M", "--anonymous-capacity", "32M")
 	} else if !h.bare {
 		all = append(all, "--accel", "tcg", "--memory", "128M", "--default-capacity", "64M", "--anonymous-capacity", "32M")

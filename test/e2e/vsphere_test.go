@@ -133,13 +133,12 @@ func (r *rig) arguments(h *host, said string) []string {
 	return args
 }
 
-// stores are arguments in which the volume stores that a script has in $STORE are where they are on the rig.
-func (r *rig) stores(h *host, args []string) []string {
-	at, local := r.place(h)
+// stores are arguments in which volume stores that are directories of the rig are where they are on its datastore.
+func (r *rig) stores(args []string) []string {
 	all := slices.Clone(args)
 	for i, arg := range all {
-		if rest, is := strings.CutPrefix(arg, local+"/"); is && i > 0 && all[i-1] == "--volume-store" {
-			all[i] = at + "/" + rest
+		if rest, is := strings.CutPrefix(arg, filepath.Join(r.dir, datastore)+"/"); is && i > 0 && all[i-1] == "--volume-store" {
+			all[i] = "ds://" + datastore + "/" + rest
 		}
 	}
 	return all
@@ -200,7 +199,7 @@ const (
 
 // notOnVSphere are the scripts that cannot run there, with the reason.
 var notOnVSphere = map[string]string{
-	"mount_bind": noBinds, "mount_bind_follow": noBinds, "mount_bind_ordinary": noBinds, "mount_bind_refused": noBinds, "mount_bind_server": noBinds,
+	"mount_bind": noBinds, "mount_bind_follow": noBinds, "mount_bind_ordinary": noBinds, "mount_bind_refused": noBinds, "mount_bind_server": noBinds, "compose_files": noBinds,
 	"daemon_config_stores": hostsOwn, "daemon_store_full": hostsOwn, "daemon_store_is_file": hostsOwn, "daemon_store_missing": hostsOwn,
 	"daemon_two_stores_one_name": hostsOwn, "volume_no_default_store": hostsOwn, "volume_store_comes_and_goes": hostsOwn,
 	"template": qemusOwn, "daemon_qemu_missing": qemusOwn, "daemon_kernel_without_modules": qemusOwn, "daemon_no_tether": qemusOwn, "system_doctor": qemusOwn, "system_doctor_fails": qemusOwn,
