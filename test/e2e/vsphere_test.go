@@ -195,6 +195,7 @@ const (
 	noByteRate  = "vSphere bounds requests a second, not bytes"
 	otherFormat = "it reads the descriptor that QEMU's disks have"
 	otherFull   = "it fills a file system of the daemon's host"
+	tooMany     = "a hundred machines that have each booted take 26 GB under emulation, more than the test machine has"
 )
 
 // notOnVSphere are the scripts that cannot run there, with the reason.
@@ -207,6 +208,7 @@ var notOnVSphere = map[string]string{
 	"vch_ordinary_user": ownDaemon, "vch_refused": ownDaemon, "vch_systemd": ownDaemon, "vch_upgrade": ownDaemon, "vch_vsphere": ownDaemon, "vch_vsphere_cut_off": ownDaemon,
 	"network_bridge": ownNetns, "volume_nfs_firewall": ownNetns, "volume_nfs_v3": ownNetns, "volume_nfs_v3_writers": ownNetns, "volume_nfs_reach": hostsOwn,
 	"volume_snapshot": noOpenCopy, "volume_export": noOpenCopy, "volume_throttle": noByteRate, "volume_layout": otherFormat, "volume_copy_full": otherFull, "volume_store_fills": otherFull,
+	"network_hundred": tooMany,
 }
 
 // A script runs on vSphere or has a reason not to, and the documentation has all of those.
