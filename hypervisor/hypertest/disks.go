@@ -204,11 +204,20 @@ func (s *suite) look(t *testing.T) {
 	if err := d.CreateDir(t.Context(), dir, spec); err != nil {
 		t.Fatal(err)
 	}
-	var zero portlayer.Look
-	look := func() portlayer.Look {
-		return d.Look(t.Context(), s.disks, []string{"none/none.vmdk", "seen/in.vmdk"}, "note")[1]
+	type mark = [9]uint64
+	var zero mark
+	full := func() portlayer.Look {
+		all := d.Look(t.Context(), s.disks, []string{"none/none.vmdk", "seen/in.vmdk"}, "note")
+		if none := all[0]; none.Mark != zero || none.Size != 0 || none.Alone {
+			t.Errorf("of what is not there it is told: %+v", none)
+		}
+		if all[1].Size != 0 && all[1].Size != spec.Disk.Size || all[1].Gone {
+			t.Errorf("of a disk of %d bytes it is told: %+v", spec.Disk.Size, all[1])
+		}
+		return all[1]
 	}
-	settled := func() (l portlayer.Look) { // what is new is not told apart at once
+	look := func() mark { return full().Mark }
+	settled := func() (l mark) { // what is new is not told apart at once
 		for end := time.Now().Add(5 * time.Second); l == zero && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 			l = look()
 		}
@@ -227,7 +236,7 @@ func (s *suite) look(t *testing.T) {
 		if err := os.WriteFile(file("note"), []byte(fmt.Sprintf("t%03d", i)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if after := look(); before != zero && after.Mark == before.Mark {
+		if after := look(); before != zero && after == before {
 			t.Fatalf("change %d at once after a look: not seen", i)
 		}
 	}
@@ -261,15 +270,25 @@ func (s *suite) look(t *testing.T) {
 		if c.stays && is == zero {
 			is = settled()
 		}
-		if is.Mark == was.Mark || c.stays && is == zero {
+		if is == was || c.stays && is == zero {
 			t.Errorf("%s: not seen", c.what)
 		}
 		if c.stays {
 			was = is
 		}
 	}
-	if none := d.Look(t.Context(), s.disks, []string{"none/none.vmdk"}, "note"); len(none) != 1 || none[0] != zero {
+	if none := d.Look(t.Context(), s.disks, []string{"none/none.vmdk"}, "note"); len(none) != 1 || none[0].Mark != zero || none[0].Size != 0 {
 		t.Errorf("a look at nothing: %v", none)
+	}
+	below := d.Join(dir, "deep", "below")
+	if err := d.MakeDir(t.Context(), below); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Create(t.Context(), d.Join(below, "other.vmdk"), portlayer.DiskSpec{Size: 4 * portlayer.MiB, Label: label("other")}); err != nil {
+		t.Fatal(err)
+	}
+	if full().Alone {
+		t.Error("it is said to be alone, and there is a disk below")
 	}
 	if err := d.RemoveDir(t.Context(), dir); err != nil {
 		t.Error(err)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/vmware/govmomi/vim25/types"
 
@@ -79,4 +80,37 @@ func TestBrokenUploadsLeaveNothing(t *testing.T) {
 		}
 	}
 	s.want("a disk that is not there", func() error { _, err := d.Stat(t.Context(), d.Join(s.dir, "new.vmdk")); return err }(), fault.NotFound)
+}
+
+// A look at several disks tells what the datastore's browser says of them, once they have not changed for a while.
+func TestLookTells(t *testing.T) {
+	s := newScene(t)
+	d := s.h.Disks()
+	sizes := map[string]portlayer.Bytes{"a": 16 * portlayer.MiB, "b": portlayer.GiB, "young": portlayer.GiB}
+	for name, size := range sizes {
+		s.must(d.CreateDir(t.Context(), d.Join(s.dir, name), portlayer.DirSpec{Disk: portlayer.DiskSpec{Size: size, Label: "0123456789abcdef0123456789abcdef"}, Name: name + ".vmdk", File: "note", Data: []byte("{}")}))
+	}
+	s.must(d.MakeDir(t.Context(), d.Join(s.dir, "b", "deep", "below")))
+	s.must(d.Copy(t.Context(), d.Join(s.dir, "a", "a.vmdk"), d.Join(s.dir, "b", "deep", "below", "c.vmdk"), nil))
+	then := time.Now().Add(-time.Hour)
+	for _, name := range []string{"a", "b"} {
+		files, err := os.ReadDir(s.sim.Path(string(d.Join(s.dir, name))))
+		s.must(err)
+		for _, f := range files {
+			s.must(os.Chtimes(s.sim.Path(string(d.Join(s.dir, name, f.Name()))), then, then))
+		}
+	}
+	looks := d.Look(t.Context(), s.dir, []string{"a/a.vmdk", "b/b.vmdk", "young/young.vmdk", "none/none.vmdk"}, "note")
+	for i, want := range []portlayer.Look{{Size: sizes["a"], Alone: true}, {Size: sizes["b"]}, {Alone: true}, {}} {
+		got := looks[i]
+		if got.Size != want.Size || got.Alone != want.Alone || got.Gone || (got.Mark != [9]uint64{}) != (want.Size > 0) || (got.Allocated > 0) != (want.Size > 0) {
+			t.Errorf("look %d: %+v, want %+v", i, got, want)
+		}
+	}
+	if alone := d.Look(t.Context(), s.dir, []string{"none/none.vmdk"}, "note"); !alone[0].Gone {
+		t.Errorf("of what is not there: %+v", alone[0])
+	}
+	for _, name := range []string{"a", "b", "young"} {
+		s.must(d.RemoveDir(t.Context(), d.Join(s.dir, name)))
+	}
 }

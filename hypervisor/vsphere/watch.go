@@ -178,12 +178,16 @@ func (w *watcher) listen(ctx context.Context, c *vim25.Client) error {
 	}
 	for _, spec := range filters {
 		res, err := methods.CreateFilter(ctx, c, &types.CreateFilter{This: pc.Reference(), Spec: spec, PartialUpdates: false})
-		if err != nil {
+		recent := spec.ObjectSet[0].Obj == *manager
+		if err != nil && (!recent || loggedOut(err) || unreached(err)) {
 			return err
 		}
-		if spec.ObjectSet[0].Obj == *manager {
+		if recent {
 			w.mu.Lock()
-			w.recents, w.recent, w.prompt = res.Returnval, map[types.ManagedObjectReference]*types.TaskInfo{}, true
+			w.recents, w.recent, w.prompt = types.ManagedObjectReference{}, map[types.ManagedObjectReference]*types.TaskInfo{}, err == nil
+			if err == nil {
+				w.recents = res.Returnval
+			}
 			w.mu.Unlock()
 		}
 	}

@@ -2,13 +2,17 @@ package vmdk
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"maps"
+	"path"
 	"reflect"
 	"sync"
 	"testing"
 	"time"
 
+	"vch/internal/fault"
 	"vch/portlayer"
 	"vch/portlayer/volume/volumetest"
 )
@@ -149,4 +153,83 @@ func TestNothingIsReadTwice(t *testing.T) {
 	if again, err := s.Get(t.Context(), "v08"); err != nil || again.Labels["a"] != "b" || !again.Created.Equal(was) {
 		t.Errorf("found %+v, %v", again, err)
 	}
+}
+
+// telling is a datastore whose looks tell what its browser says of disks, and nothing of their extents.
+type telling struct{ portlayer.Disks }
+
+func (d telling) Look(ctx context.Context, dir portlayer.DiskPath, disks []string, beside string) []portlayer.Look {
+	looks := make([]portlayer.Look, len(disks))
+	for i, disk := range disks {
+		text, err := d.ReadFile(ctx, d.Join(dir, disk))
+		small, serr := d.ReadFile(ctx, d.Join(dir, path.Dir(disk), beside))
+		_, lerr := d.List(ctx, d.Join(dir, path.Dir(disk)))
+		looks[i].Gone = fault.Is(lerr, fault.NotFound)
+		var desc struct{ Size portlayer.Bytes }
+		if err != nil || serr != nil || json.Unmarshal(text, &desc) != nil {
+			continue
+		}
+		looks[i] = portlayer.Look{Mark: [9]uint64{1, uint64(crc32.ChecksumIEEE(text)), uint64(crc32.ChecksumIEEE(small))}, Allocated: 1}
+		if len(disks) > 1 {
+			looks[i].Size, looks[i].Alone = desc.Size, true
+		}
+	}
+	return looks
+}
+
+// Where looks tell sizes, a store is opened and listed without a look at each disk; who comes to use a volume looks at its disk, once.
+func TestListsBelieveLooks(t *testing.T) {
+	d := volumetest.NewDisks()
+	c := &counting{Disks: d, calls: map[string]int{}}
+	s := mustOpen(t, d, "/s")
+	const many = 5
+	for i := range many {
+		mustEnsure(t, s, portlayer.VolumeName(fmt.Sprintf("v%d", i)))
+	}
+	s = mustOpen(t, tellingOver{c, telling{d}}, "/s")
+	want := func(what string, calls map[string]int) {
+		t.Helper()
+		delete(calls, "write")
+		if got := c.taken(); !maps.Equal(got, calls) {
+			t.Errorf("%s made the calls %v, want %v", what, got, calls)
+		}
+	}
+	delete(c.calls, "write")
+	want("opening a store", map[string]int{"read": many, "list": 1})
+	list := func() {
+		t.Helper()
+		if vols, uses, err := s.ListUsage(t.Context()); err != nil || len(vols) != many || vols[0].Capacity != uses[0].Capacity || uses[0].Allocated != 1 {
+			t.Errorf("%v, %v, %v", vols, uses, err)
+		}
+		want("listing", map[string]int{"list": 1})
+	}
+	list()
+	if _, err := s.Get(t.Context(), "v1"); err != nil {
+		t.Error(err)
+	}
+	want("using a volume", map[string]int{"read": 1, "stat": 1})
+	if _, err := s.Get(t.Context(), "v1"); err != nil {
+		t.Error(err)
+	}
+	want("using it again", map[string]int{})
+	if _, err := s.Get(t.Context(), "none"); !fault.Is(err, fault.NotFound) {
+		t.Error(err)
+	}
+	want("looking for one that is not there", map[string]int{})
+	d.Truncate(s.disk("v2"), 1)
+	list()
+	if _, err := s.Get(t.Context(), "v2"); !fault.Is(err, fault.Conflict) {
+		t.Errorf("a volume whose extent was cut off: %v", err)
+	}
+	want("finding damage", map[string]int{"read": 1, "stat": 1})
+}
+
+// tellingOver has looks from one, and all else from the other.
+type tellingOver struct {
+	portlayer.Disks
+	looks telling
+}
+
+func (d tellingOver) Look(ctx context.Context, dir portlayer.DiskPath, disks []string, beside string) []portlayer.Look {
+	return d.looks.Look(ctx, dir, disks, beside)
 }
