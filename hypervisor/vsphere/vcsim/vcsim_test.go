@@ -308,7 +308,7 @@ func TestFiles(t *testing.T) {
 	is[*types.InvalidDatastorePath](t, r.wait(r.files.DeleteDatastoreFile(r.ctx, "[datastore1]", r.dc)))
 }
 
-// A disk is one file to who asks for types.
+// A disk is one file to who asks for types; its capacity is told to who asks for that, and for nothing that the query does not name.
 func TestBrowser(t *testing.T) {
 	for _, extents := range []bool{false, true} {
 		r := start(t, vcsim.Options{Extents: extents})
@@ -323,12 +323,13 @@ func TestBrowser(t *testing.T) {
 			t.Fatal(err)
 		}
 		spec := &types.HostDatastoreBrowserSearchSpec{MatchPattern: []string{"*.vmdk", "volume.json"}, Details: &types.FileQueryFlags{FileType: true, FileSize: true, Modification: true}}
+		capacity := int64(0)
 		list := func(all []types.HostDatastoreBrowserSearchResults) string {
 			var out []string
 			for _, in := range all {
 				for _, f := range in.File {
 					size := f.GetFileInfo().FileSize
-					if d, ok := f.(*types.VmDiskFileInfo); ok && (size == 0 || size > 1<<20 || d.CapacityKb != 1<<20) {
+					if d, ok := f.(*types.VmDiskFileInfo); ok && (size == 0 || size > 1<<20 || d.CapacityKb != capacity) {
 						t.Errorf("%+v", d)
 					}
 					out = append(out, fmt.Sprintf("%s %s %T", in.FolderPath, f.GetFileInfo().Path, f))
@@ -356,6 +357,13 @@ func TestBrowser(t *testing.T) {
 		}
 		one := result(b.SearchDatastore(r.ctx, "[datastore1] a/b", spec)).(types.HostDatastoreBrowserSearchResults)
 		if got := list([]types.HostDatastoreBrowserSearchResults{one}); got != strings.ReplaceAll(want, "b/ ", "b ") {
+			t.Errorf("%s", got)
+		}
+		capacity = 1 << 20
+		asking := *spec
+		asking.Query = []types.BaseFileQuery{&types.VmDiskFileQuery{Details: &types.VmDiskFileQueryFlags{CapacityKb: true}}}
+		one = result(b.SearchDatastore(r.ctx, "[datastore1] a/b", &asking)).(types.HostDatastoreBrowserSearchResults)
+		if got := list([]types.HostDatastoreBrowserSearchResults{one}); got != "[datastore1] a/b d.vmdk *types.VmDiskFileInfo" {
 			t.Errorf("%s", got)
 		}
 		is[*types.FileNotFound](t, r.wait(b.SearchDatastore(r.ctx, "[datastore1] no", spec)))
