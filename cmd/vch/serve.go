@@ -257,9 +257,10 @@ func connect(ctx context.Context, s settings, id string, db *record.DB, hypervis
 	}
 	// Images ask who uses them, and containers are made of images: the answer comes a little later than the question.
 	var users atomic.Pointer[exec.Service]
+	binds := bind.Policy{Allow: s.BindAllow}
 	var believe time.Duration // here a look at a disk costs nothing; at a vCenter it takes as long as making the machine
 	if s.VSphere != nil {
-		believe = time.Minute
+		believe, binds.Never = time.Minute, noBinds
 	}
 	images, err := image.New(ctx, image.Options{
 		Dir: s.Images, DiskDir: imageDisks(s, id, hypervisor.Disks()), Believe: believe, Disks: hypervisor.Disks(), DB: db, Publish: events.Publish, Log: log, Mirrors: s.Mirrors, Insecure: s.Insecure,
@@ -275,7 +276,7 @@ func connect(ctx context.Context, s settings, id string, db *record.DB, hypervis
 	}
 	containers, err := exec.New(ctx, exec.Options{
 		DB: db, Hypervisor: hypervisor, Volumes: volumes, Binder: volumes, Images: images, Wiring: networks, Publish: events.Publish, Log: log,
-		Dir: filepath.Join(s.State, "containers"), Memory: s.Memory, CPUs: s.CPUs, Binds: bind.Policy{Allow: s.BindAllow}, Failpoints: points,
+		Dir: filepath.Join(s.State, "containers"), Memory: s.Memory, CPUs: s.CPUs, Binds: binds, Failpoints: points,
 	})
 	if err != nil {
 		return nil, nil, err

@@ -126,9 +126,9 @@ func (w *words) flags(f *pflag.FlagSet) {
 	f.StringVar(&w.tlsKey, "tlskey", "", "its key, a `FILE`")
 	f.StringArrayVar(&w.tlsNames, "tls-cname", nil, "a `NAME` or address that the server's certificate that vch makes is to hold, beside this machine's own; may be given several times")
 	f.StringArrayVar(&w.plain, "plain-tcp", nil, "have a TCP `ADDRESS` of --listen plain: whoever reaches it can do everything")
-	f.StringArrayVar(&w.stores, "volume-store", nil, "keep volumes in the directory PATH, as the store NAME: `PATH:NAME`, or on an NFS server: 'nfs://HOST[:PORT]/EXPORT?OPTIONS:NAME'; may be given several times; the one called default takes anonymous volumes and those that name no store")
+	f.StringArrayVar(&w.stores, "volume-store", nil, "keep volumes in the directory PATH, as the store NAME: `PATH:NAME`, with --target on a datastore: ds://DATASTORE/PATH:NAME, or on an NFS server: 'nfs://HOST[:PORT]/EXPORT?OPTIONS:NAME'; may be given several times; the one called default takes anonymous volumes and those that name no store")
 	f.StringVar(&w.absentStores, "absent-stores", "refuse", "`WHAT` to do with a volume store that cannot be used at the start: refuse to start; or degrade: start without it, make nothing in its place, and use it when it is there")
-	f.StringVar(&w.imageStore, "image-store", "", "keep images in this `DIRECTORY` (default: images in the state directory)")
+	f.StringVar(&w.imageStore, "image-store", "", "keep images in this `DIRECTORY` (default: images in the state directory); with --target, images' disks and machines on a datastore: ds://DATASTORE/PATH")
 	f.StringVar(&w.nfsTimeout, "nfs-timeout", "10s", "how long an NFS server may take to answer before that is an error, a `DURATION` from 1s to 10m")
 	f.StringArrayVar(&w.bindAllow, "bind-allow", nil, "let containers mount what is in this `DIRECTORY` of the host (docker run -v /path:/path); may be given several times (default: none)")
 	f.StringArrayVar(&w.mirrors, "registry-mirror", nil, "ask the registry at this `URL`, http[s]://HOST[:PORT], for Docker Hub's images first; may be given several times")
@@ -253,6 +253,11 @@ func (w words) settings(at surroundings) (settings, error) {
 	if s.VSphere, err = w.vsphereWords.parse(); err != nil {
 		return s, err
 	}
+	if s.VSphere != nil {
+		if err := w.onlyLocal(); err != nil {
+			return s, err
+		}
+	}
 	switch w.absentStores {
 	case "refuse", "degrade":
 		s.Degrade = w.absentStores == "degrade"
@@ -366,6 +371,25 @@ func (w words) settings(at surroundings) (settings, error) {
 
 // mostWarm is more forks than any host's memory would hold with use.
 const mostWarm = 1000
+
+// onlyLocal refuses what has no meaning for machines that are not on this host. What asks for how it is there anyway, as --template off, may be said.
+func (w words) onlyLocal() error {
+	for _, more := range []struct{ flag, value, none, why string }{
+		{"accel", w.accel, "auto", "the hosts there choose how machines run"},
+		{"qemu", w.qemu, "", "no QEMU runs them"},
+		{"template", w.template, "off", "every machine there boots"},
+		{"warm", w.warm, "0", "every machine there boots, and none is kept ready"},
+		{"bind-allow", strings.Join(w.bindAllow, " "), "", noBinds},
+	} {
+		if more.value != more.none && more.value != "auto" {
+			return usagef("--%s has no meaning for machines at --target: %s; leave it out", more.flag, more.why)
+		}
+	}
+	return nil
+}
+
+// noBinds is why no machine on vSphere mounts what this host has.
+const noBinds = "machines on vSphere share no directory of this VCH's host"
 
 // warm reads --warm; -1 is auto.
 func warm(text string) (int, error) {

@@ -40,6 +40,12 @@ func TestVSphereWords(t *testing.T) {
 			t.Errorf("image store %q: %v", bad, err)
 		}
 	}
+	for flag, value := range map[string]string{"accel": "tcg", "qemu": "/usr/bin/qemu", "template": "auto", "warm": "0", "bind-allow": "/srv"} {
+		_, err := parse(asRoot, "", "--target", "vc", "--user", "ops", "--image-store", "ds://fast/vch", "--"+flag, value)
+		if same := flag == "template" || flag == "warm"; same != (err == nil) || err != nil && !strings.Contains(err.Error(), "--"+flag+" has no meaning for machines at --target: ") {
+			t.Errorf("--%s %s: %v", flag, value, err)
+		}
+	}
 }
 
 // Guests reach a daemon by the address it listens at, or by the one that is given.

@@ -20,6 +20,8 @@ import (
 type Policy struct {
 	// Allow are directories of this host, absolute and clean, of which containers may mount what is in them.
 	Allow []string
+	// Never says why no machine can share a directory, whatever is allowed; "": they can.
+	Never string
 }
 
 var _ portlayer.Binds = Policy{}
@@ -27,6 +29,9 @@ var _ portlayer.Binds = Policy{}
 // Share is portlayer.Binds.Share.
 func (p Policy) Share(m portlayer.Mount) (portlayer.Share, error) {
 	out := portlayer.Share{ReadOnly: m.ReadOnly, WritableBelow: m.Bind.WritableBelow, NonRecursive: m.Bind.NonRecursive, Follow: m.Bind.Follow}
+	if p.Never != "" {
+		return out, fault.New(fault.Unsupported, "host path %s cannot be mounted at %s: %s; use a volume: -v NAME:%s", m.Source, m.Target, p.Never, m.Target)
+	}
 	if len(p.Allow) == 0 {
 		return out, fault.New(fault.Denied, "host path %s cannot be mounted at %s: this VCH shares no directory of its host with containers; start it with --bind-allow DIRECTORY, or use a volume: -v NAME:%s", m.Source, m.Target, m.Target)
 	}

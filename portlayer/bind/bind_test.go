@@ -79,6 +79,9 @@ func TestShare(t *testing.T) {
 	if _, err := (Policy{}).Share(portlayer.Mount{Source: allowed, Target: "/x"}); !fault.Is(err, fault.Denied) || !strings.Contains(err.Error(), "start it with --bind-allow DIRECTORY, or use a volume: -v NAME:/x") {
 		t.Errorf("nothing is allowed: %v", err)
 	}
+	if _, err := (Policy{Allow: []string{"/"}, Never: "it is elsewhere"}).Share(portlayer.Mount{Source: allowed, Target: "/x"}); !fault.Is(err, fault.Unsupported) || !strings.Contains(err.Error(), "it is elsewhere; use a volume: -v NAME:/x") {
+		t.Errorf("nothing can be shared: %v", err)
+	}
 	if got, err := (Policy{Allow: []string{"/"}}).Share(portlayer.Mount{Source: allowed, Target: "/x"}); err != nil || got.Below != "/" {
 		t.Errorf("all is allowed: %+v, %v", got, err)
 	}
