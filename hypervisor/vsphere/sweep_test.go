@@ -97,3 +97,23 @@ func TestRemovalIsTriedAgain(t *testing.T) {
 	s.must(d.RemoveDir(t.Context(), dir))
 	s.left()
 }
+
+// Who closes does not wait for news that nobody listens to any more: removals that go on end, or are the next process's.
+func TestCloseAmidRemovals(t *testing.T) {
+	s := newScene(t)
+	h, err := Open(t.Context(), options(t, s.sim, t.TempDir()))
+	s.must(err)
+	d := h.Disks()
+	dir := d.Join(s.dir, "v")
+	s.must(d.MakeDir(t.Context(), dir))
+	_, err = d.List(t.Context(), s.dir) // where the datastore's files are looked for is asked once
+	s.must(err)
+	s.sim.Delay("WaitForUpdatesEx", 300*time.Millisecond)
+	s.sim.Calls(true)
+	s.must(d.RemoveDir(t.Context(), dir))
+	s.eventually("the content goes", func() bool { return s.sim.Calls(false)["DeleteDatastoreFile_Task"] > 0 })
+	s.must(h.Close())
+	if c := s.sim.Calls(true); c["RetrieveProperties"] > 0 { // end asks when it has heard nothing for long
+		t.Errorf("closing took the calls %v", c)
+	}
+}

@@ -93,6 +93,7 @@ type Hypervisor struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 	hangUp func()
+	ignore func() // ends the watcher, which all work hears of its tasks by
 }
 
 // Open logs in, finds what o names, and waits until it knows the machines that are there. It changes nothing on the server.
@@ -130,7 +131,10 @@ func Open(ctx context.Context, o Options) (_ *Hypervisor, err error) {
 	if h.endpoint, h.hangUp, err = newEndpoint(o.Listener, filepath.Join(dir, "guests"), h.rebooted, o.Log); err != nil {
 		return nil, err
 	}
-	h.work.Go(func() { h.watch.run(h.ctx) })
+	watching, stop := context.WithCancel(context.Background())
+	var watch sync.WaitGroup
+	watch.Go(func() { h.watch.run(watching) })
+	h.ignore = func() { stop(); watch.Wait() }
 	if err := h.watch.sync(ctx); err != nil {
 		return nil, err
 	}
@@ -149,6 +153,9 @@ func (h *Hypervisor) Close() error {
 		h.o.Listener.Close()
 	}
 	h.work.Wait()
+	if h.ignore != nil {
+		h.ignore()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), logoutLimit)
 	defer cancel()
 	h.s.close(ctx)
