@@ -141,7 +141,7 @@ func messageKeys(err error) map[string]bool {
 func saying(err error) string {
 	var parts []string
 	add := func(text string) {
-		text = strings.TrimSpace(strings.Join(strings.Fields(text), " "))
+		text = strings.TrimSuffix(strings.Join(strings.Fields(text), " "), ".")
 		if text != "" && !strings.Contains(strings.Join(parts, "; "), text) {
 			parts = append(parts, text)
 		}
