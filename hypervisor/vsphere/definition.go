@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/vmware/govmomi/vim25/types"
 
@@ -295,6 +296,17 @@ func diskAt(devices []types.BaseVirtualDevice, p place) *types.VirtualDisk {
 		}
 	}
 	return nil
+}
+
+// holds says whether a disk's file is in a directory that is the machine's: where its own file is, or one that is called after it, as where somebody has moved the disk to another
+// datastore.
+func (v *vmState) holds(disk *types.VirtualDisk) bool {
+	file, err := parsePath(portlayer.DiskPath(fileOf(disk)))
+	if err != nil {
+		return false
+	}
+	own, err := parsePath(portlayer.DiskPath(v.vmx))
+	return err == nil && file.dir() == own.dir() || v.id != "" && strings.Contains(file.dir().base(), shortOf(v.id))
 }
 
 // fileOf is a disk device's file.

@@ -381,6 +381,22 @@ func TestBehindOurBack(t *testing.T) {
 		}
 	}
 
+	// Nor is one that somebody has put where the machine's own was.
+	m, err = s.h.Define(t.Context(), spec("swapped"))
+	s.must(err)
+	vm = object.NewVirtualMachine(c, s.h.watch.find("swapped").ref)
+	devices, err = vm.Device(t.Context())
+	s.must(err)
+	own := devices.SelectByType((*types.VirtualDisk)(nil))[0].(*types.VirtualDisk)
+	s.must(vm.RemoveDevice(t.Context(), false, own))
+	disk = devices.CreateDisk(controller, types.ManagedObjectReference{}, string(byHand))
+	disk.ControllerKey, disk.UnitNumber = own.ControllerKey, own.UnitNumber
+	s.must(vm.AddDevice(t.Context(), disk))
+	s.must(m.Undefine(t.Context()))
+	if _, err := s.h.Disks().Stat(t.Context(), byHand); err != nil {
+		t.Errorf("a disk in the place of the machine's own went with it: %v", err)
+	}
+
 	m, err = s.h.Define(t.Context(), spec("def"))
 	s.must(err)
 	vm = object.NewVirtualMachine(c, s.h.watch.find("def").ref)

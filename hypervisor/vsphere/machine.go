@@ -794,7 +794,7 @@ func (m *Machine) destroy(ctx context.Context) error {
 		own.Disks = slices.DeleteFunc(slices.Clone(vm.def.Disks), func(p place) bool { return p.File != "" })
 		// What somebody has attached by hand is not the machine's own either.
 		for _, dev := range vm.devices {
-			if disk, ok := dev.(*types.VirtualDisk); ok && !slices.ContainsFunc(own.Disks, func(p place) bool { return diskAt(vm.devices, p) == disk }) {
+			if disk, ok := dev.(*types.VirtualDisk); ok && !slices.ContainsFunc(own.Disks, func(p place) bool { return diskAt(vm.devices, p) == disk && vm.holds(disk) }) {
 				spec.DeviceChange = append(spec.DeviceChange, &types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationRemove, Device: disk})
 			}
 		}

@@ -65,6 +65,7 @@ type vmState struct {
 	uuid    string                    // config.instanceUuid, where it was read
 	extra   map[string]string         // of vch's
 	devices []types.BaseVirtualDevice // in what detail gives only
+	vmx     string                    // likewise: the path of its own file
 }
 
 // on says whether the machine is on; one that is suspended is.
@@ -81,7 +82,7 @@ type storeState struct {
 // The properties that are watched.
 var (
 	vmWatched    = []string{"name", "config.changeVersion", "runtime.powerState", "runtime.connectionState"}
-	vmDetails    = append([]string{"config.extraConfig", "config.hardware.device", "config.instanceUuid"}, vmWatched...)
+	vmDetails    = append([]string{"config.extraConfig", "config.hardware.device", "config.instanceUuid", "config.files.vmPathName"}, vmWatched...)
 	taskWatched  = []string{"info.state", "info.progress", "info.error", "info.result"}
 	storeWatched = []string{"name", "summary.accessible", "summary.capacity", "summary.freeSpace"}
 )
@@ -297,6 +298,8 @@ func (v *vmState) set(c types.PropertyChange) {
 			v.version = val
 		case "config.instanceUuid":
 			v.uuid = val
+		case "config.files.vmPathName":
+			v.vmx = val
 		}
 	case types.VirtualMachinePowerState:
 		v.power = val
