@@ -113,7 +113,13 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	hypervisor, err := openHypervisor(ctx, s, id, host, log)
+	open := func() (portlayer.Hypervisor, error) { return openHypervisor(ctx, s, id, host, log) }
+	var hypervisor portlayer.Hypervisor
+	if s.VSphere != nil && s.Degrade {
+		hypervisor, err = untilReached(ctx, log, open)
+	} else {
+		hypervisor, err = open()
+	}
 	if err != nil {
 		return stopped(ctx, log, err)
 	}
@@ -174,6 +180,27 @@ func machineOptions(s settings, log *slog.Logger) qemu.Options {
 	return o
 }
 
+// untilReached opens what makes the machines again and again while it is Unavailable: a vCenter may come later than its clients, as after a loss of power.
+func untilReached(ctx context.Context, log *slog.Logger, open func() (portlayer.Hypervisor, error)) (portlayer.Hypervisor, error) {
+	const most = 10 * time.Second
+	told := ""
+	for wait := time.Second; ; wait = min(2*wait, most) {
+		h, err := open()
+		if !fault.Is(err, fault.Unavailable) || ctx.Err() != nil {
+			return h, err
+		}
+		if why := err.Error(); why != told {
+			told = why
+			log.Warn("no machines can be reached; trying until they can", "err", err)
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
 // openHypervisor opens what makes the machines: QEMU, of which host was found, or vSphere.
 func openHypervisor(ctx context.Context, s settings, id string, host qemu.Host, log *slog.Logger) (portlayer.Hypervisor, error) {
 	if s.VSphere == nil {
@@ -187,16 +214,20 @@ func openHypervisor(ctx context.Context, s settings, id string, host qemu.Host, 
 	if err != nil {
 		return nil, err
 	}
-	log.Info("guests come here", "listen", listener.Addr().String(), "by", advertise)
 	name := filepath.Base(s.State)
 	if name == "state" { // of a VCH that vch create made
 		name = filepath.Base(filepath.Dir(s.State))
 	}
-	return vsphere.Open(ctx, vsphere.Options{
+	h, err := vsphere.Open(ctx, vsphere.Options{
 		Server: s.VSphere.server(password),
 		VCH:    id, Name: name, Datacenter: s.VSphere.Datacenter, Pool: s.VSphere.Pool, Folder: s.VSphere.Folder, Datastore: datastoreOf(s.ImageDisks), Network: s.VSphere.Network, Extension: s.VSphere.Extension,
 		Listener: listener, Advertise: advertise, StateDir: s.State, Kernel: s.Kernel, Tether: tetherProgram(), Seeds: bootSeeds(), Log: log,
 	})
+	if err != nil {
+		return nil, err
+	}
+	log.Info("guests come here", "listen", listener.Addr().String(), "by", advertise)
+	return h, nil
 }
 
 // driversOf are what volumes are called that are disks, and those that are directories of a server.

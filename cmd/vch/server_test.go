@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,11 +14,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
 
 	"vch/internal/fault"
+	"vch/portlayer"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -231,4 +234,39 @@ func TestAllSocketsOrNone(t *testing.T) {
 	if left, _ := os.ReadDir(dir); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
+}
+
+// A daemon that starts whatever is away waits for its vCenter, and says why once; what waiting does not mend it says at once.
+func TestUntilReached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		away := fault.New(fault.Unavailable, "vc cannot be reached")
+		wrong := fault.New(fault.Denied, "vc lets nobody in")
+		for _, c := range []struct {
+			errs  []error
+			want  error
+			after time.Duration
+			said  int
+		}{
+			{[]error{nil}, nil, 0, 0},
+			{[]error{away, away, away, nil}, nil, 7 * time.Second, 1},
+			{[]error{away, wrong}, wrong, time.Second, 1},
+			{[]error{wrong}, wrong, 0, 0},
+		} {
+			var log bytes.Buffer
+			began := time.Now()
+			_, err := untilReached(t.Context(), slog.New(slog.NewTextHandler(&log, nil)), func() (portlayer.Hypervisor, error) {
+				err := c.errs[0]
+				c.errs = c.errs[1:]
+				return nil, err
+			})
+			if err != c.want || time.Since(began) != c.after || strings.Count(log.String(), "vc cannot be reached") != c.said {
+				t.Errorf("%v after %v, want %v after %v; it said\n%s", err, time.Since(began), c.want, c.after, log.String())
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := untilReached(ctx, slog.New(slog.DiscardHandler), func() (portlayer.Hypervisor, error) { return nil, away }); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+	})
 }

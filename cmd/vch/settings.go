@@ -127,7 +127,7 @@ func (w *words) flags(f *pflag.FlagSet) {
 	f.StringArrayVar(&w.tlsNames, "tls-cname", nil, "a `NAME` or address that the server's certificate that vch makes is to hold, beside this machine's own; may be given several times")
 	f.StringArrayVar(&w.plain, "plain-tcp", nil, "have a TCP `ADDRESS` of --listen plain: whoever reaches it can do everything")
 	f.StringArrayVar(&w.stores, "volume-store", nil, "keep volumes in the directory PATH, as the store NAME: `PATH:NAME`, with --target on a datastore: ds://DATASTORE/PATH:NAME, or on an NFS server: 'nfs://HOST[:PORT]/EXPORT?OPTIONS:NAME'; may be given several times; the one called default takes anonymous volumes and those that name no store")
-	f.StringVar(&w.absentStores, "absent-stores", "refuse", "`WHAT` to do with a volume store that cannot be used at the start: refuse to start; or degrade: start without it, make nothing in its place, and use it when it is there")
+	f.StringVar(&w.absentStores, "absent-stores", "refuse", "`WHAT` to do with a volume store that cannot be used at the start: refuse to start; or degrade: start without it, make nothing in its place, and use it when it is there; a --target that cannot be reached is then waited for")
 	f.StringVar(&w.imageStore, "image-store", "", "keep images in this `DIRECTORY` (default: images in the state directory); with --target, images' disks and machines on a datastore: ds://DATASTORE/PATH")
 	f.StringVar(&w.nfsTimeout, "nfs-timeout", "10s", "how long an NFS server may take to answer before that is an error, a `DURATION` from 1s to 10m")
 	f.StringArrayVar(&w.bindAllow, "bind-allow", nil, "let containers mount what is in this `DIRECTORY` of the host (docker run -v /path:/path); may be given several times (default: none)")
