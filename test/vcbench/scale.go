@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"vch/internal/pause"
 	"vch/internal/vmdkfile"
 	"vch/test/measure"
 )
@@ -150,13 +151,7 @@ func (r *results) scale(ctx context.Context, o options, d *daemon, v *vcenter) e
 		},
 		func() error { return list(many) },
 		func() error {
-			return step("nothing, for 10 s", 0, func(ctx context.Context) error {
-				select {
-				case <-time.After(10 * time.Second):
-				case <-ctx.Done():
-				}
-				return ctx.Err()
-			})
+			return step("nothing, for 10 s", 0, func(ctx context.Context) error { return pause.For(ctx, 10*time.Second) })
 		},
 		func() error { return restart(many) },
 		func() error {
