@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vch/internal/fault"
+	"vch/internal/pause"
 )
 
 // A copy-up into a directory that others may use, and fill, at the same time on other hosts. They agree by the directory's server alone: whoever makes the directory staging fills the
@@ -106,10 +107,8 @@ func (s *sharedCopy) agree(ctx context.Context) error {
 				return squashed(err)
 			}
 		}
-		select {
-		case <-time.After(s.poll):
-		case <-ctx.Done():
-			return fault.New(fault.Unavailable, "another container fills the volume, and has not done so in time: %w", ctx.Err())
+		if err := pause.For(ctx, s.poll); err != nil {
+			return fault.New(fault.Unavailable, "another container fills the volume, and has not done so in time: %w", err)
 		}
 	}
 }

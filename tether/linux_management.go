@@ -21,6 +21,7 @@ import (
 
 	"vch/guest"
 	"vch/internal/fault"
+	"vch/internal/pause"
 )
 
 // management is the machine's card for the tether. It is in a network namespace of its own, with its address and its way out, where no process of the container is; sockets are made
@@ -398,7 +399,7 @@ func (t term) wait(now time.Time) time.Duration {
 func (m *management) keep(ctx context.Context, static settings, lease *nclient4.Lease) {
 	for {
 		t := termOf(lease)
-		if t == (term{}) || !paused(ctx, t.wait(time.Now())) {
+		if t == (term{}) || pause.For(ctx, t.wait(time.Now())) != nil {
 			return
 		}
 		next, err := m.again(ctx, lease, t.expire)
@@ -440,21 +441,9 @@ func (m *management) again(ctx context.Context, lease *nclient4.Lease, expire ti
 			}
 		}
 		fmt.Fprintf(os.Stderr, "tether: management card: %v\n", err)
-		if !paused(ctx, leasePause) {
-			return nil, ctx.Err()
+		if err := pause.For(ctx, leasePause); err != nil {
+			return nil, err
 		}
-	}
-}
-
-// paused waits, and says whether ctx has not ended.
-func paused(ctx context.Context, wait time.Duration) bool {
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 

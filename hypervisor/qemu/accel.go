@@ -12,6 +12,7 @@ import (
 
 	"vch/internal/atomicfile"
 	"vch/internal/fault"
+	"vch/internal/qmp"
 	"vch/portlayer"
 )
 
@@ -105,7 +106,7 @@ func (h *Hypervisor) tryKVM(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	q.close()
+	q.Close()
 	defer func() { p.kill(); <-p.ended }()
 	answered := make(chan error, 1)
 	talk, hang := context.WithCancel(limited)
@@ -142,15 +143,15 @@ func (p *process) runState(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	q, err := newQMP(ctx, conn)
+	q, err := qmp.Connect(ctx, conn)
 	if err != nil {
 		return "", err
 	}
-	defer q.close()
+	defer q.Close()
 	var st struct {
 		Status string `json:"status"`
 	}
-	err = q.call(ctx, "query-status", nil, &st)
+	err = q.Call(ctx, "query-status", nil, &st)
 	return st.Status, err
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"vch/guest"
 	"vch/hypervisor/hypertest"
+	"vch/internal/qmp"
 	"vch/portlayer"
 )
 
@@ -166,12 +167,12 @@ func (r *rig) call(t *testing.T, command string, out any) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q, err := newQMP(ctx, conn)
+	q, err := qmp.Connect(ctx, conn)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer q.close()
-	if err := q.call(ctx, command, nil, out); err != nil {
+	defer q.Close()
+	if err := q.Call(ctx, command, nil, out); err != nil {
 		t.Fatal(err)
 	}
 }

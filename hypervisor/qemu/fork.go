@@ -9,10 +9,11 @@ import (
 
 	"vch/guest"
 	"vch/internal/fault"
+	"vch/internal/qmp"
 )
 
 // fork makes a machine in dir that goes on where the template t stopped, of the shape s. It is stopped: its disks are plugged before it runs. The caller closes q.
-func (h *Hypervisor) fork(ctx context.Context, dir string, s shape, t *template) (p *process, q *qmp, err error) {
+func (h *Hypervisor) fork(ctx context.Context, dir string, s shape, t *template) (p *process, q *qmp.Client, err error) {
 	s.life, s.drives = forkedOf, nil
 	state, err := memfd("vch-state", 0)
 	if err != nil {
@@ -25,17 +26,17 @@ func (h *Hypervisor) fork(ctx context.Context, dir string, s shape, t *template)
 	if p, q, err = h.launch(ctx, dir, s, t.memory); err != nil {
 		return nil, nil, err
 	}
-	stop := context.AfterFunc(ctx, q.hangUp)
+	stop := context.AfterFunc(ctx, q.HangUp)
 	defer stop()
-	err = q.migrate(ctx, "migrate-incoming", state)
+	err = migrate(ctx, q, "migrate-incoming", state)
 	// Until it has run, QEMU lets others write what comes into its seats (7.2 block/block-backend.c, blk_root_activate).
 	for _, command := range []string{"cont", "stop"} {
 		if err == nil {
-			err = q.call(ctx, command, nil, nil)
+			err = q.Call(ctx, command, nil, nil)
 		}
 	}
 	if err != nil {
-		q.close()
+		q.Close()
 		h.end(p)
 		return nil, nil, fault.New(fault.KindOf(err), "cannot go on from the template: %w%s", err, said(p.words()))
 	}
@@ -60,7 +61,7 @@ func (h *Hypervisor) pooled(ctx context.Context, dir string, s shape) (*process,
 		if err == nil {
 			err = s.drives.run(ctx, w.p, w.q)
 		}
-		w.q.close()
+		w.q.Close()
 		if err == nil {
 			return w.p, nil
 		}
@@ -90,7 +91,7 @@ func (h *Hypervisor) forked(ctx context.Context, dir string, s shape) (*process,
 		if err = s.drives.run(ctx, p, q); err != nil {
 			h.end(p)
 		}
-		q.close()
+		q.Close()
 	}
 	if err == nil {
 		return p, nil
@@ -119,8 +120,8 @@ func (d drives) seats() map[string]guest.Seat {
 }
 
 // run has the stopped machine of p run with its disks.
-func (d drives) run(ctx context.Context, p *process, q *qmp) error {
-	stop := context.AfterFunc(ctx, q.hangUp)
+func (d drives) run(ctx context.Context, p *process, q *qmp.Client) error {
+	stop := context.AfterFunc(ctx, q.HangUp)
 	defer stop()
 	for i, v := range d {
 		if v.lun = i; v.seat != "" {
@@ -131,7 +132,7 @@ func (d drives) run(ctx context.Context, p *process, q *qmp) error {
 		}
 	}
 	p.seats = d.seats()
-	return q.call(ctx, "cont", nil, nil)
+	return q.Call(ctx, "cont", nil, nil)
 }
 
 // drives are a machine's, in the order of their units.

@@ -42,5 +42,5 @@ func (m *machine) Grown(ctx context.Context, serial string) error {
 		return fault.New(fault.NotFound, "the machine has no disk with serial %s", serial)
 	}
 	// The file has this length already: QEMU looks at it anew, and tells the guest.
-	return refused("grow disk "+serial, q.call(ctx, "block_resize", map[string]any{"node-name": drive{lun: lun}.node(), "size": int64(info.Size)}, nil))
+	return refused("grow disk "+serial, q.Call(ctx, "block_resize", map[string]any{"node-name": drive{lun: lun}.node(), "size": int64(info.Size)}, nil))
 }

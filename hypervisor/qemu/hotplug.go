@@ -12,6 +12,7 @@ import (
 
 	"vch/internal/atomicfile"
 	"vch/internal/fault"
+	"vch/internal/qmp"
 	"vch/internal/undo"
 	"vch/portlayer"
 )
@@ -65,7 +66,7 @@ func (m *machine) replug(ctx context.Context, p *process, def, was definition) (
 		}
 		uerr := back.Run(ctx)
 		select {
-		case <-q.ended: // it closed its control socket: it is ending, and its disks with it
+		case <-q.Ended(): // it closed its control socket: it is ending, and its disks with it
 			select {
 			case <-p.ended:
 				err = fault.New(fault.Unavailable, "the machine ended meanwhile: %w", err)
@@ -135,7 +136,7 @@ func (m *machine) replug(ctx context.Context, p *process, def, was definition) (
 }
 
 // change is control for a change, which goes to its end whether its caller stays or not, within plugLimit: that of the context that it gives.
-func (p *process) change(ctx context.Context) (limited context.Context, q *qmp, done func(), err error) {
+func (p *process) change(ctx context.Context) (limited context.Context, q *qmp.Client, done func(), err error) {
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), plugLimit)
 	q, end, err := p.control(limited)
 	if err != nil {
@@ -146,17 +147,17 @@ func (p *process) change(ctx context.Context) (limited context.Context, q *qmp, 
 }
 
 // control is the process's control socket, for one piece of work; it breaks when ctx ends.
-func (p *process) control(ctx context.Context) (q *qmp, done func(), err error) {
+func (p *process) control(ctx context.Context) (q *qmp.Client, done func(), err error) {
 	conn, err := dial(ctx, p.home(), qmpSocket)
 	if err != nil {
 		return nil, nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	if q, err = newQMP(ctx, conn); err != nil {
+	if q, err = qmp.Connect(ctx, conn); err != nil {
 		stop()
 		return nil, nil, fault.New(fault.Unavailable, "cannot reach the machine: %w", err)
 	}
-	return q, func() { stop(); q.close() }, nil
+	return q, func() { stop(); q.Close() }, nil
 }
 
 // freeLUN takes the next unit that no disk has.
@@ -212,18 +213,18 @@ func takeSeats(disks []portlayer.Disk) map[string]string {
 var errNameless = fault.New(fault.Unsupported, "this machine was started by an earlier vch, which gave its disks no names: restart the container, then its disks can be changed")
 
 // plugged gives the units of the disks that QEMU has, by serial.
-func plugged(ctx context.Context, q *qmp) (map[string]int, error) {
+func plugged(ctx context.Context, q *qmp.Client) (map[string]int, error) {
 	var devices []struct {
 		Name string `json:"name"`
 	}
-	if err := q.call(ctx, "qom-list", map[string]any{"path": "/machine/peripheral"}, &devices); err != nil {
+	if err := q.Call(ctx, "qom-list", map[string]any{"path": "/machine/peripheral"}, &devices); err != nil {
 		return nil, refused("tell its disks", err)
 	}
 	have := map[string]int{}
 	seated := map[int]string{} // by their units, the disks whose descriptors came for a seat
 	for _, d := range devices {
 		get := func(property string, value any) error {
-			return refused("tell its disks", q.call(ctx, "qom-get", map[string]any{"path": "/machine/peripheral/" + d.Name, "property": property}, value))
+			return refused("tell its disks", q.Call(ctx, "qom-get", map[string]any{"path": "/machine/peripheral/" + d.Name, "property": property}, value))
 		}
 		if serial, ok := strings.CutPrefix(d.Name, diskID("")); ok {
 			var lun int
@@ -244,7 +245,7 @@ func plugged(ctx context.Context, q *qmp) (map[string]int, error) {
 		}
 		if len(seated) == 0 {
 			var err error
-			if seated, err = q.descriptors(ctx); err != nil {
+			if seated, err = descriptors(ctx, q); err != nil {
 				return nil, err
 			}
 		}
@@ -258,14 +259,14 @@ func plugged(ctx context.Context, q *qmp) (map[string]int, error) {
 }
 
 // descriptors tells for which disks QEMU has descriptors, by their sets, which are called by units.
-func (q *qmp) descriptors(ctx context.Context) (map[int]string, error) {
+func descriptors(ctx context.Context, q *qmp.Client) (map[int]string, error) {
 	var sets []struct {
 		ID    int `json:"fdset-id"`
 		Files []struct {
 			Opaque string `json:"opaque"`
 		} `json:"fds"`
 	}
-	if err := q.call(ctx, "query-fdsets", nil, &sets); err != nil {
+	if err := q.Call(ctx, "query-fdsets", nil, &sets); err != nil {
 		return nil, refused("tell its disks", err)
 	}
 	all := map[int]string{}
@@ -278,7 +279,7 @@ func (q *qmp) descriptors(ctx context.Context) (map[int]string, error) {
 }
 
 // plug gives QEMU the disk. After an error it has nothing of it.
-func (d drive) plug(ctx context.Context, q *qmp) (err error) {
+func (d drive) plug(ctx context.Context, q *qmp.Client) (err error) {
 	var back undo.Stack
 	defer func() {
 		if err != nil {
@@ -290,75 +291,62 @@ func (d drive) plug(ctx context.Context, q *qmp) (err error) {
 		return kindOf(err)
 	}
 	defer f.Close()
-	if err := q.send(ctx, "add-fd", map[string]any{"fdset-id": d.lun, "opaque": d.serial}, nil, f); err != nil {
+	if err := q.Send(ctx, "add-fd", map[string]any{"fdset-id": d.lun, "opaque": d.serial}, nil, f); err != nil {
 		return err
 	}
 	back.Push(func(ctx context.Context) error { return d.letGo(ctx, q) })
 	throttle, block, device := d.objects()
 	if throttle != nil {
-		if err := q.call(ctx, "object-add", throttle, nil); err != nil {
+		if err := q.Call(ctx, "object-add", throttle, nil); err != nil {
 			return err
 		}
 		back.Push(func(ctx context.Context) error {
-			return q.call(ctx, "object-del", map[string]any{"id": d.group()}, nil)
+			return q.Call(ctx, "object-del", map[string]any{"id": d.group()}, nil)
 		})
 	}
-	if err := q.call(ctx, "blockdev-add", block, nil); err != nil {
+	if err := q.Call(ctx, "blockdev-add", block, nil); err != nil {
 		return err
 	}
 	back.Push(func(ctx context.Context) error {
-		return q.call(ctx, "blockdev-del", map[string]any{"node-name": d.node()}, nil)
+		return q.Call(ctx, "blockdev-del", map[string]any{"node-name": d.node()}, nil)
 	})
 	if d.seat != "" {
-		return q.seat(ctx, d.seat, d.node())
+		return exchange(ctx, q, d.seat, d.node())
 	}
-	return q.call(ctx, "device_add", device, nil)
+	return q.Call(ctx, "device_add", device, nil)
 }
 
-// seat exchanges what is behind a seat.
-func (q *qmp) seat(ctx context.Context, seat, node string) error {
-	return q.call(ctx, "qom-set", map[string]any{"path": "/machine/peripheral/" + seat, "property": "drive", "value": node}, nil)
+// exchange puts another node behind a seat.
+func exchange(ctx context.Context, q *qmp.Client, seat, node string) error {
+	return q.Call(ctx, "qom-set", map[string]any{"path": "/machine/peripheral/" + seat, "property": "drive", "value": node}, nil)
 }
 
 // unplug takes a disk from QEMU, and lets go of its file.
-func (d drive) unplug(ctx context.Context, q *qmp) (err error) {
+func (d drive) unplug(ctx context.Context, q *qmp.Client) (err error) {
 	defer func() { err = refused("remove disk "+d.serial, err) }()
 	if d.seat != "" {
-		err = q.seat(ctx, d.seat, emptySeat(d.seat))
+		err = exchange(ctx, q, d.seat, emptySeat(d.seat))
 	} else {
-		err = d.unplugDevice(ctx, q)
+		err = q.Unplug(ctx, diskID(d.serial))
 	}
 	if err != nil {
 		return err
 	}
-	if err := q.call(ctx, "blockdev-del", map[string]any{"node-name": d.node()}, nil); err != nil {
+	if err := q.Call(ctx, "blockdev-del", map[string]any{"node-name": d.node()}, nil); err != nil {
 		return err
 	}
 	var errs []error
 	// Only where there is one: an interrupted change may have left a disk of which no definition says whether it is throttled.
-	if err := q.call(ctx, "object-del", map[string]any{"id": d.group()}, nil); err != nil && d.throttle != (portlayer.Throttle{}) {
+	if err := q.Call(ctx, "object-del", map[string]any{"id": d.group()}, nil); err != nil && d.throttle != (portlayer.Throttle{}) {
 		errs = append(errs, err)
 	}
 	return errors.Join(append(errs, d.letGo(ctx, q))...)
 }
 
-func (d drive) unplugDevice(ctx context.Context, q *qmp) error {
-	id := diskID(d.serial)
-	if err := q.call(ctx, "device_del", map[string]any{"id": id}, nil); err != nil {
-		return err
-	}
-	return q.await(ctx, func(e qmpEvent) bool {
-		var data struct {
-			Device string `json:"device"`
-		}
-		return e.Event == "DEVICE_DELETED" && json.Unmarshal(e.Data, &data) == nil && data.Device == id
-	})
-}
-
 // letGo closes what the disk's descriptor was sent as. QEMU may have done so when its last user, the node, went.
-func (d drive) letGo(ctx context.Context, q *qmp) error {
-	err := q.call(ctx, "remove-fd", map[string]any{"fdset-id": d.lun}, nil)
-	if e := (*qmpError)(nil); errors.As(err, &e) {
+func (d drive) letGo(ctx context.Context, q *qmp.Client) error {
+	err := q.Call(ctx, "remove-fd", map[string]any{"fdset-id": d.lun}, nil)
+	if e := (*qmp.Error)(nil); errors.As(err, &e) {
 		return nil
 	}
 	return err
@@ -369,7 +357,7 @@ func refused(what string, err error) error {
 	if err == nil {
 		return nil
 	}
-	var e *qmpError
+	var e *qmp.Error
 	if !errors.As(err, &e) {
 		return fault.New(fault.KindOf(err), "cannot %s: %w", what, err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"vch/hypervisor/hypertest"
 	"vch/internal/fault"
+	"vch/internal/qmp"
 	"vch/portlayer"
 )
 
@@ -55,11 +56,11 @@ func TestInterruptedPlug(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		q, err := newQMP(ctx, conn)
+		q, err := qmp.Connect(ctx, conn)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer q.close()
+		defer q.Close()
 		have, err := plugged(ctx, q)
 		if err != nil {
 			t.Fatal(err)

@@ -300,7 +300,7 @@ func (m *machine) come(ctx context.Context, s shape) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	q.close()
+	q.Close()
 	return p, nil
 }
 

@@ -25,5 +25,5 @@ func (m *machine) tell(ctx context.Context, command string) error {
 		return err
 	}
 	defer done()
-	return q.call(ctx, command, nil, nil)
+	return q.Call(ctx, command, nil, nil)
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vch/internal/fault"
+	"vch/internal/qmp"
 	"vch/portlayer"
 )
 
@@ -37,7 +38,7 @@ type pool struct {
 type paused struct {
 	key string
 	p   *process
-	q   *qmp
+	q   *qmp.Client
 }
 
 const (
@@ -261,13 +262,13 @@ func (l *pool) prepare(ctx context.Context, s shape, t *template) (_ *paused, er
 	p.prioritize(niceRefill)
 	l.fill(p)
 	defer l.fill(nil)
-	stop := context.AfterFunc(ctx, q.hangUp)
+	stop := context.AfterFunc(ctx, q.HangUp)
 	defer stop()
 	if err = l.h.rehearse(ctx, p, q, true); err == nil {
-		err = q.call(ctx, "stop", nil, nil)
+		err = q.Call(ctx, "stop", nil, nil)
 	}
 	if err != nil {
-		q.close()
+		q.Close()
 		l.h.end(p)
 		return nil, err
 	}
@@ -289,7 +290,7 @@ func (l *pool) drop(which func(*paused) bool) {
 	l.ready = stay
 	l.mu.Unlock()
 	for _, w := range leave {
-		w.q.close()
+		w.q.Close()
 		w.p.kill()
 		<-w.p.ended
 		_ = os.RemoveAll(w.p.home())

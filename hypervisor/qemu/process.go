@@ -21,6 +21,7 @@ import (
 
 	"vch/guest"
 	"vch/internal/fault"
+	"vch/internal/qmp"
 )
 
 // The files of a machine's directory beside its definition and its own disks.
@@ -52,7 +53,7 @@ type process struct {
 
 // launch starts QEMU in dir with a machine of the shape s and returns when that is made: executing, or, if it is a fork, waiting for its state. The process is
 // talked to through q, which is the caller's to close. After an error nothing runs. memory is the template's, of a shape that has one.
-func (h *Hypervisor) launch(ctx context.Context, dir string, s shape, memory *os.File) (p *process, q *qmp, err error) {
+func (h *Hypervisor) launch(ctx context.Context, dir string, s shape, memory *os.File) (p *process, q *qmp.Client, err error) {
 	var files []*os.File // nil where QEMU gets none
 	defer func() {
 		for _, f := range files {
@@ -188,7 +189,7 @@ func nobody(name string) *syscall.Credential {
 }
 
 // awaitMachine returns when QMP answers, which it does once every device is made.
-func (p *process) awaitMachine(ctx context.Context) (*qmp, error) {
+func (p *process) awaitMachine(ctx context.Context) (*qmp.Client, error) {
 	conn, err := dial(ctx, p.home(), qmpSocket)
 	if err != nil {
 		return nil, err
@@ -196,12 +197,12 @@ func (p *process) awaitMachine(ctx context.Context) (*qmp, error) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	type answer struct {
-		q   *qmp
+		q   *qmp.Client
 		err error
 	}
 	answered := make(chan answer, 1)
 	go func() {
-		q, err := newQMP(ctx, conn)
+		q, err := qmp.Connect(ctx, conn)
 		answered <- answer{q, err}
 	}()
 	var a answer
@@ -210,7 +211,7 @@ func (p *process) awaitMachine(ctx context.Context) (*qmp, error) {
 	case <-p.ended:
 		conn.Close()
 		if a = <-answered; a.err == nil {
-			a.q.close()
+			a.q.Close()
 		}
 		return nil, refusal("QEMU would not start", p.words())
 	}

@@ -1,9 +1,7 @@
 package qemu
 
 import (
-	"context"
 	"encoding/json"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -176,72 +174,6 @@ func TestProcessesAreOurOwnOnly(t *testing.T) {
 	}
 	if found := processes(filepath.Dir(wd)); len(found) != 0 {
 		t.Errorf("took a stranger for a machine: %v", found)
-	}
-}
-
-// QEMU's side of QMP: a greeting, replies out of order and longer than 64 KiB, events in between.
-func TestQMP(t *testing.T) {
-	ours, theirs := net.Pipe()
-	long := strings.Repeat("x", 200<<10)
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		defer theirs.Close()
-		dec := json.NewDecoder(theirs)
-		next := func() (id uint64, command string) {
-			var m struct {
-				Execute string
-				ID      uint64
-			}
-			if dec.Decode(&m) != nil {
-				return 0, ""
-			}
-			return m.ID, m.Execute
-		}
-		say := func(v any) { _ = json.NewEncoder(theirs).Encode(v) }
-		go say(map[string]any{"QMP": map[string]any{"version": map[string]any{}}})
-		id, _ := next()
-		say(map[string]any{"return": map[string]any{}, "id": id})
-		a, _ := next()
-		b, _ := next()
-		say(map[string]any{"event": "STOP"})
-		say(map[string]any{"return": long, "id": b})
-		say(map[string]any{"error": map[string]any{"class": "GenericError", "desc": "no such thing"}, "id": a})
-		next()
-	}()
-	ctx := t.Context()
-	q, err := newQMP(ctx, ours)
-	if err != nil {
-		t.Fatal(err)
-	}
-	first := make(chan error, 1)
-	sent := make(chan struct{})
-	go func() { close(sent); first <- q.call(ctx, "fails", nil, nil) }()
-	<-sent
-	var got string
-	errSecond := q.call(ctx, "works", nil, &got)
-	errFirst := <-first
-	// Which of the two went first is open; one has the long answer, the other the refusal.
-	if errSecond != nil {
-		errFirst, errSecond = errSecond, errFirst
-	} else if got != long {
-		t.Errorf("%d bytes came back", len(got))
-	}
-	if errSecond != nil || errFirst == nil || !strings.Contains(errFirst.Error(), "no such thing") {
-		t.Errorf("%v, %v", errFirst, errSecond)
-	}
-	if e := <-q.events; e.Event != "STOP" {
-		t.Errorf("event %v", e)
-	}
-	cancelled, cancel := context.WithCancel(ctx)
-	cancel()
-	if err := q.call(cancelled, "never answered", nil, nil); err != context.Canceled {
-		t.Errorf("cancelled: %v", err)
-	}
-	q.close()
-	<-served
-	if err := q.call(ctx, "after the end", nil, nil); err == nil {
-		t.Error("a call on a closed connection works")
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"vch/guest"
 	"vch/internal/fault"
+	"vch/internal/qmp"
 	"vch/portlayer"
 )
 
@@ -62,7 +63,7 @@ func (d Disks) writeRehearsalImage(ctx context.Context, file string) (err error)
 }
 
 // rehearse has the machine of p go through a rehearsal. A fork (stopped) is made to run for it. Afterwards the machine runs, and has come to rest.
-func (h *Hypervisor) rehearse(ctx context.Context, p *process, q *qmp, fork bool) (err error) {
+func (h *Hypervisor) rehearse(ctx context.Context, p *process, q *qmp.Client, fork bool) (err error) {
 	defer func() { err = fault.Wrap("rehearse a start", "", err) }()
 	ctx, cancel := context.WithTimeout(ctx, rehearsalLimit)
 	defer cancel()
@@ -88,7 +89,7 @@ func (h *Hypervisor) rehearse(ctx context.Context, p *process, q *qmp, fork bool
 		}
 	}
 	if fork {
-		if err := q.call(ctx, "cont", nil, nil); err != nil {
+		if err := q.Call(ctx, "cont", nil, nil); err != nil {
 			return err
 		}
 		if client, err = p.talk(ctx); err != nil {

@@ -287,10 +287,10 @@ func (f *shelf) try(ctx context.Context, s shape, t *template) (err error) {
 		return err
 	}
 	defer func() {
-		q.close()
+		q.Close()
 		f.h.end(p)
 	}()
-	if err := q.call(ctx, "cont", nil, nil); err != nil {
+	if err := q.Call(ctx, "cont", nil, nil); err != nil {
 		return err
 	}
 	return p.hello(ctx)

@@ -18,6 +18,7 @@ import (
 
 	"vch/internal/atomicfile"
 	"vch/internal/fault"
+	"vch/internal/qmp"
 	"vch/internal/sparsefile"
 	"vch/portlayer"
 )
@@ -90,16 +91,16 @@ func (h *Hypervisor) makeTemplate(ctx context.Context, dir string, s shape) (t *
 		return nil, err
 	}
 	defer func() {
-		q.close()
+		q.Close()
 		h.end(p)
 	}()
-	stop := context.AfterFunc(ctx, q.hangUp)
+	stop := context.AfterFunc(ctx, q.HangUp)
 	defer stop()
 	// What is done for the first time takes longest: the guest's kernel and its tether have done it all before they are copied.
 	if err := h.rehearse(ctx, p, q, false); err != nil {
 		return nil, err
 	}
-	if err := q.call(ctx, "stop", nil, nil); err != nil {
+	if err := q.Call(ctx, "stop", nil, nil); err != nil {
 		return nil, err
 	}
 	state, err := memfd("vch-state", 0)
@@ -107,10 +108,10 @@ func (h *Hypervisor) makeTemplate(ctx context.Context, dir string, s shape) (t *
 		return nil, err
 	}
 	defer state.Close()
-	if err := q.migrate(ctx, "migrate", state); err != nil {
+	if err := migrate(ctx, q, "migrate", state); err != nil {
 		return nil, err
 	}
-	q.close()
+	q.Close()
 	h.end(p)
 	if err := seal(memory); err != nil {
 		return nil, err
@@ -155,18 +156,15 @@ func seal(memory *os.File) error {
 }
 
 // migrate runs a migration command with the state in a file, and waits for its end.
-func (q *qmp) migrate(ctx context.Context, command string, state *os.File) error {
-	if err := q.call(ctx, "migrate-set-capabilities", shared, nil); err != nil {
+func migrate(ctx context.Context, q *qmp.Client, command string, state *os.File) error {
+	if err := q.Call(ctx, "migrate-set-capabilities", shared, nil); err != nil {
 		return err
 	}
-	if err := q.send(ctx, "getfd", map[string]any{"fdname": "state"}, nil, state); err != nil {
-		return err
-	}
-	if err := q.call(ctx, command, map[string]any{"uri": "fd:state"}, nil); err != nil {
+	if err := q.Send(ctx, "getfd", map[string]any{"fdname": "state"}, nil, state); err != nil {
 		return err
 	}
 	failed := false
-	err := q.await(ctx, func(e qmpEvent) bool {
+	err := q.CallUntil(ctx, command, map[string]any{"uri": "fd:state"}, func(e qmp.Event) bool {
 		var data struct {
 			Status string `json:"status"`
 		}

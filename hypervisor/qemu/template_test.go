@@ -371,7 +371,7 @@ func TestSeatHoldsItsDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
-			q.close()
+			q.Close()
 			h.end(p)
 		})
 		d := drive{serial: name, seat: volumeSeat, file: file, readOnly: readOnly}

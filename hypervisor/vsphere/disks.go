@@ -19,6 +19,7 @@ import (
 
 	"vch/internal/atonce"
 	"vch/internal/fault"
+	"vch/internal/pause"
 	"vch/internal/vmdkfile"
 	"vch/portlayer"
 )
@@ -117,7 +118,7 @@ func (d *Disks) clear(p datastorePath, remove func(context.Context, datastorePat
 		ctx, cancel := context.WithTimeout(d.closing, clearFor)
 		defer cancel()
 		for wait := backoff; remove(ctx, p) != nil || d.comes(ctx, p); wait = min(2*wait, maxBackoff) {
-			if pause(ctx, wait) != nil {
+			if pause.For(ctx, wait) != nil {
 				return
 			}
 		}
@@ -126,7 +127,7 @@ func (d *Disks) clear(p datastorePath, remove func(context.Context, datastorePat
 
 // comes says whether something is there that was removed: a task that nobody waited for has made it.
 func (d *Disks) comes(ctx context.Context, p datastorePath) bool {
-	if pause(ctx, backoff) != nil {
+	if pause.For(ctx, backoff) != nil {
 		return false
 	}
 	found, err := d.search(ctx, p.dir(), p.base(), vmdkfile.Extent(p.base()))
@@ -149,7 +150,7 @@ func (d *Disks) afresh(ctx context.Context, work func() error) error {
 		if err == nil || !errors.Is(err, errLost) || n == callTries {
 			return err
 		}
-		if err := pause(ctx, time.Duration(n)*backoff); err != nil {
+		if err := pause.For(ctx, time.Duration(n)*backoff); err != nil {
 			return err
 		}
 	}

@@ -24,6 +24,7 @@ import (
 	"vch/internal/atomicfile"
 	"vch/internal/fault"
 	"vch/internal/keylock"
+	"vch/internal/pause"
 	"vch/portlayer"
 )
 
@@ -96,7 +97,7 @@ func (e *endpoint) accept() {
 			return
 		}
 		if err != nil { // out of descriptors, say
-			if pause(e.ctx, backoff) != nil {
+			if pause.For(e.ctx, backoff) != nil {
 				return
 			}
 			continue

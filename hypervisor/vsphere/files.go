@@ -24,6 +24,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"vch/internal/fault"
+	"vch/internal/pause"
 	"vch/portlayer"
 )
 
@@ -82,7 +83,7 @@ func (d *Disks) change(ctx context.Context, start func(ctx context.Context, c *v
 			return translated(d.s.server.address(), err)
 		}
 		lost = true
-		if err := pause(ctx, time.Duration(n)*backoff); err != nil {
+		if err := pause.For(ctx, time.Duration(n)*backoff); err != nil {
 			return err
 		}
 	}
@@ -232,7 +233,7 @@ func (d *Disks) searchAll(ctx context.Context, dir datastorePath, below bool, sp
 			}
 			return nil, err
 		}
-		if err := pause(ctx, time.Duration(n)*backoff); err != nil {
+		if err := pause.For(ctx, time.Duration(n)*backoff); err != nil {
 			return nil, err
 		}
 	}
@@ -416,7 +417,7 @@ func (d *Disks) file(ctx context.Context, method string, p datastorePath, body f
 		case !unreached(err) || n == callTries || body != nil && n > 1:
 			return translated(d.s.server.address(), err)
 		}
-		if err := pause(ctx, time.Duration(n)*backoff); err != nil {
+		if err := pause.For(ctx, time.Duration(n)*backoff); err != nil {
 			return err
 		}
 	}
@@ -613,7 +614,7 @@ func (d *Disks) bury(tomb datastorePath) {
 	ctx, cancel := context.WithTimeout(d.closing, clearFor)
 	defer cancel()
 	for wait := backoff; d.remove(ctx, tomb) != nil; wait = min(2*wait, maxBackoff) {
-		if pause(ctx, wait) != nil {
+		if pause.For(ctx, wait) != nil {
 			d.mu.Lock()
 			defer d.mu.Unlock()
 			d.sweeps[tomb.dir()] = time.Now().Add(sweepAgain)

@@ -18,6 +18,7 @@ import (
 
 	"vch/guest"
 	"vch/internal/fault"
+	"vch/internal/pause"
 	"vch/portlayer"
 )
 
@@ -304,7 +305,7 @@ func (h *Hypervisor) create(ctx context.Context, spec portlayer.MachineSpec, def
 		if !unreached(err) || n == callTries {
 			return nil, h.unmade(ctx, m, before, m.why(ctx, translated(h.s.server.address(), err), def))
 		}
-		if err := pause(ctx, time.Duration(n)*backoff); err != nil {
+		if err := pause.For(ctx, time.Duration(n)*backoff); err != nil {
 			return nil, h.unmade(ctx, m, before, err)
 		}
 	}
@@ -344,7 +345,7 @@ func (h *Hypervisor) awaitMade(ctx context.Context, id portlayer.ContainerID, li
 		if vm := h.watch.find(id); vm != nil {
 			return vm
 		}
-		if h.watch.await(ctx, h.watch.anyUnknown) != nil || pause(ctx, backoff) != nil { // one that is unknown may stay so for long
+		if h.watch.await(ctx, h.watch.anyUnknown) != nil || pause.For(ctx, backoff) != nil { // one that is unknown may stay so for long
 			break
 		}
 	}
@@ -546,7 +547,7 @@ func (m *Machine) power(ctx context.Context, start func(ctx context.Context, c *
 		case !unreached(err) || n == callTries:
 			return translated(m.h.s.server.address(), err)
 		}
-		if err := pause(ctx, time.Duration(n)*backoff); err != nil {
+		if err := pause.For(ctx, time.Duration(n)*backoff); err != nil {
 			return err
 		}
 	}

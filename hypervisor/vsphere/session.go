@@ -22,6 +22,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"vch/internal/fault"
+	"vch/internal/pause"
 )
 
 // Server is a vCenter, or an ESX host, and who logs in there.
@@ -250,7 +251,7 @@ func (s *session) read(ctx context.Context, op func(ctx context.Context, c *vim2
 		if err == nil || n == callTries || !unreached(err) {
 			return translated(s.server.address(), err)
 		}
-		if err := pause(ctx, time.Duration(n)*backoff); err != nil {
+		if err := pause.For(ctx, time.Duration(n)*backoff); err != nil {
 			return err
 		}
 	}
@@ -258,18 +259,6 @@ func (s *session) read(ctx context.Context, op func(ctx context.Context, c *vim2
 
 // backoff is how long a call waits before it is made again the first time.
 const backoff = 200 * time.Millisecond
-
-// pause waits.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
 
 // close logs out.
 func (s *session) close(ctx context.Context) {

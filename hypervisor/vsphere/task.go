@@ -10,6 +10,7 @@ import (
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 
+	"vch/internal/pause"
 	"vch/portlayer"
 )
 
@@ -39,7 +40,7 @@ func (w *watcher) unhurried(ctx context.Context, start func(ctx context.Context,
 		if err == nil || !isA(err, new(types.TaskInProgress)) || time.Now().After(end) {
 			return info, err
 		}
-		if err := pause(ctx, backoff); err != nil {
+		if err := pause.For(ctx, backoff); err != nil {
 			return nil, err
 		}
 	}

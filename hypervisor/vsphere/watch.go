@@ -18,6 +18,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"vch/internal/fault"
+	"vch/internal/pause"
 	"vch/portlayer"
 )
 
@@ -119,7 +120,7 @@ func (w *watcher) run(ctx context.Context) {
 		if !told {
 			w.log.Warn("nothing is heard from vSphere; asking again", "err", err)
 		}
-		if pause(ctx, wait) != nil {
+		if pause.For(ctx, wait) != nil {
 			return
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"vch/internal/pause"
 )
 
 const (
@@ -76,9 +78,7 @@ func (s *sweep) tree(ctx context.Context, dir place, name string, n node) error 
 			}
 			return vanished(err)
 		}
-		select {
-		case <-time.After(time.Duration(pass) * 10 * time.Millisecond): // a file that is still open on the server's side takes its time to go
-		case <-ctx.Done():
+		if pause.For(ctx, time.Duration(pass)*10*time.Millisecond) != nil { // a file that is still open on the server's side takes its time to go
 			return ended(ctx)
 		}
 	}

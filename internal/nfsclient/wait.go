@@ -5,19 +5,12 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"vch/internal/pause"
 )
 
-// pause is the n-th wait before a server is called again.
-func pause(ctx context.Context, n int) error {
-	t := time.NewTimer(min(50*time.Millisecond<<min(n, 6), 2*time.Second))
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
+// backoff is the n-th wait before a server is called again.
+func backoff(n int) time.Duration { return min(50*time.Millisecond<<min(n, 6), 2*time.Second) }
 
 // patiently calls until the server no longer asks to wait.
 func patiently(ctx context.Context, call func() error) error {
@@ -27,7 +20,7 @@ func patiently(ctx context.Context, call func() error) error {
 		if !errors.As(err, &e) || e.Reason != Busy {
 			return err
 		}
-		if err := pause(ctx, n); err != nil {
+		if err := pause.For(ctx, backoff(n)); err != nil {
 			busy := *e
 			busy.Err = err
 			return &busy
@@ -46,7 +39,7 @@ func insist(ctx context.Context, call func() error) error {
 		if !hasReason(err, ServerFault) || isBadCookie(err) || n == maxFaults {
 			return err
 		}
-		if pause(ctx, n) != nil {
+		if pause.For(ctx, backoff(n)) != nil {
 			return ended(ctx)
 		}
 	}

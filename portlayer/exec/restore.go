@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"vch/internal/fault"
+	"vch/internal/pause"
 	"vch/portlayer"
 )
 
@@ -56,9 +57,7 @@ func (u *unit) refindLater() {
 	s := u.s
 	defer s.wg.Done()
 	for {
-		select {
-		case <-time.After(redial):
-		case <-s.ctx.Done():
+		if pause.For(s.ctx, redial) != nil {
 			return
 		}
 		err := u.ask(s.ctx, func() error {

@@ -10,6 +10,7 @@ import (
 
 	"vch/guest"
 	"vch/internal/fault"
+	"vch/internal/pause"
 	"vch/internal/undo"
 	"vch/portlayer"
 )
@@ -482,9 +483,7 @@ func (u *unit) watch(r *run, after *uint64) exitReport {
 			}
 			continue
 		}
-		select {
-		case <-time.After(redial):
-		case <-s.ctx.Done():
+		if pause.For(s.ctx, redial) != nil {
 			return exitReport{}
 		}
 	}
@@ -522,10 +521,7 @@ func (u *unit) off(r *run) {
 			return
 		}
 		u.s.o.Log.Error("cannot switch machine off; trying again", "container", string(r.machine.ID()), "err", err)
-		select {
-		case <-time.After(redial):
-		case <-u.s.ctx.Done():
-		}
+		_ = pause.For(u.s.ctx, redial) // if it is over, so is this
 	}
 }
 

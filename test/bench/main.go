@@ -21,6 +21,7 @@ import (
 
 	"vch/internal/atomicfile"
 	"vch/portlayer"
+	"vch/test/measure"
 )
 
 func main() {
@@ -94,8 +95,8 @@ func bench(ctx context.Context, o options) (err error) {
 	if r.about, err = h.about(ctx); err != nil {
 		return err
 	}
-	for _, measure := range []func(context.Context, *host, int, *results) error{volumes, create, start, run, live, memory} {
-		if err := measure(ctx, h, o.runs, &r); err != nil {
+	for _, part := range []func(context.Context, *host, int, *results) error{volumes, create, start, run, live, memory} {
+		if err := part(ctx, h, o.runs, &r); err != nil {
 			return err
 		}
 	}
@@ -106,14 +107,12 @@ func bench(ctx context.Context, o options) (err error) {
 		return err
 	}
 	page := r.page(o, time.Now())
-	fmt.Print(page)
-	if o.into == "" {
-		return nil
+	if o.into != "" {
+		if err := atomicfile.Write(filepath.Join(filepath.Dir(o.into), picture), []byte(drawn(r.ways)), 0o644); err != nil {
+			return err
+		}
 	}
-	if err := atomicfile.Write(filepath.Join(filepath.Dir(o.into), picture), []byte(drawn(r.ways)), 0o644); err != nil {
-		return err
-	}
-	return atomicfile.Write(o.into, []byte(page), 0o644)
+	return measure.Page(page, o.into)
 }
 
 // median of the times that do takes in n runs; each run gets its number.

@@ -18,7 +18,6 @@ import (
 	"syscall"
 	"time"
 
-	"vch/internal/atomicfile"
 	"vch/test/measure"
 )
 
@@ -162,11 +161,7 @@ func bench(ctx context.Context, o options) (err error) {
 	}
 	r.took, r.all = time.Since(began), all
 	page := r.page(o, time.Now())
-	fmt.Print(page)
-	if o.into == "" {
-		return nil
-	}
-	return atomicfile.Write(o.into, []byte(page), 0o644)
+	return measure.Page(page, o.into)
 }
 
 // add takes the figures of one round.

@@ -15,11 +15,9 @@ import (
 // host is the VCH that is measured.
 type host struct{ *measure.Host }
 
-func (h host) store() string { return filepath.Join(h.Dir, "store") }
-
 // serve starts a VCH in dir.
 func serve(ctx context.Context, dir string, o options) (h host, err error) {
-	store := host{&measure.Host{Dir: dir}}.store()
+	store := filepath.Join(dir, "store")
 	if err := os.Mkdir(store, 0o700); err != nil {
 		return h, err
 	}
@@ -32,7 +30,7 @@ func (h host) volume(ctx context.Context, name string) (string, error) {
 	if _, err := h.Docker(ctx, "volume", "create", "--opt", "Capacity=1G", name); err != nil {
 		return "", err
 	}
-	extent := filepath.Join(h.store(), "volumes", name, name+"-flat.vmdk")
+	extent := filepath.Join(h.Dir, "store", "volumes", name, name+"-flat.vmdk")
 	_, err := os.Stat(extent)
 	return extent, err
 }

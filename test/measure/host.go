@@ -1,7 +1,7 @@
 // Package measure is what the commands have in common that measure vch beside something else.
 //
-// Host is a VCH to measure. Machine is what a machine run by hand takes over from vch's, and Console the talk with the program that does the same work in both; test/measure/inside is that
-// program's half. Quantile and Ratios make figures of rounds. Nothing here prints, and nothing passes or fails by a number.
+// Daemon is a vch serve to measure, Host one with the docker CLI. Machine is what a machine run by hand takes over from vch's, and Console the talk with the program that does the same work in both; test/measure/inside is that
+// program's half. Quantile and Ratios make figures of rounds, and Page is where they go. Nothing passes or fails by a number.
 package measure
 
 import (
@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -34,56 +33,20 @@ func Build(ctx context.Context, dir, pkg string) (string, error) {
 	return program, nil
 }
 
-// Host is the VCH that is measured.
-type Host struct {
-	Dir    string // has all its files
-	daemon *exec.Cmd
-	ended  chan error
-	log    *os.File
-}
+// Host is the VCH that is measured, and the docker CLI that speaks to it.
+type Host struct{ Daemon }
 
-// Serve starts a VCH in dir, with args beside those that say where it is, and waits until it answers. dir is short: a socket's path has 107 bytes.
+// Serve starts a VCH in dir, with args beside those that say where it is, and waits until it answers.
 func Serve(ctx context.Context, vch, dir string, args ...string) (*Host, error) {
-	h := &Host{Dir: dir, ended: make(chan error, 1)}
-	var err error
-	if h.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
+	h := &Host{Daemon{VCH: vch, Dir: dir, Args: args}}
+	if err := h.Start(ctx); err != nil {
 		return nil, err
 	}
-	h.daemon = exec.Command(vch, append([]string{"serve", "--state", filepath.Join(dir, "state"), "--listen", h.address()}, args...)...)
-	h.daemon.Stdout, h.daemon.Stderr = h.log, h.log
-	h.daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is for this program, which then ends containers and daemon in order
-	if err := h.daemon.Start(); err != nil {
-		return nil, errors.Join(err, h.log.Close())
-	}
-	go func() { h.ended <- h.daemon.Wait() }()
-	limit := time.After(Wait)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if _, err = h.Docker(ctx, "info"); err == nil {
-			return h, nil
-		}
-		select {
-		case status := <-h.ended:
-			said, rerr := os.ReadFile(h.log.Name())
-			return nil, errors.Join(fmt.Errorf("vch serve ended at once (%v):\n%s", status, said), rerr, h.log.Close())
-		case <-limit:
-			return nil, errors.Join(err, h.End())
-		case <-ctx.Done():
-			return nil, errors.Join(ctx.Err(), h.End())
-		case <-tick.C:
-		}
-	}
+	return h, nil
 }
-
-func (h *Host) address() string { return "unix://" + filepath.Join(h.Dir, "s") }
-
-// PID is the daemon's.
-func (h *Host) PID() int { return h.daemon.Process.Pid }
 
 // End removes the containers and stops the daemon.
 func (h *Host) End() error {
-	defer h.log.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), Wait)
 	defer cancel()
 	ids, err := h.Docker(ctx, "ps", "-aq")
@@ -91,13 +54,7 @@ func (h *Host) End() error {
 		_, rerr := h.Docker(ctx, append([]string{"rm", "-fv"}, ids...)...)
 		err = errors.Join(err, rerr)
 	}
-	err = errors.Join(err, h.daemon.Process.Signal(syscall.SIGTERM))
-	select {
-	case status := <-h.ended:
-		return errors.Join(err, status)
-	case <-ctx.Done():
-		return errors.Join(err, errors.New("the daemon does not end"), h.daemon.Process.Kill())
-	}
+	return errors.Join(err, h.Stop())
 }
 
 // Command is one of the docker CLI's.
@@ -136,25 +93,29 @@ func (h *Host) Status(ctx context.Context, key string) (string, error) {
 	return "", fmt.Errorf("docker info tells no %s", key)
 }
 
+// Layer is a program alone, which is /load, as docker import takes it.
+func Layer(program []byte) ([]byte, error) {
+	var layer bytes.Buffer
+	w := tar.NewWriter(&layer)
+	err := w.WriteHeader(&tar.Header{Name: "load", Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(program))})
+	if err == nil {
+		_, err = w.Write(program)
+	}
+	return layer.Bytes(), errors.Join(err, w.Close())
+}
+
 // Import makes an image of a program alone, which is /load in it.
 func (h *Host) Import(ctx context.Context, program, image string) error {
 	content, err := os.ReadFile(program)
 	if err != nil {
 		return err
 	}
-	var layer bytes.Buffer
-	w := tar.NewWriter(&layer)
-	if err := w.WriteHeader(&tar.Header{Name: "load", Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(content))}); err != nil {
-		return err
-	}
-	if _, err := w.Write(content); err != nil {
-		return err
-	}
-	if err := w.Close(); err != nil {
+	layer, err := Layer(content)
+	if err != nil {
 		return err
 	}
 	file := filepath.Join(h.Dir, "load.tar")
-	if err := os.WriteFile(file, layer.Bytes(), 0o600); err != nil {
+	if err := os.WriteFile(file, layer, 0o600); err != nil {
 		return err
 	}
 	_, err = h.Docker(ctx, "import", file, image)

@@ -6,7 +6,6 @@
 package main
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
@@ -21,7 +20,6 @@ import (
 	"syscall"
 	"time"
 
-	"vch/internal/atomicfile"
 	"vch/test/measure"
 )
 
@@ -88,11 +86,9 @@ func bench(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	load := filepath.Join(dir, "load")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", load, "vch/test/netbench/load")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, out)
+	load, err := measure.Build(ctx, dir, "vch/test/netbench/load")
+	if err != nil {
+		return err
 	}
 	var sites []*site
 	for _, backend := range []string{"user", "bridge"} {
@@ -118,11 +114,7 @@ func bench(ctx context.Context, o options) (err error) {
 		}
 	}
 	page := pageOf(o, sites[0], all, figures)
-	fmt.Print(page)
-	if o.into == "" {
-		return nil
-	}
-	return atomicfile.Write(o.into, []byte(page), 0o644)
+	return measure.Page(page, o.into)
 }
 
 // site is a vch serve with its containers, in a namespace of its own.
@@ -181,19 +173,12 @@ func (s *site) people(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	if err := w.WriteHeader(&tar.Header{Name: "load", Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(program))}); err != nil {
-		return err
-	}
-	if _, err := w.Write(program); err != nil {
-		return err
-	}
-	if err := w.Close(); err != nil {
+	layer, err := measure.Layer(program)
+	if err != nil {
 		return err
 	}
 	file := filepath.Join(s.dir, "load.tar")
-	if err := os.WriteFile(file, b.Bytes(), 0o600); err != nil {
+	if err := os.WriteFile(file, layer, 0o600); err != nil {
 		return err
 	}
 	for _, args := range [][]string{

@@ -18,7 +18,6 @@ import (
 	"syscall"
 	"time"
 
-	"vch/internal/atomicfile"
 	"vch/test/measure"
 )
 
@@ -155,11 +154,7 @@ func bench(ctx context.Context, o options) (err error) {
 	}
 	r.took = time.Since(began)
 	page := r.page(o, time.Now())
-	fmt.Print(page)
-	if o.into == "" {
-		return nil
-	}
-	return atomicfile.Write(o.into, []byte(page), 0o644)
+	return measure.Page(page, o.into)
 }
 
 // settle makes the three places. end ends what was made, also after an error.

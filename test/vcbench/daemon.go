@@ -1,21 +1,17 @@
 package main
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"vch/test/measure"
@@ -23,12 +19,8 @@ import (
 
 // daemon is the vch serve that is measured. It is asked over its socket, as the docker CLI does it.
 type daemon struct {
-	vch, dir string
-	args     []string
-	http     *http.Client
+	measure.Daemon
 	profiles *http.Client // of a vch that gives profiles
-	cmd      *exec.Cmd
-	ended    chan error
 }
 
 // apiVersion is that of the requests.
@@ -52,73 +44,14 @@ func newDaemon(vch, dir string, v *vcenter) (*daemon, error) {
 		return nil, err
 	}
 	at := "ds://" + datastore + "/vch"
-	d := &daemon{vch: vch, dir: dir, ended: make(chan error, 1)}
-	d.args = []string{"serve", "--state", filepath.Join(dir, "state"), "--listen", "unix://" + d.socket(), "--target", v.URL, "--user", v.User, "--password-file", password, "--thumbprint", v.Thumbprint,
-		"--network", "VM Network", "--guest-listen", port, "--guest-address", "127.0.0.1", "--image-store", at, "--volume-store", at + "/store:default"}
-	d.http = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var dial net.Dialer
-		return dial.DialContext(ctx, "unix", d.socket())
-	}}}
-	d.profiles = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var dial net.Dialer
-		return dial.DialContext(ctx, "unix", filepath.Join(d.dir, pprofSocket))
-	}}}
-	return d, nil
+	profiles := filepath.Join(dir, pprofSocket)
+	return &daemon{measure.Daemon{VCH: vch, Dir: dir, Limit: startLimit, Env: []string{"VCBENCH_PPROF=" + profiles},
+		Args: []string{"--target", v.URL, "--user", v.User, "--password-file", password, "--thumbprint", v.Thumbprint, "--network", "VM Network",
+			"--guest-listen", port, "--guest-address", "127.0.0.1", "--image-store", at, "--volume-store", at + "/store:default"}}, measure.Over(profiles)}, nil
 }
-
-func (d *daemon) socket() string { return filepath.Join(d.dir, "s") }
 
 // startLimit is how long a daemon has that finds 10,000 volumes.
 const startLimit = 30 * time.Minute
-
-// start starts it, and returns when it answers.
-func (d *daemon) start(ctx context.Context) error {
-	log, err := os.OpenFile(filepath.Join(d.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	d.cmd = exec.Command(d.vch, d.args...)
-	d.cmd.Stdout, d.cmd.Stderr = log, log
-	d.cmd.Env = append(os.Environ(), "VCBENCH_PPROF="+filepath.Join(d.dir, pprofSocket))
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is for this program
-	if err := d.cmd.Start(); err != nil {
-		return err
-	}
-	go func() { d.ended <- d.cmd.Wait() }()
-	limit := time.After(startLimit)
-	for {
-		if err := d.call(ctx, http.MethodGet, "/_ping", nil, nil); err == nil {
-			return nil
-		}
-		select {
-		case err := <-d.ended:
-			said, _ := os.ReadFile(log.Name())
-			return fmt.Errorf("vch serve ended at once (%v):\n%s", err, said)
-		case <-limit:
-			return errors.Join(errors.New("vch serve does not answer"), d.stop())
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), d.stop())
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-}
-
-func (d *daemon) running() bool { return d.cmd != nil && d.cmd.ProcessState == nil }
-
-// stop ends it; its containers go on.
-func (d *daemon) stop() error {
-	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return err
-	}
-	select {
-	case err := <-d.ended:
-		d.http.CloseIdleConnections()
-		return err
-	case <-time.After(measure.Wait):
-		return errors.Join(errors.New("vch serve does not end"), d.cmd.Process.Kill())
-	}
-}
 
 // call does a request; body and into may be nil.
 func (d *daemon) call(ctx context.Context, method, path string, body, into any) error {
@@ -140,7 +73,7 @@ func (d *daemon) call(ctx context.Context, method, path string, body, into any) 
 		return err
 	}
 	req.Header.Set("Content-Type", kind)
-	res, err := d.http.Do(req)
+	res, err := d.HTTP.Do(req)
 	if err != nil {
 		return err
 	}
@@ -160,17 +93,11 @@ func (d *daemon) call(ctx context.Context, method, path string, body, into any) 
 
 // importImage makes the image: a file, which never runs.
 func (d *daemon) importImage(ctx context.Context) error {
-	var layer bytes.Buffer
-	w := tar.NewWriter(&layer)
-	content := []byte("this never runs\n")
-	err := w.WriteHeader(&tar.Header{Name: "load", Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(content))})
-	if err == nil {
-		_, err = w.Write(content)
-	}
-	if err = errors.Join(err, w.Close()); err != nil {
+	layer, err := measure.Layer([]byte("this never runs\n"))
+	if err != nil {
 		return err
 	}
-	return d.call(ctx, http.MethodPost, "/images/create?fromSrc=-&repo="+image+"&tag=latest", layer.Bytes(), nil)
+	return d.call(ctx, http.MethodPost, "/images/create?fromSrc=-&repo="+image+"&tag=latest", layer, nil)
 }
 
 // container is what a create asks for.

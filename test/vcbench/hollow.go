@@ -14,6 +14,7 @@ import (
 	"vch/guest"
 	"vch/hypervisor/vsphere/vcsim"
 	"vch/internal/fault"
+	"vch/internal/pause"
 )
 
 // hollow are machines of which the guest's end of the protocol alone runs: a start, an exit, a signal are what the daemon sees of them. A container whose command has the word "exit" in
@@ -83,10 +84,7 @@ func (r *hollowMachine) keep(contact guest.Contact, identity tls.Certificate, pu
 			use(conn)
 			continue
 		}
-		select {
-		case <-time.After(redial):
-		case <-r.ctx.Done():
-		}
+		_ = pause.For(r.ctx, redial) // if it is over, so is this
 	}
 }
 

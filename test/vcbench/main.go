@@ -17,7 +17,7 @@ import (
 	"syscall"
 	"time"
 
-	"vch/internal/atomicfile"
+	"vch/test/measure"
 )
 
 func main() {
@@ -91,11 +91,7 @@ func bench(ctx context.Context, o options) (err error) {
 	}
 	r.took = time.Since(began)
 	page := r.page(o, time.Now())
-	fmt.Print(page)
-	if o.into == "" {
-		return nil
-	}
-	return atomicfile.Write(o.into, []byte(page), 0o644)
+	return measure.Page(page, o.into)
 }
 
 // onRig does work with a simulated vCenter and a daemon on it, in dir, and ends both.
@@ -115,7 +111,7 @@ func onRig(ctx context.Context, o options, dir string, do func(*daemon, *vcenter
 	if err != nil {
 		return err
 	}
-	if err := d.start(ctx); err != nil {
+	if err := d.Start(ctx); err != nil {
 		return err
 	}
 	err = do(d, v)
@@ -123,7 +119,7 @@ func onRig(ctx context.Context, o options, dir string, do func(*daemon, *vcenter
 		said, _ := os.ReadFile(filepath.Join(dir, "d", "log"))
 		err = fmt.Errorf("%w; the daemon's log ends:\n%s", err, said[max(0, len(said)-4000):])
 	}
-	return errors.Join(err, d.stop())
+	return errors.Join(err, d.Stop())
 }
 
 // single measures the commands one by one, without latency and with it.

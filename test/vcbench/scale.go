@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"vch/internal/pause"
 	"vch/internal/vmdkfile"
 	"vch/test/measure"
 )
@@ -34,8 +35,8 @@ func (r *results) measured(ctx context.Context, o options, d *daemon, v *vcenter
 	}
 	var begun used
 	var err error
-	if d.running() {
-		if begun, err = usedBy(d.cmd.Process.Pid); err != nil {
+	if d.Running() {
+		if begun, err = usedBy(d.PID()); err != nil {
 			return err
 		}
 	}
@@ -51,8 +52,8 @@ func (r *results) measured(ctx context.Context, o options, d *daemon, v *vcenter
 	p := phase{name: name, n: n, took: time.Since(began)}
 	stop()
 	var after used
-	if d.running() {
-		if after, err = usedBy(d.cmd.Process.Pid); err != nil {
+	if d.Running() {
+		if after, err = usedBy(d.PID()); err != nil {
 			return err
 		}
 	} else {
@@ -123,14 +124,11 @@ func (r *results) scale(ctx context.Context, o options, d *daemon, v *vcenter) e
 		})
 	}
 	restart := func(of string) error {
-		if err := step("daemon stops, "+of, 0, func(context.Context) error {
-			return d.stop()
-		}); err != nil {
+		if err := step("daemon stops, "+of, 0, func(context.Context) error { return d.Stop() }); err != nil {
 			return err
 		}
-		d.cmd = nil
 		return step("daemon starts, "+of, 0, func(ctx context.Context) error {
-			if err := d.start(ctx); err != nil {
+			if err := d.Start(ctx); err != nil {
 				return err
 			}
 			return r.see(ctx, o, d, o.started)
@@ -153,13 +151,7 @@ func (r *results) scale(ctx context.Context, o options, d *daemon, v *vcenter) e
 		},
 		func() error { return list(many) },
 		func() error {
-			return step("nothing, for 10 s", 0, func(ctx context.Context) error {
-				select {
-				case <-time.After(10 * time.Second):
-				case <-ctx.Done():
-				}
-				return ctx.Err()
-			})
+			return step("nothing, for 10 s", 0, func(ctx context.Context) error { return pause.For(ctx, 10*time.Second) })
 		},
 		func() error { return restart(many) },
 		func() error {

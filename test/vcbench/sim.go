@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"vch/hypervisor/vsphere/vcsim"
+	"vch/internal/pause"
 )
 
 // datastore is the simulated vCenter's one.
@@ -158,10 +159,8 @@ func (v *vcenter) calls(ctx context.Context) (all []call, err error) {
 func (v *vcenter) settled(ctx context.Context) (all []call, err error) {
 	const quiet = 300 * time.Millisecond
 	for last := time.Now(); time.Since(last) < quiet; {
-		select {
-		case <-time.After(quiet / 6):
-		case <-ctx.Done():
-			return all, ctx.Err()
+		if err := pause.For(ctx, quiet/6); err != nil {
+			return all, err
 		}
 		more, err := v.calls(ctx)
 		if err != nil {

@@ -19,6 +19,7 @@ import (
 	"syscall"
 
 	"vch/internal/fault"
+	"vch/internal/qmp"
 )
 
 // QEMU are machines that run, without hardware virtualisation. They end with the process that made them. What a guest finds:
@@ -41,8 +42,8 @@ const maxName = 55
 type process struct {
 	dir  string // removed with it
 	cmd  *exec.Cmd
-	qmp  *qmp
-	wg   sync.WaitGroup // who reads from it
+	qmp  *qmp.Client
+	wg   sync.WaitGroup // who reads its console
 	done chan struct{}  // closed when it has ended and everybody has read to the end
 
 	mu      sync.Mutex // guards below
@@ -92,23 +93,22 @@ func (m QEMU) start(ctx context.Context, dir string, machine Machine, off func()
 		return nil, err
 	}
 	defer consoleEnd.Close()
-	p := &process{dir: dir, done: make(chan struct{}), qmp: newQMP(control)}
+	p := &process{dir: dir, done: make(chan struct{}), qmp: qmp.Own(control)}
 	p.cmd = exec.Command(program, args...)
 	p.cmd.ExtraFiles = []*os.File{controlEnd, consoleEnd} // 3 and 4
 	p.cmd.Stdout, p.cmd.Stderr = stderrOf{p}, stderrOf{p}
 	p.cmd.Env = append(os.Environ(), "TMPDIR="+dir) // of what disks' guests write and is to be forgotten
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
-		control.Close()
+		p.qmp.Close()
 		console.Close()
 		return nil, err
 	}
-	p.wg.Go(p.qmp.read)
 	serial := machine.Serial
 	machine.Serial = nil // the listener closes it
 	p.wg.Go(func() { p.listen(console, serial) })
-	go p.await(control, console, off)
-	if err := p.qmp.call(ctx, "qmp_capabilities", nil, nil); err != nil {
+	go p.await(console, off)
+	if err := p.qmp.Negotiate(ctx); err != nil {
 		err = errors.Join(err, p.Stop())
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -118,9 +118,9 @@ func (m QEMU) start(ctx context.Context, dir string, machine Machine, off func()
 }
 
 // await waits for the process's end and tells.
-func (p *process) await(control, console net.Conn, off func()) {
+func (p *process) await(console net.Conn, off func()) {
 	_ = p.cmd.Wait() // however it ended
-	control.Close()
+	p.qmp.Close()
 	console.Close()
 	p.wg.Wait()
 	_ = os.RemoveAll(p.dir)
@@ -307,30 +307,30 @@ func (p *process) Fail() {
 }
 
 // Suspend has it stand still.
-func (p *process) Suspend(ctx context.Context) error { return p.qmp.call(ctx, "stop", nil, nil) }
+func (p *process) Suspend(ctx context.Context) error { return p.qmp.Call(ctx, "stop", nil, nil) }
 
 // Resume has it go on.
-func (p *process) Resume(ctx context.Context) error { return p.qmp.call(ctx, "cont", nil, nil) }
+func (p *process) Resume(ctx context.Context) error { return p.qmp.Call(ctx, "cont", nil, nil) }
 
 // PlugAdapter adds an adapter, in one of the slots that were there from the beginning.
 func (p *process) PlugAdapter(ctx context.Context, slot int) error {
-	return p.qmp.call(ctx, "device_add", map[string]any{"driver": "pvscsi", "id": fmt.Sprintf("scsi%d", slot), "bus": fmt.Sprintf("port%d", slot)}, nil)
+	return p.qmp.Call(ctx, "device_add", map[string]any{"driver": "pvscsi", "id": fmt.Sprintf("scsi%d", slot), "bus": fmt.Sprintf("port%d", slot)}, nil)
 }
 
 // Plug adds a disk, on an adapter that it has.
 func (p *process) Plug(ctx context.Context, d Disk) error {
 	if d.Discard {
 		var said string
-		if err := p.qmp.call(ctx, "human-monitor-command", map[string]any{"command-line": "drive_add 0 " + strconv.Quote(d.drive())}, &said); err != nil {
+		if err := p.qmp.Call(ctx, "human-monitor-command", map[string]any{"command-line": "drive_add 0 " + strconv.Quote(d.drive())}, &said); err != nil {
 			return err
 		}
 		if said = strings.TrimSpace(said); said != "OK" {
 			return errors.New(said)
 		}
-	} else if err := p.qmp.call(ctx, "blockdev-add", d.block(), nil); err != nil {
+	} else if err := p.qmp.Call(ctx, "blockdev-add", d.block(), nil); err != nil {
 		return err
 	}
-	if err := p.qmp.call(ctx, "device_add", d.device(), nil); err != nil {
+	if err := p.qmp.Call(ctx, "device_add", d.device(), nil); err != nil {
 		return errors.Join(err, p.let(ctx, d))
 	}
 	return nil
@@ -341,12 +341,12 @@ func (p *process) let(ctx context.Context, d Disk) error {
 	if d.Discard { // it went with its device
 		return nil
 	}
-	return p.qmp.call(ctx, "blockdev-del", map[string]any{"node-name": d.node()}, nil)
+	return p.qmp.Call(ctx, "blockdev-del", map[string]any{"node-name": d.node()}, nil)
 }
 
 // Unplug takes a disk away.
 func (p *process) Unplug(ctx context.Context, d Disk) error {
-	if err := p.qmp.unplug(ctx, d.id()); err != nil {
+	if err := p.qmp.Unplug(ctx, d.id()); err != nil {
 		return err
 	}
 	return p.let(ctx, d)
@@ -354,7 +354,7 @@ func (p *process) Unplug(ctx context.Context, d Disk) error {
 
 // Resize tells it that a disk's file has become longer. The guest sees it when it looks (/sys/block/NAME/device/rescan), as on ESX.
 func (p *process) Resize(ctx context.Context, d Disk) error {
-	return p.qmp.call(ctx, "block_resize", map[string]any{"node-name": d.node(), "size": d.Size}, nil)
+	return p.qmp.Call(ctx, "block_resize", map[string]any{"node-name": d.node(), "size": d.Size}, nil)
 }
 
 // Console is the last that it said on its first serial port, and QEMU's complaints.

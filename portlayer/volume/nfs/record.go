@@ -9,6 +9,7 @@ import (
 
 	"vch/internal/fault"
 	"vch/internal/nfsclient"
+	"vch/internal/pause"
 	"vch/portlayer"
 )
 
@@ -70,10 +71,8 @@ const reads = 4
 func (s *Store) read(ctx context.Context, name portlayer.VolumeName) (rec record, err error) {
 	for n := range reads {
 		if n > 0 {
-			select {
-			case <-time.After(time.Duration(n*n) * 10 * time.Millisecond):
-			case <-ctx.Done():
-				return rec, ctx.Err()
+			if err := pause.For(ctx, time.Duration(n*n)*10*time.Millisecond); err != nil {
+				return rec, err
 			}
 		}
 		if rec, err = s.readOnce(ctx, name); !fault.Is(err, fault.Conflict) {
