@@ -295,14 +295,25 @@ func TestSessionEnds(t *testing.T) {
 	s := newScene(t)
 	s.must(s.volume(t.Context(), "first"))
 	stop, ended := make(chan struct{}), make(chan struct{})
+	calls := func() (n int) {
+		for _, times := range s.sim.Calls(false) {
+			n += times
+		}
+		return n
+	}
+	times := 0
 	go func() {
 		defer close(ended)
-		for {
+		for last := calls(); ; {
 			select {
 			case <-stop:
 				return
-			case <-time.After(150 * time.Millisecond):
+			case <-time.After(time.Millisecond):
+			}
+			if now := calls(); now-last >= 25 { // a login and a new question are a dozen
 				s.sim.EndSessions()
+				last = now
+				times++
 			}
 		}
 	}()
@@ -313,6 +324,9 @@ func TestSessionEnds(t *testing.T) {
 	}
 	close(stop)
 	<-ended
+	if times < 4 {
+		t.Errorf("only %d sessions ended", times)
+	}
 	s.left()
 }
 
