@@ -168,6 +168,7 @@ func (s *Store) load(ctx context.Context, name portlayer.VolumeName) (portlayer.
 		if gone := s.reach(ctx); gone != nil {
 			return none, portlayer.DiskInfo{}, gone
 		}
+		s.miss(name)
 		return none, portlayer.DiskInfo{}, s.missing(name)
 	}
 	// What each of the two says is of no use without the other, and a medium answers both as soon as one.

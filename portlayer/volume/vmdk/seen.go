@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"time"
 
 	"vch/portlayer"
 )
@@ -63,6 +64,29 @@ func (s *Store) forget(names []portlayer.VolumeName) {
 		_, there := slices.BinarySearch(names, name)
 		return !there
 	})
+}
+
+// missedFor is how long it is remembered that a volume was not there: until who has looked for it makes it.
+const missedFor = 5 * time.Second
+
+// miss notes that there is no volume called name.
+func (s *Store) miss(name portlayer.VolumeName) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.missed == nil {
+		s.missed = map[portlayer.VolumeName]time.Time{}
+	}
+	maps.DeleteFunc(s.missed, func(_ portlayer.VolumeName, at time.Time) bool { return time.Since(at) > missedFor })
+	s.missed[name] = time.Now()
+}
+
+// missedNow says once whether there was no volume called name a moment ago. Another VCH may have made it since.
+func (s *Store) missedNow(name portlayer.VolumeName) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, ok := s.missed[name]
+	delete(s.missed, name)
+	return ok && time.Since(at) < missedFor
 }
 
 // own is a volume that shares nothing with vol, so that its holder may change it.

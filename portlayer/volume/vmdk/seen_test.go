@@ -216,6 +216,34 @@ func TestListsBelieveLooks(t *testing.T) {
 		t.Error(err)
 	}
 	want("looking for one that is not there", map[string]int{})
+	mustEnsure(t, mustOpen(t, d, "/s"), "none") // by another VCH, in between
+	if vol, made, err := s.Ensure(t.Context(), portlayer.VolumeSpec{Name: "none"}); err != nil || made || vol.Name != "none" {
+		t.Errorf("%+v, %v, %v", vol, made, err)
+	}
+	c.taken()
+	if err := s.Remove(t.Context(), "none"); err != nil {
+		t.Error(err)
+	}
+	c.taken()
+	if _, err := s.Get(t.Context(), "new"); !fault.Is(err, fault.NotFound) {
+		t.Error(err)
+	}
+	if _, made, err := s.Ensure(t.Context(), portlayer.VolumeSpec{Name: "new"}); err != nil || !made {
+		t.Errorf("%v, %v", made, err)
+	}
+	if got := c.taken(); got["read"] != 0 {
+		t.Errorf("making one that was looked for made the calls %v", got)
+	}
+	if _, made, err := s.Ensure(t.Context(), portlayer.VolumeSpec{Name: "new"}); err != nil || made {
+		t.Errorf("%v, %v", made, err)
+	}
+	if got := c.taken(); got["write"] != 0 {
+		t.Errorf("finding it made the calls %v", got)
+	}
+	if err := s.Remove(t.Context(), "new"); err != nil {
+		t.Error(err)
+	}
+	c.taken()
 	d.Truncate(s.disk("v2"), 1)
 	list()
 	if _, err := s.Get(t.Context(), "v2"); !fault.Is(err, fault.Conflict) {

@@ -23,6 +23,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/docker/go-units"
 
@@ -57,8 +58,9 @@ type Store struct {
 	ready  atomic.Bool          // its directories are there, and what an interrupted Ensure left is gone
 	coming coalesce.Call[error] // of a store that may be away: is it there by now?
 
-	mu   sync.Mutex // guards below; not held while the medium works
-	seen map[portlayer.VolumeName]sight
+	mu     sync.Mutex // guards below; not held while the medium works
+	seen   map[portlayer.VolumeName]sight
+	missed map[portlayer.VolumeName]time.Time // when a volume was looked for that is not there
 }
 
 // sector is the least that a disk's size counts in, in bytes.

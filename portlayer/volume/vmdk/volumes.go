@@ -29,8 +29,8 @@ func (s *Store) Ensure(ctx context.Context, spec portlayer.VolumeSpec) (portlaye
 	}
 	defer leave()
 	var tried error
-	if spec.From == nil && spec.Packed == nil { // who asks has hardly ever found it; what is there is not touched
-		vol, err := s.make(ctx, spec)
+	if spec.From == nil && spec.Packed == nil && s.missedNow(spec.Name) { // if it is there after all, it is not touched
+		vol, err := s.make(ctx, spec, false)
 		if err == nil {
 			return vol, true, nil
 		}
@@ -51,7 +51,7 @@ func (s *Store) Ensure(ctx context.Context, spec portlayer.VolumeSpec) (portlaye
 			return none, false, s.blame(ctx, fault.Wrap("clear away an interrupted making of volume", string(spec.Name), err))
 		}
 	}
-	vol, err := s.make(ctx, spec)
+	vol, err := s.make(ctx, spec, true)
 	if err != nil {
 		return none, false, s.blame(ctx, s.unmade(ctx, spec.Name, err))
 	}
@@ -59,8 +59,8 @@ func (s *Store) Ensure(ctx context.Context, spec portlayer.VolumeSpec) (portlaye
 }
 
 // make makes the volume in an absent directory: an empty one at once; one that is filled, which takes its time, in steps. Between the two writes of its volume.json an
-// interrupted make is known as such.
-func (s *Store) make(ctx context.Context, spec portlayer.VolumeSpec) (vol portlayer.Volume, err error) {
+// interrupted make is known as such. absent says that nothing is there for certain: then nothing is left there after an error.
+func (s *Store) make(ctx context.Context, spec portlayer.VolumeSpec, absent bool) (vol portlayer.Volume, err error) {
 	var pack packed
 	if spec.Packed != nil {
 		if pack, err = unpack(spec.Packed); err != nil {
@@ -80,7 +80,7 @@ func (s *Store) make(ctx context.Context, spec portlayer.VolumeSpec) (vol portla
 		}
 	}()
 	if spec.From == nil {
-		return s.makeEmpty(ctx, spec.Name, rec)
+		return s.makeEmpty(ctx, spec.Name, rec, absent)
 	}
 	back.Push(func(ctx context.Context) error { return d.RemoveDir(ctx, s.dir(spec.Name)) }) // also for a MakeDir that got half way
 	if err := d.MakeDir(ctx, s.dir(spec.Name)); err != nil {
@@ -101,7 +101,7 @@ func (s *Store) make(ctx context.Context, spec portlayer.VolumeSpec) (vol portla
 }
 
 // makeEmpty makes a volume that nothing is copied into. Its directory comes to be with all that belongs in it, so that it is never seen unfinished.
-func (s *Store) makeEmpty(ctx context.Context, name portlayer.VolumeName, rec record) (portlayer.Volume, error) {
+func (s *Store) makeEmpty(ctx context.Context, name portlayer.VolumeName, rec record, absent bool) (portlayer.Volume, error) {
 	rec.Making = false
 	data, err := encode(rec)
 	if err != nil {
@@ -109,6 +109,9 @@ func (s *Store) makeEmpty(ctx context.Context, name portlayer.VolumeName, rec re
 	}
 	d := s.o.Disks
 	err = d.CreateDir(ctx, s.dir(name), portlayer.DirSpec{Disk: portlayer.DiskSpec{Size: rec.Size, Label: rec.Label}, Name: fileOf(name), File: recordFile, Data: data, Again: true})
+	if err != nil && absent && !fault.Is(err, fault.Conflict) { // of which nothing came; what is there then is another VCH's
+		err = errors.Join(err, d.RemoveDir(context.WithoutCancel(ctx), s.dir(name)))
+	}
 	if err != nil {
 		return portlayer.Volume{}, err
 	}
