@@ -214,6 +214,9 @@ func (s *sharedCopy) fill() error {
 		return errors.Join(err, s.drop(stage))
 	}
 	stop, err := s.live(stage)
+	if errors.Is(err, fs.ErrExist) { // what was made here was taken over before it was opened, and this is another's
+		return errTakenOver
+	}
 	if err != nil {
 		return s.lost(stage, squashed(err))
 	}

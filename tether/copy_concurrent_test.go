@@ -127,6 +127,21 @@ func TestCopyUpSharedAfterADeath(t *testing.T) {
 	}
 }
 
+// Who made the staging so long ago that it was taken over, and is another's by now, leaves it to him.
+func TestCopyUpSharedOpensAnothers(t *testing.T) {
+	s := shared(t)
+	if err := os.Mkdir(s.at(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s.at("alive"), ".")
+	if err := s.fill(); err != errTakenOver {
+		t.Error(err)
+	}
+	if entries, err := os.ReadDir(s.at()); err != nil || len(entries) != 1 {
+		t.Errorf("%v, %v", entries, err)
+	}
+}
+
 // One who says that it is at work is waited for, and not longer than its own start may take.
 func TestCopyUpSharedWaits(t *testing.T) {
 	s := shared(t)
