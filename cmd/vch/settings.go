@@ -374,14 +374,18 @@ const mostWarm = 1000
 
 // onlyLocal refuses what has no meaning for machines that are not on this host. What asks for how it is there anyway, as --template off, may be said.
 func (w words) onlyLocal() error {
-	for _, more := range []struct{ flag, value, none, why string }{
-		{"accel", w.accel, "auto", "the hosts there choose how machines run"},
-		{"qemu", w.qemu, "", "no QEMU runs them"},
-		{"template", w.template, "off", "every machine there boots"},
-		{"warm", w.warm, "0", "every machine there boots, and none is kept ready"},
-		{"bind-allow", strings.Join(w.bindAllow, " "), "", noBinds},
+	for _, more := range []struct {
+		flag, value string
+		may         []string
+		why         string
+	}{
+		{"accel", w.accel, []string{"auto"}, "the hosts there choose how machines run"},
+		{"qemu", w.qemu, []string{""}, "no QEMU runs them"},
+		{"template", w.template, []string{"auto", "off"}, "every machine there boots"},
+		{"warm", w.warm, []string{"auto", "0"}, "every machine there boots, and none is kept ready"},
+		{"bind-allow", strings.Join(w.bindAllow, " "), []string{""}, noBinds},
 	} {
-		if more.value != more.none && more.value != "auto" {
+		if !slices.Contains(more.may, more.value) {
 			return usagef("--%s has no meaning for machines at --target: %s; leave it out", more.flag, more.why)
 		}
 	}

@@ -40,6 +40,11 @@ func TestVSphereWords(t *testing.T) {
 			t.Errorf("image store %q: %v", bad, err)
 		}
 	}
+	for _, flag := range []string{"qemu", "bind-allow"} { // auto is a name like others there
+		if _, err := parse(asRoot, "", "--target", "vc", "--user", "ops", "--image-store", "ds://fast/vch", "--"+flag, "auto"); err == nil {
+			t.Errorf("--%s auto is accepted", flag)
+		}
+	}
 	for flag, value := range map[string]string{"accel": "tcg", "qemu": "/usr/bin/qemu", "template": "auto", "warm": "0", "bind-allow": "/srv"} {
 		_, err := parse(asRoot, "", "--target", "vc", "--user", "ops", "--image-store", "ds://fast/vch", "--"+flag, value)
 		if same := flag == "template" || flag == "warm"; same != (err == nil) || err != nil && !strings.Contains(err.Error(), "--"+flag+" has no meaning for machines at --target: ") {
