@@ -39,6 +39,7 @@ type Site struct {
 	dcPath string
 	cancel context.CancelFunc
 	work   sync.WaitGroup
+	ignore func() // ends the watcher
 }
 
 // OpenSite logs in and finds the datacenter. It changes nothing.
@@ -82,7 +83,7 @@ func OpenSite(ctx context.Context, o SiteOptions) (_ *Site, err error) {
 	}
 	s.watch = newWatcher(s.s, "", o.Log, quiet, stores, func(_, _ *vmState) {})
 	s.disks = newDisks(own, &s.work, s.watch, s.dc, strings.TrimPrefix(s.dcPath, "/"), "")
-	s.work.Go(func() { s.watch.run(own) })
+	s.ignore = s.watch.begin()
 	if err := s.watch.sync(ctx); err != nil {
 		return nil, fault.Wrap("use vSphere at", o.Server.address(), err)
 	}
@@ -93,6 +94,9 @@ func OpenSite(ctx context.Context, o SiteOptions) (_ *Site, err error) {
 func (s *Site) Close() {
 	s.cancel()
 	s.work.Wait()
+	if s.ignore != nil {
+		s.ignore()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), logoutLimit)
 	defer cancel()
 	s.s.close(ctx)

@@ -131,10 +131,7 @@ func Open(ctx context.Context, o Options) (_ *Hypervisor, err error) {
 	if h.endpoint, h.hangUp, err = newEndpoint(o.Listener, filepath.Join(dir, "guests"), h.rebooted, o.Log); err != nil {
 		return nil, err
 	}
-	watching, stop := context.WithCancel(context.Background())
-	var watch sync.WaitGroup
-	watch.Go(func() { h.watch.run(watching) })
-	h.ignore = func() { stop(); watch.Wait() }
+	h.ignore = h.watch.begin()
 	if err := h.watch.sync(ctx); err != nil {
 		return nil, err
 	}

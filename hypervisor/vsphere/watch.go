@@ -99,6 +99,14 @@ func newWatcher(s *session, vch string, log *slog.Logger, folder types.ManagedOb
 		vms: map[types.ManagedObjectReference]*vmState{}, gone: map[types.ManagedObjectReference]bool{}, leaving: map[types.ManagedObjectReference]bool{}, tasks: map[types.ManagedObjectReference]*types.TaskInfo{}, space: map[types.ManagedObjectReference]storeState{}}
 }
 
+// begin has it ask until end, which returns when it does no more. Who hears of tasks by it ends before.
+func (w *watcher) begin() (end func()) {
+	ctx, stop := context.WithCancel(context.Background())
+	var asking sync.WaitGroup
+	asking.Go(func() { w.run(ctx) })
+	return func() { stop(); asking.Wait() }
+}
+
 // run asks until ctx ends.
 func (w *watcher) run(ctx context.Context) {
 	for wait := backoff; ; wait = min(2*wait, maxBackoff) {
