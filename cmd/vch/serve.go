@@ -21,6 +21,7 @@ import (
 	"vch/internal/broadcast"
 	"vch/internal/failpoint"
 	"vch/internal/fault"
+	"vch/internal/pause"
 	"vch/personality"
 	"vch/portlayer"
 	"vch/portlayer/bind"
@@ -193,10 +194,8 @@ func untilReached(ctx context.Context, log *slog.Logger, open func() (portlayer.
 			told = why
 			log.Warn("no machines can be reached; trying until they can", "err", err)
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		if err := pause.For(ctx, wait); err != nil {
+			return nil, err
 		}
 	}
 }

@@ -161,10 +161,7 @@ func (s *Store) Snapshots(ctx context.Context, name portlayer.VolumeName) ([]por
 		return nil, err
 	}
 	list := []portlayer.Snapshot{}
-	if lerr == nil && !slices.Contains(files, snapshotsDir) {
-		return list, nil
-	}
-	if lerr == nil {
+	if lerr == nil && slices.Contains(files, snapshotsDir) {
 		entries, lerr = s.o.Disks.List(ctx, s.snapshots(name))
 	}
 	if fault.Is(lerr, fault.NotFound) {
